@@ -1,0 +1,2 @@
+//! The `order` binary.
+fn main() {}

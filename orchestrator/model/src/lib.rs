@@ -1,0 +1,2 @@
+//! The pure saga. See the head of each room.
+pub mod message;
