@@ -23,6 +23,7 @@ pub mod rabbitmq;
 pub mod retry;
 
 mod message;
+mod receipts;
 
 pub use message::{Attributes, Message, names};
 
@@ -60,7 +61,9 @@ impl ChannelSpec {
 }
 
 /// Where the next message of one partition is to be read from: all offsets below `next` are taken care of.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub struct Position {
     /// The channel.
     pub channel: String,
@@ -235,7 +238,9 @@ pub enum ConnectorError {
         text: String,
     },
     /// Another process reads for this group already.
-    #[error("{connector} group {group} is already read by {owner}; stop it first, or give this process a group of its own")]
+    #[error(
+        "{connector} group {group} is already read by {owner}; stop it first, or give this process a group of its own"
+    )]
     Owned {
         /// Which connector.
         connector: &'static str,

@@ -4,7 +4,7 @@
 //! `traceparent`, extensions in lower case). Each connector writes them the way its broker's binding asks and reads them back.
 
 use bytes::Bytes;
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 /// Names of the attributes this project uses.
 pub mod names {
@@ -35,8 +35,9 @@ pub mod names {
 }
 
 /// CloudEvents attributes by name, in the order they were set. Few enough for a linear search to be fastest.
+/// Clones share them until one is changed: a message is cloned on its way far more often than its attributes are set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Attributes(Vec<(Cow<'static, str>, String)>);
+pub struct Attributes(Arc<Vec<(Cow<'static, str>, String)>>);
 
 impl Attributes {
     /// None.
@@ -52,9 +53,10 @@ impl Attributes {
     /// Sets an attribute, replacing a former value.
     pub fn set(&mut self, name: impl Into<Cow<'static, str>>, value: impl Into<String>) {
         let name = name.into();
-        match self.0.iter_mut().find(|(known, _)| *known == name) {
+        let pairs = Arc::make_mut(&mut self.0);
+        match pairs.iter_mut().find(|(known, _)| *known == name) {
             Some((_, old)) => *old = value.into(),
-            None => self.0.push((name, value.into())),
+            None => pairs.push((name, value.into())),
         }
     }
 
