@@ -1,2 +1,20 @@
-//! The pure saga. See the head of each room.
+//! The pure saga: no I/O, no clock, no randomness.
+//!
+//! ```text
+//! definition ─┐
+//! instance ───┼─► transition::apply ─► Decision { instance, effects, history line }
+//! input, now ─┘
+//! ```
+//!
+//! A [`definition`] is a graph with plain functions by its side. An [`instance`] is one run of it. A
+//! [`transition`] takes an instance, one input and the time, and returns the instance as it then is, and what is to be
+//! sent once that is durable.
+
+pub mod decision;
+pub mod definition;
+pub mod history;
+pub mod instance;
 pub mod message;
+pub mod retry;
+pub mod time;
+pub mod transition;

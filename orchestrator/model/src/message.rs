@@ -139,9 +139,26 @@ impl fmt::Display for Key {
     }
 }
 
-impl<T: ToString> From<T> for Key {
-    fn from(value: T) -> Self {
-        Self(value.to_string().into_boxed_str())
+macro_rules! keys_from {
+    ($($number:ty),*) => {$(
+        impl From<$number> for Key {
+            fn from(value: $number) -> Self {
+                Self(value.to_string().into_boxed_str())
+            }
+        }
+    )*};
+}
+keys_from!(u16, u32, u64, i32, i64, uuid::Uuid, &str);
+
+impl From<String> for Key {
+    fn from(value: String) -> Self {
+        Self(value.into_boxed_str())
+    }
+}
+
+impl From<&String> for Key {
+    fn from(value: &String) -> Self {
+        Self(value.as_str().into())
     }
 }
 
@@ -190,7 +207,9 @@ pub trait Codec: Send + Sync {
         name: &'static str,
         schema: Option<&'static str>,
         body: &Body,
-        read: &mut dyn FnMut(&mut dyn erased_serde::Deserializer<'_>) -> Result<(), erased_serde::Error>,
+        read: &mut dyn FnMut(
+            &mut dyn erased_serde::Deserializer<'_>,
+        ) -> Result<(), erased_serde::Error>,
     ) -> Result<(), CodecError>;
 }
 
@@ -214,7 +233,9 @@ impl Codec for JsonOnly {
         name: &'static str,
         _schema: Option<&'static str>,
         body: &Body,
-        _read: &mut dyn FnMut(&mut dyn erased_serde::Deserializer<'_>) -> Result<(), erased_serde::Error>,
+        _read: &mut dyn FnMut(
+            &mut dyn erased_serde::Deserializer<'_>,
+        ) -> Result<(), erased_serde::Error>,
     ) -> Result<(), CodecError> {
         Err(CodecError::new(name, body.format, "no codec for this format was set up"))
     }
@@ -222,9 +243,14 @@ impl Codec for JsonOnly {
 
 impl Body {
     /// Writes a message in a format.
-    pub fn write<M: Message>(message: &M, format: Format, codec: &dyn Codec) -> Result<Self, CodecError> {
+    pub fn write<M: Message>(
+        message: &M,
+        format: Format,
+        codec: &dyn Codec,
+    ) -> Result<Self, CodecError> {
         let bytes = match format {
-            Format::Json => serde_json::to_vec(message).map_err(|error| CodecError::new(M::NAME, format, error))?,
+            Format::Json => serde_json::to_vec(message)
+                .map_err(|error| CodecError::new(M::NAME, format, error))?,
             Format::Avro => codec.encode(M::NAME, M::SCHEMA, format, message)?,
         };
         Ok(Self { format, bytes })
@@ -233,9 +259,8 @@ impl Body {
     /// Reads a message.
     pub fn read<M: Message>(&self, codec: &dyn Codec) -> Result<M, CodecError> {
         match self.format {
-            Format::Json => {
-                serde_json::from_slice(&self.bytes).map_err(|error| CodecError::new(M::NAME, self.format, error))
-            }
+            Format::Json => serde_json::from_slice(&self.bytes)
+                .map_err(|error| CodecError::new(M::NAME, self.format, error)),
             Format::Avro => {
                 let mut read = None;
                 codec.decode(M::NAME, M::SCHEMA, self, &mut |from| {

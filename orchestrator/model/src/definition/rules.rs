@@ -1,0 +1,175 @@
+//! What a graph must be, beyond what the types already guarantee. See "The definition" in the rules of sagas.
+
+use super::{
+    errors::{DefinitionError, DefinitionErrors},
+    graph::{Graph, Kind, NodeId, OnTimeout, WayBack},
+};
+use std::collections::BTreeSet;
+
+/// Finds every mistake.
+pub(super) fn check(graph: &Graph) -> Result<(), DefinitionErrors> {
+    let mut errors = Vec::new();
+    if graph.nodes.len() > Graph::NODES_MAX {
+        errors.push(DefinitionError::TooLarge { count: graph.nodes.len(), max: Graph::NODES_MAX });
+    } else {
+        names(graph, &mut errors);
+        blocks(graph, &mut errors);
+        Paths { graph, errors: &mut errors, parallel: None }.walk(Graph::ROOT, Pivot::NotPassed);
+    }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(DefinitionErrors { definition: graph.name.clone(), errors })
+    }
+}
+
+fn names(graph: &Graph, errors: &mut Vec<DefinitionError>) {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+    let mut seen = BTreeSet::new();
+    let named = graph.nodes.iter().filter(|node| !matches!(node.kind, Kind::Sequence { .. }));
+    for name in named.map(|node| &node.name).chain([&graph.name]) {
+        if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
+            errors.push(DefinitionError::Name { name: name.clone() });
+        }
+    }
+    for node in graph.nodes.iter().filter(|node| !matches!(node.kind, Kind::Sequence { .. })) {
+        if !seen.insert(&node.name) {
+            errors.push(DefinitionError::NameTwice { name: node.name.clone() });
+        }
+    }
+}
+
+fn blocks(graph: &Graph, errors: &mut Vec<DefinitionError>) {
+    if graph.events_awaited().any(|event| event.name == graph.start.name) {
+        errors.push(DefinitionError::StartAwaited { event: graph.start.name.clone() });
+    }
+    if matches!(&graph.node(Graph::ROOT).kind, Kind::Sequence { children } if children.is_empty()) {
+        errors.push(DefinitionError::Empty);
+    }
+    for node in &graph.nodes {
+        let name = || node.name.clone();
+        let no_time = match &node.kind {
+            Kind::All { branches } if branches.len() < 2 => {
+                errors
+                    .push(DefinitionError::TooFewBranches { name: name(), count: branches.len() });
+                false
+            }
+            Kind::Choose { arms, .. } if arms.is_empty() => {
+                errors.push(DefinitionError::NoArm { name: name() });
+                false
+            }
+            Kind::Step(step) => {
+                let undo_within = match &step.way_back {
+                    WayBack::Compensated { reply_within, .. } => *reply_within,
+                    WayBack::Nothing { .. } | WayBack::Pivot | WayBack::Retriable => {
+                        step.reply_within
+                    }
+                };
+                step.reply_within.is_zero() || undo_within.is_zero()
+            }
+            Kind::Wait { within, .. } => within.is_zero(),
+            Kind::Pause { span } => span.is_zero(),
+            Kind::Sequence { .. }
+            | Kind::All { .. }
+            | Kind::Choose { .. }
+            | Kind::Publish { .. } => false,
+        };
+        if no_time {
+            errors.push(DefinitionError::NoTime { name: name() });
+        }
+    }
+}
+
+/// Whether the pivot lies behind, on the paths that lead to a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pivot {
+    NotPassed,
+    OnSomePaths,
+    Passed,
+}
+
+struct Paths<'a> {
+    graph: &'a Graph,
+    errors: &'a mut Vec<DefinitionError>,
+    parallel: Option<NodeId>,
+}
+
+impl Paths<'_> {
+    /// What holds behind a node, given what holds before it.
+    fn walk(&mut self, id: NodeId, before: Pivot) -> Pivot {
+        let graph = self.graph;
+        match &graph.node(id).kind {
+            Kind::Sequence { children } => {
+                children.iter().fold(before, |before, child| self.walk(*child, before))
+            }
+            Kind::All { branches } => {
+                let outer = self.parallel.replace(id);
+                for branch in branches {
+                    self.walk(*branch, before);
+                }
+                self.parallel = outer;
+                before
+            }
+            Kind::Choose { arms, otherwise } => {
+                let mut after: Vec<Pivot> =
+                    arms.iter().map(|arm| self.walk(arm.node, before)).collect();
+                after.push(otherwise.map_or(before, |node| self.walk(node, before)));
+                if after.iter().all(|way| *way == after[0]) { after[0] } else { Pivot::OnSomePaths }
+            }
+            Kind::Step(step) => self.step(id, &step.way_back, before),
+            Kind::Wait { refusing, on_timeout, .. } => {
+                if refusing.is_some() || *on_timeout == OnTimeout::Reject {
+                    let mend = "let its timeout proceed and give it no refusing event, or move it before the pivot";
+                    self.no_turning_back(id, before, "may refuse", mend);
+                }
+                before
+            }
+            Kind::Publish { .. } | Kind::Pause { .. } => before,
+        }
+    }
+
+    fn step(&mut self, id: NodeId, way_back: &WayBack, before: Pivot) -> Pivot {
+        let name = self.graph.name_of(id).to_owned();
+        match way_back {
+            WayBack::Pivot => {
+                if let Some(parallel) = self.parallel {
+                    let within = self.graph.name_of(parallel).to_owned();
+                    self.errors.push(DefinitionError::PivotInParallel { name, within });
+                    return before;
+                }
+                if before != Pivot::NotPassed {
+                    self.errors.push(DefinitionError::SecondPivot { name });
+                }
+                Pivot::Passed
+            }
+            WayBack::Retriable => {
+                if before != Pivot::Passed {
+                    self.errors.push(DefinitionError::RetriableBeforePivot { name });
+                }
+                before
+            }
+            WayBack::Compensated { .. } | WayBack::Nothing { .. } => {
+                self.no_turning_back(
+                    id,
+                    before,
+                    "may fail",
+                    "make it retriable, or move it before the pivot",
+                );
+                before
+            }
+        }
+    }
+
+    fn no_turning_back(
+        &mut self,
+        id: NodeId,
+        before: Pivot,
+        how: &'static str,
+        mend: &'static str,
+    ) {
+        if before != Pivot::NotPassed {
+            let name = self.graph.name_of(id).to_owned();
+            self.errors.push(DefinitionError::TurnsBackAfterPivot { name, how, mend });
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Replies, and time passing.
+//!
+//! Rule 4: a reply counts only if it is awaited. Rules 6 and 7: no answer in time means in doubt, except for a pivot.
+
+use super::{
+    Outcome, Told, Turn,
+    forward::{Trouble, is_resting, step_of},
+};
+use crate::{
+    decision::{Reply, Unreadable},
+    definition::{NodeId, WayBack},
+    history::{Verdict, What, Why},
+    instance::{Ask, CauseKind, Leg, Next, NoEffect, NodeState, Status},
+    message::{Failure, FailureEffect, Message},
+};
+
+impl Turn<'_> {
+    pub(super) fn reply(&mut self, reply: Reply) -> Result<Outcome, Unreadable> {
+        let (node, leg) = (reply.node, reply.leg);
+        let step = self.graph().step(node).ok_or(Unreadable::NoSuchCommand { leg })?;
+        let kind = match leg {
+            Leg::Do if reply.name == step.success => What::Succeeded,
+            Leg::Do if step.rejection.as_ref() == Some(&reply.name) => What::Rejected,
+            Leg::Compensate if matches!(&step.way_back, WayBack::Compensated { success, .. } if *success == reply.name) => {
+                What::Succeeded
+            }
+            _ if reply.name == Failure::NAME => What::Failed,
+            _ => return Err(self.unknown_reply(node, leg, &reply.name)),
+        };
+        let told = Told::of(kind, node);
+        if self.status().is_end() {
+            return Ok(told.ignored(Why::HasEnded));
+        }
+        if let Some(why) = self.not_awaited(&reply) {
+            let repeated =
+                why == Why::AlreadySettled && kind == What::Succeeded && self.is_done(node, leg);
+            return Ok(if repeated { (Verdict::Duplicate, told) } else { told.ignored(why) });
+        }
+        match kind {
+            What::Failed => self.failure(&reply, told),
+            What::Rejected => {
+                let behaviour = self.plan.behaviour();
+                behaviour.rejected(node, &mut *self.instance.data, &reply.body, self.codec)?;
+                self.settle_incident(node, leg);
+                self.set(node, NodeState::NoEffect(NoEffect::Rejected));
+                let cause = self.cause(Some(node), CauseKind::Rejected, &reply.name);
+                self.turn_back(cause);
+                Ok((Verdict::Applied, told.noting(&reply.name)))
+            }
+            _ => {
+                self.success(reply)?;
+                Ok((Verdict::Applied, told))
+            }
+        }
+    }
+
+    fn unknown_reply(&self, node: NodeId, leg: Leg, found: &str) -> Unreadable {
+        let step = step_of(self.graph(), node);
+        let mut expected = match (leg, &step.way_back) {
+            (Leg::Do, _) => {
+                std::iter::once(&step.success).chain(&step.rejection).cloned().collect()
+            }
+            (Leg::Compensate, WayBack::Compensated { success, .. }) => vec![success.clone()],
+            (Leg::Compensate, _) => return Unreadable::NoSuchCommand { leg },
+        };
+        expected.push(Failure::NAME.into());
+        let expected =
+            expected.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        Unreadable::UnknownReply {
+            step: self.graph().name_of(node).into(),
+            expected,
+            found: found.into(),
+        }
+    }
+
+    /// Why a reply does not count; `None` when it does.
+    fn not_awaited(&self, reply: &Reply) -> Option<Why> {
+        let expected =
+            self.instance.core.id.idempotency_key(self.graph().name_of(reply.node), reply.leg);
+        if reply.key.is_some_and(|key| key != expected) {
+            return Some(Why::OtherKey);
+        }
+        let ask = match (reply.leg, self.state(reply.node)) {
+            (Leg::Do, NodeState::Open(ask)) => ask,
+            (Leg::Compensate, NodeState::Undoing(_, ask) | NodeState::Stuck(_, ask)) => ask,
+            (Leg::Do, NodeState::Idle) => return Some(Why::NotAsked),
+            (Leg::Do, _) => return Some(Why::AlreadySettled),
+            (Leg::Compensate, NodeState::Undone | NodeState::Resolved) => {
+                return Some(Why::AlreadySettled);
+            }
+            (Leg::Compensate, _) => return Some(Why::NotAsked),
+        };
+        // A success or a rejection is true whichever attempt brought it; a failure speaks of its own attempt only.
+        let is_failure = reply.name == Failure::NAME;
+        let settled =
+            is_resting(ask, self.now) || matches!(self.state(reply.node), NodeState::Stuck(..));
+        let earlier = reply.attempt.is_some_and(|attempt| attempt != ask.attempt);
+        (is_failure && (settled || earlier)).then_some(Why::EarlierAttempt)
+    }
+
+    fn is_done(&self, node: NodeId, leg: Leg) -> bool {
+        match leg {
+            Leg::Do => matches!(self.state(node), NodeState::Done(_)),
+            Leg::Compensate => matches!(self.state(node), NodeState::Undone),
+        }
+    }
+
+    fn success(&mut self, reply: Reply) -> Result<(), Unreadable> {
+        let Reply { node, leg, body, .. } = reply;
+        match leg {
+            Leg::Do => {
+                self.plan.behaviour().succeeded(
+                    node,
+                    &mut *self.instance.data,
+                    &body,
+                    self.codec,
+                )?;
+                self.settle_incident(node, leg);
+                // Only a compensation will ever look at the reply again.
+                let undone_by_command =
+                    matches!(step_of(self.graph(), node).way_back, WayBack::Compensated { .. });
+                self.set(node, NodeState::Done(undone_by_command.then_some(body)));
+                match self.status() {
+                    Status::Running => self.complete(node),
+                    _ => self.go_back(),
+                }
+            }
+            Leg::Compensate => {
+                self.settle_incident(node, leg);
+                self.set(node, NodeState::Undone);
+                self.go_back();
+            }
+        }
+        Ok(())
+    }
+
+    fn failure(&mut self, reply: &Reply, told: Told) -> Result<Outcome, Unreadable> {
+        let failure: Failure = reply.body.read(self.codec)?;
+        let text = format!("{}: {}", failure.code, failure.message);
+        let trouble = Trouble {
+            text: &text,
+            code: Some(&failure.code),
+            retriable: failure.retriable,
+            doubt: failure.effect == FailureEffect::Unknown,
+            cause: CauseKind::Failed,
+        };
+        self.attempt_failed(reply.node, reply.leg, &trouble);
+        self.go_back();
+        Ok((Verdict::Applied, told.noting(&text)))
+    }
+
+    /// A command could not be handed to the broker: it certainly had no effect.
+    pub(super) fn unsent(
+        &mut self,
+        node: NodeId,
+        leg: Leg,
+        attempt: u32,
+        text: &str,
+    ) -> Result<Outcome, Unreadable> {
+        self.graph().step(node).ok_or(Unreadable::NoSuchCommand { leg })?;
+        let told = Told::of(What::Unsent, node).noting(text);
+        let under_way = |ask: &Ask| ask.attempt == attempt && matches!(ask.next, Next::GiveUp(_));
+        let awaited = match (leg, self.state(node)) {
+            (Leg::Do, NodeState::Open(ask)) | (Leg::Compensate, NodeState::Undoing(_, ask)) => {
+                under_way(ask)
+            }
+            _ => false,
+        };
+        if self.status().is_end() {
+            return Ok(told.ignored(Why::HasEnded));
+        }
+        if !awaited {
+            return Ok(told.ignored(Why::EarlierAttempt));
+        }
+        self.attempt_failed(node, leg, &Trouble::unsent(text));
+        self.go_back();
+        Ok((Verdict::Applied, told))
+    }
+
+    /// Does the first of what is due.
+    pub(super) fn due(&mut self) -> Outcome {
+        let Some((at, place)) = self.instance.core.next_due().filter(|(at, _)| *at <= self.now)
+        else {
+            return Told { what: What::Woke, node: None, note: None }.ignored(Why::NothingDue);
+        };
+        let Some(node) = place else {
+            return self.deadline_over();
+        };
+        let (leg, ask) = match self.state(node) {
+            NodeState::Open(ask) => (Leg::Do, ask.clone()),
+            NodeState::Undoing(_, ask) => (Leg::Compensate, ask.clone()),
+            _ => {
+                let what = self.wait_over(node);
+                return (Verdict::Applied, Told::of(what, node));
+            }
+        };
+        let what = match ask.next {
+            Next::AskAgain(_) => {
+                let attempt = ask.attempt.saturating_add(1);
+                self.ask(node, leg, Ask { attempt, ..ask });
+                What::Woke
+            }
+            Next::GiveUp(_) => {
+                let waited = at.since(ask.asked_at).as_millis();
+                let text = format!("no reply to attempt {} within {waited} ms", ask.attempt);
+                self.attempt_failed(node, leg, &Trouble::timed_out(&text));
+                What::TimedOut
+            }
+        };
+        self.go_back();
+        (Verdict::Applied, Told::of(what, node))
+    }
+
+    fn deadline_over(&mut self) -> Outcome {
+        self.instance.core.deadline = None;
+        let told =
+            Told { what: What::TimedOut, node: None, note: Some("the saga's deadline".into()) };
+        if self.is_pivot_asked() {
+            return (Verdict::Ignored(Why::PastPivot), told);
+        }
+        let cause = self.cause(None, CauseKind::Deadline, "the saga took too long");
+        self.turn_back(cause);
+        (Verdict::Applied, told)
+    }
+
+    /// Whether the pivot's answer, present or still to come, decides alone.
+    pub(super) fn is_pivot_asked(&self) -> bool {
+        let graph = self.graph();
+        graph.ids().any(|id| {
+            graph.step(id).is_some_and(|step| step.way_back == WayBack::Pivot)
+                && matches!(self.state(id), NodeState::Open(_) | NodeState::Done(_))
+        })
+    }
+}

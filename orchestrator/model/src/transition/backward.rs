@@ -1,0 +1,105 @@
+//! Turning back: what is open settles first, then what took effect is undone, the latest first.
+//!
+//! Rules 11 to 16. A step is undone when everything that depended on it has been undone; independent steps side by side.
+
+use super::{
+    Turn,
+    forward::{chosen_node, is_resting},
+};
+use crate::{
+    definition::{Graph, Kind, NodeId, WayBack},
+    instance::{Cause, Leg, NoEffect, NodeState, Status},
+};
+
+impl Turn<'_> {
+    /// The one door through which a saga turns back.
+    pub(super) fn turn_back(&mut self, cause: Cause) {
+        if self.status() == Status::Running {
+            self.instance.core.status = Status::TurningBack;
+            self.instance.core.cause = Some(cause);
+            self.instance.core.deadline = None;
+            self.instance.core.early.clear();
+            self.cut_short();
+        }
+        self.go_back();
+    }
+
+    /// No further attempt starts and nothing is awaited but replies that may be on their way.
+    fn cut_short(&mut self) {
+        for node in self.graph().ids() {
+            let settled = match self.state(node) {
+                NodeState::Waiting(_) => NodeState::Ended,
+                NodeState::Open(ask) if is_resting(ask, self.now) => {
+                    self.settle_incident_of(node);
+                    continue;
+                }
+                _ => continue,
+            };
+            self.set(node, settled);
+        }
+    }
+
+    fn settle_incident_of(&mut self, node: NodeId) {
+        let settled = match self.state(node) {
+            NodeState::Open(ask) if ask.doubt => NodeState::InDoubt,
+            _ => NodeState::NoEffect(NoEffect::Failed),
+        };
+        self.set(node, settled);
+        self.settle_incident(node, Leg::Do);
+    }
+
+    /// Undoes what can be undone now; ends when nothing is left.
+    pub(super) fn go_back(&mut self) {
+        let open = |state: &NodeState| matches!(state, NodeState::Open(_));
+        if self.status() != Status::TurningBack || self.instance.core.nodes.iter().any(open) {
+            return;
+        }
+        if self.undo(Graph::ROOT) {
+            self.end(Status::Compensated);
+        }
+    }
+
+    /// Goes through a node backwards; true when nothing in it is left to be undone.
+    fn undo(&mut self, node: NodeId) -> bool {
+        let graph = self.graph();
+        match &graph.node(node).kind {
+            Kind::Sequence { children } => children.iter().rev().all(|child| self.undo(*child)),
+            // Every branch goes back, whether or not its siblings are through.
+            Kind::All { branches } => {
+                branches.iter().filter(|branch| !self.undo(**branch)).count() == 0
+            }
+            Kind::Choose { .. } => match self.state(node) {
+                NodeState::Chosen(place) => {
+                    let inner = chosen_node(&graph.node(node).kind, place.map(usize::from));
+                    inner.is_none_or(|inner| self.undo(inner))
+                }
+                _ => true,
+            },
+            Kind::Step(step) => match self.state(node) {
+                NodeState::Done(_) | NodeState::InDoubt => match step.way_back {
+                    WayBack::Compensated { .. } => {
+                        self.ask_first(node, Leg::Compensate);
+                        false
+                    }
+                    WayBack::Nothing { .. } => true,
+                    WayBack::Pivot | WayBack::Retriable => {
+                        unreachable!("behind the pivot a saga does not turn back")
+                    }
+                },
+                NodeState::Undoing(..) | NodeState::Stuck(..) => false,
+                NodeState::Idle
+                | NodeState::NoEffect(_)
+                | NodeState::Undone
+                | NodeState::Resolved => true,
+                NodeState::Entered
+                | NodeState::Chosen(_)
+                | NodeState::Open(_)
+                | NodeState::Waiting(_)
+                | NodeState::Ended => {
+                    unreachable!("what is open settles before anything is undone")
+                }
+            },
+            Kind::Wait { .. } | Kind::Publish { .. } | Kind::Pause { .. } => true,
+        }
+    }
+}

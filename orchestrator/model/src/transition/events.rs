@@ -1,0 +1,129 @@
+//! Domain events: for a wait that is open, for one that is not open yet, or to cancel.
+//!
+//! Rule 9: an event that a later wait will need is kept with the instance and offered again when that wait opens.
+
+use super::{Outcome, Told, Turn};
+use crate::{
+    decision::Unreadable,
+    definition::{Kind, NodeId},
+    history::{Verdict, What, Why},
+    instance::{CauseKind, EARLY_EVENTS_MAX, Early, NodeState, Status},
+    message::Body,
+};
+use std::time::Duration;
+
+/// How long an early event is kept for its wait.
+const EARLY_EVENT_AGE_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+impl Turn<'_> {
+    pub(super) fn event(
+        &mut self,
+        name: &str,
+        body: Body,
+        cause: Option<String>,
+    ) -> Result<Outcome, Unreadable> {
+        let told = Told { what: What::Event, node: None, note: Some(name.into()) };
+        if self.status().is_end() {
+            return Ok(told.ignored(Why::HasEnded));
+        }
+        if self.graph().cancelled_by.iter().any(|event| event.name == name) {
+            return self.cancelled_by_event(name, &body);
+        }
+        let waits: Vec<NodeId> = self.graph().ids().filter(|id| self.awaits(*id, name)).collect();
+        if let Some(node) =
+            waits.iter().copied().find(|id| matches!(self.state(*id), NodeState::Waiting(_)))
+        {
+            self.take_event(node, name, &body)?;
+            return Ok((Verdict::Applied, Told { node: Some(node), ..told }));
+        }
+        if self.status() == Status::Running && waits.iter().any(|id| self.may_be_reached(*id)) {
+            let early = &mut self.instance.core.early;
+            if cause.is_some() && early.iter().any(|known| known.cause == cause) {
+                return Ok((Verdict::Duplicate, told));
+            }
+            if early.len() >= EARLY_EVENTS_MAX {
+                return Ok(told.ignored(Why::TooManyEarly));
+            }
+            early.push(Early { event: name.into(), body, since: self.now, cause });
+            return Ok((Verdict::Deferred, told));
+        }
+        Ok(told.ignored(Why::NotAwaited))
+    }
+
+    fn awaits(&self, node: NodeId, name: &str) -> bool {
+        match &self.graph().node(node).kind {
+            Kind::Wait { event, refusing, .. } => {
+                event.name == name || refusing.as_ref().is_some_and(|event| event.name == name)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether an idle node can still be reached: no choice around it went another way.
+    fn may_be_reached(&self, node: NodeId) -> bool {
+        let graph = self.graph();
+        let mut inner = node;
+        while let Some(outer) = graph.node(inner).parent {
+            if let NodeState::Chosen(place) = self.state(outer) {
+                let taken =
+                    super::forward::chosen_node(&graph.node(outer).kind, place.map(usize::from));
+                if taken != Some(inner) {
+                    return false;
+                }
+            }
+            inner = outer;
+        }
+        matches!(self.state(node), NodeState::Idle)
+    }
+
+    fn take_event(&mut self, node: NodeId, name: &str, body: &Body) -> Result<(), Unreadable> {
+        self.plan.behaviour().event(
+            Some(node),
+            name,
+            &mut *self.instance.data,
+            body,
+            self.codec,
+        )?;
+        let lets_on =
+            matches!(&self.graph().node(node).kind, Kind::Wait { event, .. } if event.name == name);
+        if lets_on {
+            self.complete(node);
+        } else {
+            self.set(node, NodeState::Ended);
+            let cause = self.cause(Some(node), CauseKind::Rejected, name);
+            self.turn_back(cause);
+        }
+        Ok(())
+    }
+
+    /// A wait has opened: offers it the first event that was kept for it. One that can't be read is dropped, and the
+    /// next one offered; it was readable enough to be routed, so this is a contract broken between two releases.
+    pub(super) fn offer_early(&mut self, node: NodeId) {
+        let now = self.now;
+        self.instance.core.early.retain(|kept| now.since(kept.since) <= EARLY_EVENT_AGE_MAX);
+        while let Some(at) =
+            self.instance.core.early.iter().position(|kept| self.awaits(node, &kept.event))
+        {
+            let kept = self.instance.core.early.remove(at);
+            if self.take_event(node, &kept.event, &kept.body).is_ok() {
+                return;
+            }
+            let text = format!("the kept event {} can't be read", kept.event);
+            self.raise(node, crate::instance::Leg::Do, &text);
+        }
+    }
+
+    fn cancelled_by_event(&mut self, name: &str, body: &Body) -> Result<Outcome, Unreadable> {
+        let told = Told { what: What::Cancelled, node: None, note: Some(name.into()) };
+        if self.status() == Status::TurningBack {
+            return Ok(told.ignored(Why::TurningBackAlready));
+        }
+        if self.is_pivot_asked() {
+            return Ok(told.ignored(Why::PastPivot));
+        }
+        self.plan.behaviour().event(None, name, &mut *self.instance.data, body, self.codec)?;
+        let cause = self.cause(None, CauseKind::Cancelled, name);
+        self.turn_back(cause);
+        Ok((Verdict::Applied, told))
+    }
+}
