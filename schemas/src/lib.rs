@@ -1,1 +1,19 @@
-//! Placeholder while the workspace is laid out.
+//! The bodies of messages: Avro beside the JSON that the model brings, and the check before a contract changes.
+//!
+//! An encoded message is taken apart in this order: [`bodies`] reads the header and finds the writer's
+//! schema among the [`known`] ones, [`measure`] walks the bytes and refuses what is cut short or too
+//! large before anything is allocated, and [`handover`] brings the library's deserializer to the type
+//! that waits for it. [`compatibility`] says beforehand whether one version can read another.
+//!
+//! The contracts of the examples lie beside the code, one `.avsc` per message and version; see the README.
+
+mod bodies;
+mod compatibility;
+mod handover;
+mod known;
+mod measure;
+
+pub use bodies::{BODY_BYTES_MAX, Bodies};
+pub use compatibility::{Incompatible, compatible};
+pub use known::{SCHEMAS_MAX, SchemaError};
+pub use measure::{DEPTH_MAX, VALUES_MAX};

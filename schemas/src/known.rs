@@ -1,0 +1,173 @@
+//! Schemas, parsed once: what [`bodies`](super::bodies) looks up before it writes or reads.
+//!
+//! Parsing costs thirty times what encoding does, so a schema is kept for the life of the process and
+//! shared by every [`Bodies`](super::Bodies). It is never freed: its writer and reader borrow from it,
+//! and the texts come from the program and its contracts, never from a message.
+
+use apache_avro::{
+    Schema,
+    rabin::Rabin,
+    reader::datum::GenericDatumReader,
+    schema::{NamesRef, ResolvedSchema},
+    writer::datum::GenericDatumWriter,
+};
+use std::{
+    collections::HashMap,
+    sync::{LazyLock, PoisonError, RwLock},
+};
+
+/// Different schemas a process keeps. Well above the messages of a system times their versions; it
+/// shows up a program that makes schemas as it goes.
+pub const SCHEMAS_MAX: usize = 4_096;
+
+/// A schema text that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    /// The text is no schema, or one that refers to types it does not contain.
+    #[error("reading the Avro schema that starts with `{start}`: check it with an Avro tool")]
+    Unreadable {
+        /// The first characters of the text.
+        start: String,
+        /// What the parser found.
+        #[source]
+        source: Box<apache_avro::Error>,
+    },
+    /// Renaming by alias is not followed when reading, and would lose the value silently.
+    #[error(
+        "field `{field}` of Avro schema `{schema}` has an alias, which readers here do not follow: \
+         keep the field's name, or add a new field with a default"
+    )]
+    Alias {
+        /// The full name of the record.
+        schema: String,
+        /// The field.
+        field: String,
+    },
+    /// Too many different schemas.
+    #[error("keeping Avro schema `{schema}`: the process already keeps {SCHEMAS_MAX} of them")]
+    TooMany {
+        /// The full name of the one too many.
+        schema: String,
+    },
+}
+
+/// A parsed schema, with all that writing and reading need of it.
+pub(crate) struct Known {
+    pub(crate) schema: &'static Schema,
+    pub(crate) name: String,
+    /// Rabin-64 over the parsing canonical form.
+    pub(crate) fingerprint: u64,
+    pub(crate) names: NamesRef<'static>,
+    pub(crate) writer: GenericDatumWriter<'static>,
+    pub(crate) reader: GenericDatumReader<'static>,
+}
+
+/// Every schema of the process, by its text.
+static KNOWN: LazyLock<RwLock<HashMap<String, &'static Known>>> = LazyLock::new(RwLock::default);
+
+/// The schema a text stands for, parsed at the first call only.
+pub(crate) fn known(text: &str) -> Result<&'static Known, SchemaError> {
+    if let Some(known) = KNOWN.read().unwrap_or_else(PoisonError::into_inner).get(text) {
+        return Ok(known);
+    }
+    // Checked before it is kept: what is refused is dropped again.
+    let schema = parse(text)?;
+    let mut all = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = all.get(text) {
+        return Ok(known);
+    }
+    if all.len() >= SCHEMAS_MAX {
+        return Err(SchemaError::TooMany { schema: full_name(&schema) });
+    }
+    let known: &'static Known = Box::leak(Box::new(prepare(text, Box::leak(Box::new(schema)))?));
+    all.insert(text.to_owned(), known);
+    Ok(known)
+}
+
+/// Parses a text and refuses what readers here could not honour.
+pub(crate) fn parse(text: &str) -> Result<Schema, SchemaError> {
+    let schema = Schema::parse_str(text).map_err(|source| unreadable(text, source))?;
+    let resolved = ResolvedSchema::new(&schema).map_err(|source| unreadable(text, source))?;
+    for named in resolved.get_names().values() {
+        if let Schema::Record(record) = named
+            && let Some(field) = record.fields.iter().find(|field| !field.aliases.is_empty())
+        {
+            return Err(SchemaError::Alias {
+                schema: record.name.fullname(None),
+                field: field.name.clone(),
+            });
+        }
+    }
+    Ok(schema)
+}
+
+fn prepare(text: &str, schema: &'static Schema) -> Result<Known, SchemaError> {
+    let prepare = || {
+        let resolved = ResolvedSchema::new(schema)?;
+        let digest = schema.fingerprint::<Rabin>();
+        Ok(Known {
+            schema,
+            name: full_name(schema),
+            fingerprint: u64::from_le_bytes(
+                digest.bytes.try_into().expect("a Rabin fingerprint has 64 bits"),
+            ),
+            names: resolved.get_names().clone(),
+            writer: GenericDatumWriter::builder(schema)
+                .resolved_schemata(resolved.clone())
+                .human_readable(false)
+                .build()?,
+            reader: GenericDatumReader::builder(schema)
+                .resolved_writer_schemata(resolved)
+                .human_readable(false)
+                .build()?,
+        })
+    };
+    prepare().map_err(|source| unreadable(text, source))
+}
+
+fn full_name(schema: &Schema) -> String {
+    schema.name().map_or_else(|| schema.to_string(), |name| name.fullname(None))
+}
+
+fn unreadable(text: &str, source: apache_avro::Error) -> SchemaError {
+    /// Characters of a text that are enough to find it again.
+    const START_CHARS: usize = 80;
+    SchemaError::Unreadable {
+        start: text.chars().take(START_CHARS).collect(),
+        source: Box::new(source),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fingerprints_are_those_of_the_specifications_test_set() {
+        let fingerprint = |text| known(text).unwrap().fingerprint;
+        assert_eq!(fingerprint(r#""null""#), 7_195_948_357_588_979_594);
+        assert_eq!(fingerprint(r#""boolean""#), (-6_970_731_678_124_411_036_i64).cast_unsigned());
+        assert_eq!(fingerprint(r#""int""#), 8_247_732_601_305_521_295);
+    }
+
+    #[test]
+    fn a_schema_is_parsed_once() {
+        let text = r#"{"type":"record","name":"Once","fields":[]}"#;
+        assert!(std::ptr::eq(known(text).unwrap(), known(text).unwrap()));
+    }
+
+    #[test]
+    fn a_text_that_is_no_schema_is_named_by_its_start() {
+        let error = parse("{\"type\":\"recrd\"}").unwrap_err();
+        assert!(error.to_string().contains("recrd"), "{error}");
+    }
+
+    #[test]
+    fn a_field_renamed_by_alias_is_refused() {
+        let error = parse(
+            r#"{"type":"record","name":"Renamed","fields":[{"name":"b","type":"long","aliases":["a"]}]}"#,
+        )
+        .unwrap_err();
+        assert!(matches!(error, SchemaError::Alias { field, .. } if field == "b"));
+    }
+}
