@@ -1,0 +1,3 @@
+//! Orders: stock, payment and shipping, brought to one end.
+
+pub mod messages;

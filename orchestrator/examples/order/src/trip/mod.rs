@@ -1,0 +1,3 @@
+//! Trips: flight, hotel and car, all or none.
+
+pub mod messages;
