@@ -1,0 +1,181 @@
+//! Reaching the broker: once with a time limit while something is opened, and again and again for ever after that.
+//!
+//! Also tells the troubles that pass by themselves from the ones that a person must mend.
+
+use super::{NAME, RabbitMqSettings};
+use crate::{ConnectorError, retry::Delays};
+use lapin::{Connection, ConnectionProperties, ErrorKind, uri::AMQPUri};
+use std::{future::Future, time::Duration};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+/// How long one try may take, handshake and topology included. A black hole must not eat the whole time limit of opening.
+const ATTEMPT_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How long a goodbye may take. The broker notices the end of a connection without it, only later.
+const CLOSE_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// AMQP reply codes that we tell apart.
+pub(super) mod code {
+    pub(in super::super) const ACCESS_REFUSED: u16 = 403;
+    pub(in super::super) const NOT_FOUND: u16 = 404;
+    pub(in super::super) const PRECONDITION_FAILED: u16 = 406;
+    pub(super) const INVALID_PATH: u16 = 402;
+    pub(super) const RESOURCE_LOCKED: u16 = 405;
+    pub(super) const NOT_ALLOWED: u16 = 530;
+}
+
+/// Why something at the broker did not succeed.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// Trying again will not help before a person did something.
+    Mend(ConnectorError),
+    /// Trying again may help.
+    Passing { doing: String, source: Option<lapin::Error> },
+}
+
+impl Trouble {
+    /// Reads an error of lapin that came up while `doing` something.
+    pub(super) fn of(doing: impl Into<String>, error: lapin::Error) -> Self {
+        let doing = doing.into();
+        let advice = match refusal(&error) {
+            Some((code::ACCESS_REFUSED, _)) => {
+                "check user, password and the permissions of the user"
+            }
+            Some((code::INVALID_PATH | code::NOT_ALLOWED, _)) => {
+                "check that the virtual host exists and the user may use it"
+            }
+            Some((code::PRECONDITION_FAILED, _)) => {
+                "it exists in another form; delete it once it is empty, or use another name"
+            }
+            Some((code::RESOURCE_LOCKED, _)) => {
+                "it belongs to one other connection; delete it there, or use another name"
+            }
+            _ => return Self::Passing { doing, source: Some(error) },
+        };
+        let said = refusal(&error).map(|(_, text)| text).unwrap_or_default();
+        Self::Mend(ConnectorError::Refused {
+            connector: NAME,
+            doing,
+            text: format!("{said}; {advice}"),
+        })
+    }
+}
+
+/// The broker's reply code and text, if it was the broker that ended a channel or connection.
+pub(super) fn refusal(error: &lapin::Error) -> Option<(u16, String)> {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => Some((error.get_id(), error.get_message().to_string())),
+        _ => None,
+    }
+}
+
+/// Makes connections of one setting.
+#[derive(Debug)]
+pub(super) struct Dialer {
+    settings: RabbitMqSettings,
+}
+
+impl Dialer {
+    pub(super) fn new(settings: RabbitMqSettings) -> Self {
+        Self { settings }
+    }
+
+    pub(super) fn settings(&self) -> &RabbitMqSettings {
+        &self.settings
+    }
+
+    /// One try. `purpose` is what the broker shows people.
+    pub(super) async fn dial(&self, purpose: &str) -> Result<Connection, Trouble> {
+        let doing = "to let us in";
+        let name = format!("{} {purpose}", self.settings.connection_name);
+        let properties = ConnectionProperties::default().with_connection_name(name.into());
+        match timeout(ATTEMPT_TIME_MAX, Connection::connect_uri(self.uri(), properties)).await {
+            Ok(connected) => connected.map_err(|error| Trouble::of(doing, error)),
+            Err(_) => Err(Trouble::Passing { doing: doing.into(), source: None }),
+        }
+    }
+
+    /// Tries until `attempt` succeeds, a person is needed, or the time limit of opening has passed.
+    pub(super) async fn while_opening<T, A>(
+        &self,
+        doing: &str,
+        mut attempt: impl FnMut() -> A,
+    ) -> Result<T, ConnectorError>
+    where
+        A: Future<Output = Result<T, Trouble>>,
+    {
+        let waited = self.settings.connect_time_max;
+        let deadline = Instant::now() + waited;
+        let mut delays = Delays::new();
+        let mut last = None;
+        loop {
+            match timeout_at(deadline, attempt()).await {
+                Ok(Ok(done)) => return Ok(done),
+                Ok(Err(Trouble::Mend(error))) => return Err(error),
+                Ok(Err(Trouble::Passing { source, .. })) => last = source,
+                Err(_) => {}
+            }
+            let next = Instant::now() + delays.after_failure();
+            if next >= deadline {
+                return Err(ConnectorError::Unreachable {
+                    connector: NAME,
+                    address: self.settings.uri.to_string(),
+                    doing: doing.into(),
+                    waited,
+                    source: last.map(Into::into),
+                });
+            }
+            tokio::time::sleep_until(next).await;
+        }
+    }
+
+    /// Tries until `attempt` succeeds, for ever. What a person must mend is told to `report` each time it comes up.
+    pub(super) async fn for_ever<T, A>(
+        &self,
+        purpose: &str,
+        delays: &mut Delays,
+        mut attempt: impl FnMut() -> A,
+        mut report: impl FnMut(ConnectorError),
+    ) -> T
+    where
+        A: Future<Output = Result<T, Trouble>>,
+    {
+        let address = &self.settings.uri;
+        loop {
+            match timeout(ATTEMPT_TIME_MAX + ATTEMPT_TIME_MAX, attempt()).await {
+                Ok(Ok(done)) => {
+                    tracing::info!(%address, purpose, "Connected to RabbitMQ again.");
+                    return done;
+                }
+                Ok(Err(Trouble::Mend(error))) => {
+                    tracing::error!(%address, purpose, %error, "RabbitMQ refuses us, trying again.");
+                    report(error);
+                }
+                Ok(Err(Trouble::Passing { doing, source })) => {
+                    let error = source.map(|source| source.to_string()).unwrap_or_default();
+                    tracing::warn!(%address, purpose, doing, error, "RabbitMQ is away, trying again.");
+                }
+                Err(_) => {
+                    tracing::warn!(%address, purpose, "RabbitMQ does not answer, trying again.");
+                }
+            }
+            sleep(delays.after_failure()).await;
+        }
+    }
+
+    fn uri(&self) -> AMQPUri {
+        let mut uri = self.settings.uri.for_lapin();
+        let heartbeat_seconds = self.settings.heartbeat.as_secs().max(1);
+        uri.query.heartbeat.get_or_insert(u16::try_from(heartbeat_seconds).unwrap_or(u16::MAX));
+        let attempt_ms = u64::try_from(ATTEMPT_TIME_MAX.as_millis()).unwrap_or(u64::MAX);
+        uri.query.connection_timeout.get_or_insert(attempt_ms);
+        uri
+    }
+}
+
+/// Says goodbye, as far as the broker listens.
+pub(super) async fn close(connection: Connection) {
+    const REPLY_SUCCESS: u16 = 200;
+    // Nothing hangs on the outcome: the broker treats a connection that breaks the same way.
+    let _ = timeout(CLOSE_TIME_MAX, connection.close(REPLY_SUCCESS, "done".into())).await;
+}

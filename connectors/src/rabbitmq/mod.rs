@@ -1,0 +1,89 @@
+//! RabbitMQ: queues that hand each message to one reader, exchanges that copy events to each group's queue.
+//!
+//! ```text
+//! source ─► connection ─► topology ─► consume ─► envelope ─► acks
+//! sink ─► connection ─► topology ─► envelope ─► publish the window ─► window: decided as a whole
+//! ```
+//!
+//! - A [channel of work](crate::ChannelKind::Work) is a durable quorum queue of that name, reached through the default exchange.
+//! - A [channel of events](crate::ChannelKind::Events) is a durable fanout exchange of that name; each group that reads it
+//!   has a durable quorum queue `<channel>.<group>`, created when its source is first opened. Events sent before that are not kept for it.
+//! - Every queue has a single active consumer. With consumers competing for single messages, a redelivery or a slow reader
+//!   would overtake its neighbours and break the order of a key; so one reader has the queue, and the others stand by.
+//! - Sources and sinks have a connection each: when the broker is short of memory or disk it stops reading from
+//!   connections that publish, and acknowledgements must not wait behind that.
+//! - lapin's own recovery is off. A connection that breaks is built anew, with its topology, for ever.
+//!
+//! Made for RabbitMQ 3.10 to 4.x.
+
+mod acks;
+mod config;
+mod connection;
+mod envelope;
+mod sink;
+mod source;
+mod topology;
+mod window;
+
+pub use config::{
+    CONFIRM_TIME_MAX, CONNECT_TIME_MAX, HEARTBEAT, MESSAGE_BYTES_MAX, PREFETCH_MAX,
+    RabbitMqSettings, RabbitMqUri,
+};
+
+use crate::{ChannelSpec, Connector, ConnectorError, Memory, Sink, Source, SourceSpec};
+use async_trait::async_trait;
+use connection::Dialer;
+use std::sync::Arc;
+use topology::Prepared;
+
+/// What people call this connector, in errors too.
+const NAME: &str = "rabbitmq";
+
+/// One RabbitMQ, or a cluster of it behind one address.
+#[derive(Debug)]
+pub struct RabbitMqConnector {
+    dialer: Arc<Dialer>,
+    prepared: Prepared,
+}
+
+impl RabbitMqConnector {
+    /// Connects to nothing yet.
+    pub fn new(settings: RabbitMqSettings) -> Self {
+        Self { dialer: Arc::new(Dialer::new(settings)), prepared: Prepared::default() }
+    }
+}
+
+#[async_trait]
+impl Connector for RabbitMqConnector {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn memory(&self) -> Memory {
+        Memory::Settlements
+    }
+
+    /// Errors: [`ConnectorError::Unreachable`]; [`ConnectorError::Refused`] for a queue or exchange that exists in another form.
+    async fn prepare(&self, channels: &[ChannelSpec]) -> Result<(), ConnectorError> {
+        topology::check_names(channels, None)?;
+        let attempt = || async {
+            let connection = self.dialer.dial("prepare").await?;
+            topology::declare(&connection, channels, None).await?;
+            connection::close(connection).await;
+            Ok(())
+        };
+        self.dialer.while_opening("preparing its channels", attempt).await?;
+        self.prepared.remember(channels);
+        Ok(())
+    }
+
+    /// Errors: as for `prepare`, and [`ConnectorError::Setting`] for a specification that can't be met.
+    async fn source(&self, spec: SourceSpec) -> Result<Box<dyn Source>, ConnectorError> {
+        Ok(Box::new(source::RabbitMqSource::open(self.dialer.clone(), spec).await?))
+    }
+
+    /// Errors: as for `prepare`.
+    async fn sink(&self) -> Result<Box<dyn Sink>, ConnectorError> {
+        Ok(Box::new(sink::RabbitMqSink::open(self.dialer.clone(), self.prepared.clone()).await?))
+    }
+}

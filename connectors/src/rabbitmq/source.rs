@@ -1,0 +1,408 @@
+//! Consuming: one task per source owns the connection and moves deliveries in and settlements out.
+//!
+//! ```text
+//! broker ─► pump ─► inbox (bounded by the prefetch) ─► receive
+//! settle ─► ledger ─► pump ─► broker
+//! ```
+//!
+//! All queues of a source are consumed on one AMQP channel, so that one delivery tag names one delivery and one
+//! acknowledgement can speak for many. When that channel is gone, the ledger starts anew and the broker hands out
+//! again what it was not told about.
+
+use super::{
+    NAME,
+    acks::{Ledger, Telling},
+    connection::{self, Dialer, Trouble},
+    envelope,
+    topology::{self, queue_of},
+};
+use crate::{
+    ChannelSpec, ConnectorError, Delivery, Receipt, Settle, Settler, Source, SourceSpec,
+    retry::Delays,
+};
+use async_trait::async_trait;
+use futures::{
+    FutureExt, StreamExt,
+    future::{maybe_done, ready},
+    stream::{self, BoxStream, ReadyChunks, SelectAll},
+};
+use lapin::{
+    Channel, Connection,
+    message::Delivery as AmqpDelivery,
+    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions},
+    types::FieldTable,
+};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    sync::{Notify, oneshot},
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+
+/// Deliveries the pump moves at once before it looks at settlements again.
+const DELIVERIES_PER_TURN: usize = 256;
+
+/// A connection that held for so long was a good one: the next rebuild starts with short delays again.
+const GOOD_CONNECTION: Duration = Duration::from_secs(10);
+
+/// Reads the queues of its channels.
+pub(super) struct RabbitMqSource {
+    inbox: Arc<Inbox>,
+    unsettled_max: usize,
+    pump: JoinHandle<()>,
+    /// Dropped with the source, which ends the pump and its connection.
+    _stop: oneshot::Sender<()>,
+}
+
+impl RabbitMqSource {
+    pub(super) async fn open(
+        dialer: Arc<Dialer>,
+        spec: SourceSpec,
+    ) -> Result<Self, ConnectorError> {
+        let reader = Arc::new(Reader::new(&spec, dialer.settings().prefetch_max)?);
+        let session =
+            dialer.while_opening("opening a source", || Session::open(&dialer, &reader)).await?;
+        let inbox = Arc::new(Inbox::default());
+        let (stop, stopped) = oneshot::channel();
+        let pump = Pump { dialer, reader, inbox: inbox.clone(), stopped };
+        Ok(Self {
+            inbox,
+            unsettled_max: spec.unsettled_max,
+            pump: tokio::spawn(pump.run(session)),
+            _stop: stop,
+        })
+    }
+}
+
+#[async_trait]
+impl Source for RabbitMqSource {
+    async fn receive(&mut self, max: usize) -> Result<Vec<Delivery>, ConnectorError> {
+        loop {
+            let deliveries = self.inbox.lock().take(max.max(1), self.unsettled_max)?;
+            if !deliveries.is_empty() {
+                return Ok(deliveries);
+            }
+            tokio::select! {
+                () = self.inbox.changed.notified() => {}
+                ended = &mut self.pump => match ended {
+                    Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                    // The runtime is shutting down, and we with it.
+                    _ => std::future::pending().await,
+                },
+            }
+        }
+    }
+
+    fn settler(&self) -> Arc<dyn Settler> {
+        self.inbox.clone()
+    }
+}
+
+/// Between the pump and the reader.
+#[derive(Default)]
+struct Inbox {
+    state: Mutex<State>,
+    /// Wakes the reader: something arrived, there is room again, or there is trouble.
+    changed: Notify,
+    /// Wakes the pump: the broker is to be told something.
+    settled: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// Arrived and not handed out. No more than the prefetch of all queues, as none of them is acknowledged.
+    waiting: VecDeque<Delivery>,
+    ledger: Ledger,
+    /// What a person must mend; the latest only.
+    trouble: Option<ConnectorError>,
+}
+
+impl State {
+    fn take(&mut self, max: usize, unsettled_max: usize) -> Result<Vec<Delivery>, ConnectorError> {
+        if let Some(error) = self.trouble.take() {
+            return Err(error);
+        }
+        let room = unsettled_max.saturating_sub(self.ledger.handed_out());
+        let count = max.min(room).min(self.waiting.len());
+        self.ledger.hand_out(count);
+        Ok(self.waiting.drain(..count).collect())
+    }
+}
+
+impl Inbox {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn arrive(&self, reader: &Reader, arrived: Vec<(usize, AmqpDelivery)>) {
+        let opened: Vec<_> = arrived
+            .into_iter()
+            .map(|(index, delivery)| {
+                let channel = &reader.channels[index];
+                let tag = delivery.delivery_tag;
+                (tag, envelope::message_of(channel, &delivery.properties, delivery.data))
+            })
+            .collect();
+        let mut state = self.lock();
+        for (tag, message) in opened {
+            let receipt = state.ledger.arrived(tag);
+            // Receipts count the deliveries of this source from 1.
+            let offset = receipt.0 - 1;
+            state.waiting.push_back(Delivery { message, partition: 0, offset, receipt });
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// What the broker does not know yet.
+    fn news(&self) -> Vec<Telling> {
+        self.lock().ledger.tell()
+    }
+
+    fn report(&self, error: ConnectorError) {
+        self.lock().trouble = Some(error);
+        self.changed.notify_one();
+    }
+
+    /// The AMQP channel is gone: what waits will be handed out again by the broker.
+    fn restart(&self) {
+        let mut state = self.lock();
+        state.waiting.clear();
+        state.ledger.restart();
+    }
+}
+
+impl Settler for Inbox {
+    fn settle(&self, settlements: &[(Receipt, Settle)]) {
+        let mut state = self.lock();
+        for (receipt, settle) in settlements {
+            state.ledger.settle(*receipt, *settle);
+        }
+        let may_go_on = !state.waiting.is_empty();
+        drop(state);
+        self.settled.notify_one();
+        if may_go_on {
+            self.changed.notify_one();
+        }
+    }
+}
+
+/// What is read, by whom.
+struct Reader {
+    channels: Vec<ChannelSpec>,
+    group: String,
+    /// Deliveries the broker pushes ahead per queue.
+    prefetch: u16,
+}
+
+impl Reader {
+    fn new(spec: &SourceSpec, prefetch_max: u16) -> Result<Self, ConnectorError> {
+        topology::check_names(&spec.channels, Some(&spec.group))?;
+        if spec.unsettled_max == 0 {
+            return Err(ConnectorError::Setting {
+                connector: NAME,
+                setting: "unsettled_max".into(),
+                text: "a source that may hand out nothing reads nothing; at least 1".into(),
+            });
+        }
+        // Quorum queues count the prefetch per consumer only, so the queues share it.
+        let total = spec.unsettled_max.min(usize::from(prefetch_max));
+        let share = (total / spec.channels.len().max(1)).max(1);
+        Ok(Self {
+            channels: spec.channels.clone(),
+            group: spec.group.clone(),
+            prefetch: u16::try_from(share).unwrap_or(prefetch_max),
+        })
+    }
+}
+
+/// The task that serves one session after the other.
+struct Pump {
+    dialer: Arc<Dialer>,
+    reader: Arc<Reader>,
+    inbox: Arc<Inbox>,
+    stopped: oneshot::Receiver<()>,
+}
+
+impl Pump {
+    async fn run(mut self, mut session: Session) {
+        let address = self.dialer.settings().uri.clone();
+        let mut delays = Delays::new();
+        loop {
+            let since = Instant::now();
+            match self.serve(&mut session).await {
+                Ended::Stopped => break,
+                Ended::Lost(error) => {
+                    tracing::warn!(%address, group = self.reader.group, error,
+                        "The connection that consumes was lost, rebuilding it.");
+                }
+            }
+            self.inbox.restart();
+            if since.elapsed() >= GOOD_CONNECTION {
+                delays.succeeded();
+            }
+            tokio::select! {
+                biased;
+                _ = &mut self.stopped => return,
+                rebuilt = rebuild(&self.dialer, &self.reader, &self.inbox, &mut delays) => session = rebuilt,
+            }
+        }
+        // What was settled before the source was dropped is told before the goodbye.
+        let _ = tell(&session.amqp, self.inbox.news()).await;
+        connection::close(session.connection).await;
+    }
+
+    async fn serve(&mut self, session: &mut Session) -> Ended {
+        loop {
+            let turn = tokio::select! {
+                biased;
+                _ = &mut self.stopped => return Ended::Stopped,
+                () = self.inbox.settled.notified() => tell(&session.amqp, self.inbox.news()).await,
+                happened = session.events.next() => {
+                    self.take_turn(session, happened.unwrap_or_default()).await
+                }
+            };
+            if let Err(Trouble::Passing { doing, source }) = turn {
+                let source = source.map(|source| source.to_string()).unwrap_or_default();
+                return Ended::Lost(format!("{doing}: {source}"));
+            } else if let Err(Trouble::Mend(error)) = turn {
+                let text = error.to_string();
+                self.inbox.report(error);
+                return Ended::Lost(text);
+            }
+        }
+    }
+
+    async fn take_turn(&self, session: &mut Session, happened: Vec<Event>) -> Result<(), Trouble> {
+        let mut arrived = Vec::with_capacity(happened.len());
+        let mut outcome = Ok(());
+        for event in happened {
+            outcome = match event {
+                Event::Delivered(index, delivery) => {
+                    arrived.push((index, delivery));
+                    continue;
+                }
+                Event::Failed(error) => Err(Trouble::of("to deliver", error)),
+                Event::Cancelled(index) => {
+                    let queue = queue_of(&self.reader.channels[index], &self.reader.group);
+                    tracing::warn!(
+                        queue,
+                        "RabbitMQ stopped delivering, was the queue deleted? Declaring it again."
+                    );
+                    session.resume(&self.reader, index).await
+                }
+            };
+            if outcome.is_err() {
+                break;
+            }
+        }
+        self.inbox.arrive(&self.reader, arrived);
+        outcome
+    }
+}
+
+async fn rebuild(dialer: &Dialer, reader: &Reader, inbox: &Inbox, delays: &mut Delays) -> Session {
+    sleep(delays.after_failure()).await;
+    let open = || Session::open(dialer, reader);
+    dialer.for_ever("consume", delays, open, |error| inbox.report(error)).await
+}
+
+/// Why a session ended.
+enum Ended {
+    Stopped,
+    Lost(String),
+}
+
+/// What comes from the broker, with the index of the channel.
+#[expect(clippy::large_enum_variant, reason = "nearly every event is a delivery")]
+enum Event {
+    Delivered(usize, AmqpDelivery),
+    Failed(lapin::Error),
+    Cancelled(usize),
+}
+
+/// One connection with one AMQP channel and a consumer per queue.
+struct Session {
+    connection: Connection,
+    amqp: Channel,
+    events: ReadyChunks<SelectAll<BoxStream<'static, Event>>>,
+}
+
+impl Session {
+    async fn open(dialer: &Dialer, reader: &Reader) -> Result<Self, Trouble> {
+        let connection = dialer.dial(&format!("consume {}", reader.group)).await?;
+        topology::declare(&connection, &reader.channels, Some(&reader.group)).await?;
+        let opening = |error| Trouble::of("to open an AMQP channel for consuming", error);
+        let amqp = connection.create_channel().await.map_err(opening)?;
+        amqp.basic_qos(reader.prefetch, BasicQosOptions::default()).await.map_err(opening)?;
+        let mut all = SelectAll::new();
+        // Keeps the stream from ending while a cancelled consumer is being replaced.
+        all.push(stream::pending().boxed());
+        let events = all.ready_chunks(DELIVERIES_PER_TURN);
+        let mut session = Self { connection, amqp, events };
+        for index in 0..reader.channels.len() {
+            session.consume(reader, index).await?;
+        }
+        Ok(session)
+    }
+
+    /// Consumes a queue again whose consumer the broker has cancelled.
+    async fn resume(&mut self, reader: &Reader, index: usize) -> Result<(), Trouble> {
+        let channel = &reader.channels[index..=index];
+        topology::declare(&self.connection, channel, Some(&reader.group)).await?;
+        self.consume(reader, index).await
+    }
+
+    async fn consume(&mut self, reader: &Reader, index: usize) -> Result<(), Trouble> {
+        let queue = queue_of(&reader.channels[index], &reader.group);
+        let consumer = self
+            .amqp
+            .basic_consume(
+                queue.as_str().into(),
+                // The broker makes up a tag, so that a new consumer is never taken for the cancelled one.
+                "".into(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            )
+            .await
+            .map_err(|error| Trouble::of(format!("to consume queue {queue}"), error))?;
+        let events = consumer
+            .map(move |delivered| match delivered {
+                Ok(delivery) => Event::Delivered(index, delivery),
+                Err(error) => Event::Failed(error),
+            })
+            .chain(ready(Event::Cancelled(index)).into_stream());
+        self.events.get_mut().push(events.boxed());
+        Ok(())
+    }
+}
+
+/// Tells the broker, in this order.
+async fn tell(amqp: &Channel, tellings: Vec<Telling>) -> Result<(), Trouble> {
+    let mut under_way = Vec::with_capacity(tellings.len());
+    for telling in tellings {
+        let mut frame = Box::pin(maybe_done(tell_one(amqp, telling)));
+        // The first poll queues the frame, so the order is this loop's; waiting for each would send one at a time.
+        let _ = futures::poll!(frame.as_mut());
+        under_way.push(frame);
+    }
+    for mut frame in under_way {
+        frame.as_mut().await;
+        if let Some(Err(error)) = frame.as_mut().take_output() {
+            return Err(Trouble::of("to take settlements", error));
+        }
+    }
+    Ok(())
+}
+
+async fn tell_one(amqp: &Channel, telling: Telling) -> lapin::Result<()> {
+    match telling {
+        Telling::AckThrough(tag) => amqp.basic_ack(tag, BasicAckOptions { multiple: true }).await,
+        Telling::Ack(tag) => amqp.basic_ack(tag, BasicAckOptions::default()).await,
+        Telling::Requeue(tag) => amqp.basic_reject(tag, BasicRejectOptions { requeue: true }).await,
+    }
+}
