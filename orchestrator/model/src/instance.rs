@@ -16,24 +16,15 @@ use uuid::Uuid;
 /// Ids of instances, and of all effects, are UUIDv5 under this name space.
 const NAMESPACE: Uuid = Uuid::from_u128(0x6469_7269_6765_6e74_0000_7361_6761_0001);
 
-/// Names one run of a saga.
+/// Names the place of a saga for one business key. Runs of the same key follow each other in the same place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct InstanceId(pub Uuid);
 
 impl InstanceId {
-    /// The id of a definition's run for a key. The first run is number 0.
-    pub fn of(definition: &str, key: &Key, run: u32) -> Self {
-        let name = format!("{definition}\0{key}\0{run}");
+    /// The id for a definition's name and a key.
+    pub fn of(definition: &str, key: &Key) -> Self {
+        let name = format!("{definition}\0{key}");
         Self(Uuid::new_v5(&NAMESPACE, name.as_bytes()))
-    }
-
-    /// The stable key of one effect: the same for every attempt, restart and replay.
-    pub fn idempotency_key(self, node: &str, leg: Leg) -> Uuid {
-        let mut name = Vec::with_capacity(node.len() + 12);
-        name.extend_from_slice(node.as_bytes());
-        name.push(0);
-        name.extend_from_slice(leg.as_str().as_bytes());
-        Uuid::new_v5(&self.0, &name)
     }
 }
 
@@ -259,7 +250,7 @@ pub struct Trace {
 /// Everything of an instance but its data and history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Core {
-    /// Names this run.
+    /// Names its place.
     pub id: InstanceId,
     /// The definition's name.
     pub definition: String,
@@ -319,6 +310,19 @@ impl fmt::Debug for Instance {
 pub const EARLY_EVENTS_MAX: usize = 16;
 
 impl Core {
+    /// The stable key of one effect: the same for every attempt, restart and replay, another one in another run.
+    pub fn idempotency_key(&self, node: &str, leg: Leg) -> Uuid {
+        let run = match self.run {
+            0 => self.id.0,
+            run => Uuid::new_v5(&self.id.0, &run.to_be_bytes()),
+        };
+        let mut name = Vec::with_capacity(node.len() + 12);
+        name.extend_from_slice(node.as_bytes());
+        name.push(0);
+        name.extend_from_slice(leg.as_str().as_bytes());
+        Uuid::new_v5(&run, &name)
+    }
+
     /// What is known of a node.
     pub fn state(&self, node: NodeId) -> &NodeState {
         &self.nodes[node.index()]

@@ -76,7 +76,7 @@ impl Turn<'_> {
     /// Why a reply does not count; `None` when it does.
     fn not_awaited(&self, reply: &Reply) -> Option<Why> {
         let expected =
-            self.instance.core.id.idempotency_key(self.graph().name_of(reply.node), reply.leg);
+            self.instance.core.idempotency_key(self.graph().name_of(reply.node), reply.leg);
         if reply.key.is_some_and(|key| key != expected) {
             return Some(Why::OtherKey);
         }

@@ -152,7 +152,7 @@ impl Turn<'_> {
                 format: to.format,
                 name: to.name.clone(),
                 body,
-                idempotency_key: self.instance.core.id.idempotency_key(graph.name_of(node), leg),
+                idempotency_key: self.instance.core.idempotency_key(graph.name_of(node), leg),
             })),
             Err(error) => self.attempt_failed(
                 node,
@@ -220,7 +220,7 @@ impl Turn<'_> {
 
     fn rest(&mut self, node: NodeId, leg: Leg, mut ask: Ask, retry: &Retry) {
         let graph = self.graph();
-        let seed = self.instance.core.id.idempotency_key(graph.name_of(node), leg).as_u64_pair().0;
+        let seed = self.instance.core.idempotency_key(graph.name_of(node), leg).as_u64_pair().0;
         ask.next = Next::AskAgain(self.now + retry.delay(ask.attempt, seed));
         let state = match (leg, self.state(node)) {
             (Leg::Compensate, NodeState::Undoing(done, _)) => NodeState::Undoing(done.clone(), ask),

@@ -49,7 +49,7 @@ pub fn start(
     let graph = plan.graph();
     let data = plan.begin(start.body, codec)?;
     let core = Core {
-        id: InstanceId::of(&graph.name, &start.key, start.run),
+        id: InstanceId::of(&graph.name, &start.key),
         definition: graph.name.clone(),
         version: graph.version,
         fingerprint: plan.fingerprint(),
@@ -197,7 +197,7 @@ impl<'a> Turn<'a> {
                 channel: to.0.into(),
                 name: to.1.into(),
                 body,
-                id: self.instance.core.id.idempotency_key(place, Leg::Do),
+                id: self.instance.core.idempotency_key(place, Leg::Do),
             }),
             Err(error) => {
                 self.raise(node.unwrap_or(Graph::ROOT), Leg::Do, &format!("publishing: {error}"))
