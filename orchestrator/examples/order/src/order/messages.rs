@@ -13,7 +13,7 @@ pub const ORDER_APPROVALS: Channel = Channel::json("order-approvals");
 pub const ORDER_EVENTS: Channel = Channel::json("order-events");
 /// Commands to the inventory.
 pub const INVENTORY: Channel = Channel::json("inventory");
-/// Commands to the payment service, in Avro: the one that was there before.
+/// Commands to the payment service; in Avro, the others in JSON.
 pub const PAYMENT: Channel = Channel::avro("payment");
 /// Commands to the shipping service.
 pub const SHIPPING: Channel = Channel::json("shipping");
