@@ -274,6 +274,8 @@ pub struct Core {
     pub incidents: Vec<Incident>,
     /// Events kept for waits not yet open.
     pub early: Vec<Early>,
+    /// Ids of the latest events that were taken, so that one delivered again is not given to a later wait.
+    pub events_taken: Vec<String>,
     /// When it began.
     pub started_at: Timestamp,
     /// When it ended.
@@ -308,6 +310,9 @@ impl fmt::Debug for Instance {
 
 /// Events an instance keeps for waits that are not open yet.
 pub const EARLY_EVENTS_MAX: usize = 16;
+
+/// Ids of taken events an instance remembers. Redelivery is a matter of a few messages; waits are few too.
+pub const EVENTS_TAKEN_MAX: usize = 32;
 
 impl Core {
     /// The stable key of one effect: the same for every attempt, restart and replay, another one in another run.

@@ -22,7 +22,7 @@ pub(super) enum Shape {
     Sequence(Vec<Shape>),
     Step {
         name: String,
-        step: super::graph::Step,
+        step: Box<super::graph::Step>,
         act: Act,
     },
     Wait {
@@ -245,7 +245,7 @@ impl<D: Data, C: Command, R, T> StepDraft<D, C, R, T> {
             retry: self.retry,
             way_back,
         };
-        Block::of(Shape::Step { name: self.name, step, act: Act::Step(act) })
+        Block::of(Shape::Step { name: self.name, step: Box::new(step), act: Act::Step(act) })
     }
 }
 

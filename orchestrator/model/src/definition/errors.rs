@@ -84,6 +84,26 @@ pub enum DefinitionError {
         /// Which block.
         name: String,
     },
+    /// A wait is let on and refused by one and the same event, or the event cancels the saga.
+    #[error(
+        "`{name}` awaits `{event}`, which also refuses or cancels; it could not be told which is meant"
+    )]
+    EventAmbiguous {
+        /// Which wait.
+        name: String,
+        /// Which event.
+        event: String,
+    },
+    /// Two of a step's answers have one name.
+    #[error(
+        "two answers to `{name}` are called `{reply}`; success, rejection and `Failure` need names of their own"
+    )]
+    ReplyAmbiguous {
+        /// Which step.
+        name: String,
+        /// Which name.
+        reply: String,
+    },
     /// The start event is awaited later too.
     #[error(
         "`{event}` both starts the saga and is awaited by it; it could not be told which is meant"

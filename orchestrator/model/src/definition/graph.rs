@@ -216,9 +216,10 @@ impl Graph {
         &self.node(id).name
     }
 
-    /// The node of a name.
+    /// The node that its author called `name`. Sequences are called after their place and never found.
     pub fn find(&self, name: &str) -> Option<NodeId> {
-        self.ids().find(|id| self.name_of(*id) == name)
+        let is_named = |id: &NodeId| !matches!(self.node(*id).kind, Kind::Sequence { .. });
+        self.ids().filter(is_named).find(|id| self.name_of(*id) == name)
     }
 
     /// All places, parents first.

@@ -273,9 +273,7 @@ impl Laid {
         let id = NodeId(u16::try_from(self.nodes.len()).unwrap_or(u16::MAX));
         let (name, kind, act) = match &shape {
             Shape::Sequence(_) => (fallback.into(), Kind::Sequence { children: Vec::new() }, None),
-            Shape::Step { name, step, .. } => {
-                (name.clone(), Kind::Step(Box::new(step.clone())), None)
-            }
+            Shape::Step { name, step, .. } => (name.clone(), Kind::Step(step.clone()), None),
             Shape::Wait { name, kind, .. } => (name.clone(), kind.clone(), None),
             Shape::All { name, .. } => (name.clone(), Kind::All { branches: Vec::new() }, None),
             Shape::Choose { name, .. } => {

@@ -4,6 +4,7 @@ use super::{
     errors::{DefinitionError, DefinitionErrors},
     graph::{Graph, Kind, NodeId, OnTimeout, WayBack},
 };
+use crate::message::{Failure, Message};
 use std::collections::BTreeSet;
 
 /// Finds every mistake.
@@ -46,6 +47,10 @@ fn blocks(graph: &Graph, errors: &mut Vec<DefinitionError>) {
     if matches!(&graph.node(Graph::ROOT).kind, Kind::Sequence { children } if children.is_empty()) {
         errors.push(DefinitionError::Empty);
     }
+    if graph.deadline.is_some_and(|span| span.is_zero()) {
+        errors.push(DefinitionError::NoTime { name: graph.name.clone() });
+    }
+    ambiguities(graph, errors);
     for node in &graph.nodes {
         let name = || node.name.clone();
         let no_time = match &node.kind {
@@ -76,6 +81,48 @@ fn blocks(graph: &Graph, errors: &mut Vec<DefinitionError>) {
         };
         if no_time {
             errors.push(DefinitionError::NoTime { name: name() });
+        }
+    }
+}
+
+/// Messages are told apart by their names: where two meanings share a name, the first would always be taken.
+fn ambiguities(graph: &Graph, errors: &mut Vec<DefinitionError>) {
+    let cancels = |event: &str| graph.cancelled_by.iter().any(|known| known.name == event);
+    for node in &graph.nodes {
+        let name = || node.name.clone();
+        match &node.kind {
+            Kind::Wait { event, refusing, .. } => {
+                let refused = refusing.as_ref().map(|refusing| refusing.name.as_str());
+                let twice = refused == Some(event.name.as_str());
+                if let Some(event) = refused
+                    .filter(|event| twice || cancels(event))
+                    .or_else(|| cancels(&event.name).then_some(&event.name))
+                {
+                    errors.push(DefinitionError::EventAmbiguous {
+                        name: name(),
+                        event: event.into(),
+                    });
+                }
+            }
+            Kind::Step(step) => {
+                let undone = match &step.way_back {
+                    WayBack::Compensated { success, .. } => Some(success),
+                    WayBack::Nothing { .. } | WayBack::Pivot | WayBack::Retriable => None,
+                };
+                let replies = [Some(&step.success), step.rejection.as_ref(), undone];
+                let shared = replies.into_iter().flatten().find(|reply| *reply == Failure::NAME);
+                let shared =
+                    shared.or(step.rejection.as_ref().filter(|name| **name == step.success));
+                if let Some(reply) = shared {
+                    let reply = reply.clone();
+                    errors.push(DefinitionError::ReplyAmbiguous { name: name(), reply });
+                }
+            }
+            Kind::Sequence { .. }
+            | Kind::All { .. }
+            | Kind::Choose { .. }
+            | Kind::Publish { .. }
+            | Kind::Pause { .. } => {}
         }
     }
 }

@@ -77,7 +77,8 @@ impl Turn<'_> {
     fn not_awaited(&self, reply: &Reply) -> Option<Why> {
         let expected =
             self.instance.core.idempotency_key(self.graph().name_of(reply.node), reply.leg);
-        if reply.key.is_some_and(|key| key != expected) {
+        // A later run follows in the same place: there, a reply without a key may be one to the run before.
+        if reply.key.map_or(self.instance.core.run > 0, |key| key != expected) {
             return Some(Why::OtherKey);
         }
         let ask = match (reply.leg, self.state(reply.node)) {
@@ -92,8 +93,7 @@ impl Turn<'_> {
         };
         // A success or a rejection is true whichever attempt brought it; a failure speaks of its own attempt only.
         let is_failure = reply.name == Failure::NAME;
-        let settled =
-            is_resting(ask, self.now) || matches!(self.state(reply.node), NodeState::Stuck(..));
+        let settled = is_resting(ask) || matches!(self.state(reply.node), NodeState::Stuck(..));
         let earlier = reply.attempt.is_some_and(|attempt| attempt != ask.attempt);
         (is_failure && (settled || earlier)).then_some(Why::EarlierAttempt)
     }
@@ -213,11 +213,12 @@ impl Turn<'_> {
 
     fn deadline_over(&mut self) -> Outcome {
         self.instance.core.deadline = None;
-        let told =
-            Told { what: What::TimedOut, node: None, note: Some("the saga's deadline".into()) };
+        let told = Told { what: What::TimedOut, node: None, note: None };
         if self.is_pivot_asked() {
-            return (Verdict::Ignored(Why::PastPivot), told);
+            let note = "the saga's deadline, too late: its pivot has been asked for";
+            return (Verdict::Applied, told.noting(note));
         }
+        let told = told.noting("the saga's deadline");
         let cause = self.cause(None, CauseKind::Deadline, "the saga took too long");
         self.turn_back(cause);
         (Verdict::Applied, told)

@@ -29,23 +29,13 @@ impl Turn<'_> {
         for node in self.graph().ids() {
             let settled = match self.state(node) {
                 NodeState::Waiting(_) => NodeState::Ended,
-                NodeState::Open(ask) if is_resting(ask, self.now) => {
-                    self.settle_incident_of(node);
-                    continue;
-                }
+                NodeState::Open(ask) if is_resting(ask) && ask.doubt => NodeState::InDoubt,
+                NodeState::Open(ask) if is_resting(ask) => NodeState::NoEffect(NoEffect::Failed),
                 _ => continue,
             };
             self.set(node, settled);
+            self.settle_incident(node, Leg::Do);
         }
-    }
-
-    fn settle_incident_of(&mut self, node: NodeId) {
-        let settled = match self.state(node) {
-            NodeState::Open(ask) if ask.doubt => NodeState::InDoubt,
-            _ => NodeState::NoEffect(NoEffect::Failed),
-        };
-        self.set(node, settled);
-        self.settle_incident(node, Leg::Do);
     }
 
     /// Undoes what can be undone now; ends when nothing is left.

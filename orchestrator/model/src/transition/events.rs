@@ -7,7 +7,9 @@ use crate::{
     decision::Unreadable,
     definition::{Kind, NodeId},
     history::{Verdict, What, Why},
-    instance::{CauseKind, EARLY_EVENTS_MAX, Early, NodeState, Status},
+    instance::{
+        CauseKind, Core, EARLY_EVENTS_MAX, EVENTS_TAKEN_MAX, Early, Leg, NodeState, Status,
+    },
     message::Body,
 };
 use std::time::Duration;
@@ -22,9 +24,12 @@ impl Turn<'_> {
         body: Body,
         cause: Option<String>,
     ) -> Result<Outcome, Unreadable> {
-        let told = Told { what: What::Event, node: None, note: Some(name.into()) };
+        let told = Told { what: What::Event, node: None, note: None }.noting(name);
         if self.status().is_end() {
             return Ok(told.ignored(Why::HasEnded));
+        }
+        if cause.as_ref().is_some_and(|id| self.has_seen(id)) {
+            return Ok((Verdict::Duplicate, told));
         }
         if self.graph().cancelled_by.iter().any(|event| event.name == name) {
             return self.cancelled_by_event(name, &body);
@@ -33,14 +38,11 @@ impl Turn<'_> {
         if let Some(node) =
             waits.iter().copied().find(|id| matches!(self.state(*id), NodeState::Waiting(_)))
         {
-            self.take_event(node, name, &body)?;
+            self.take_event(node, name, &body, cause)?;
             return Ok((Verdict::Applied, Told { node: Some(node), ..told }));
         }
         if self.status() == Status::Running && waits.iter().any(|id| self.may_be_reached(*id)) {
             let early = &mut self.instance.core.early;
-            if cause.is_some() && early.iter().any(|known| known.cause == cause) {
-                return Ok((Verdict::Duplicate, told));
-            }
             if early.len() >= EARLY_EVENTS_MAX {
                 return Ok(told.ignored(Why::TooManyEarly));
             }
@@ -48,6 +50,11 @@ impl Turn<'_> {
             return Ok((Verdict::Deferred, told));
         }
         Ok(told.ignored(Why::NotAwaited))
+    }
+
+    fn has_seen(&self, id: &String) -> bool {
+        let Core { early, events_taken, .. } = &self.instance.core;
+        events_taken.contains(id) || early.iter().any(|kept| kept.cause.as_ref() == Some(id))
     }
 
     fn awaits(&self, node: NodeId, name: &str) -> bool {
@@ -76,7 +83,13 @@ impl Turn<'_> {
         matches!(self.state(node), NodeState::Idle)
     }
 
-    fn take_event(&mut self, node: NodeId, name: &str, body: &Body) -> Result<(), Unreadable> {
+    fn take_event(
+        &mut self,
+        node: NodeId,
+        name: &str,
+        body: &Body,
+        cause: Option<String>,
+    ) -> Result<(), Unreadable> {
         self.plan.behaviour().event(
             Some(node),
             name,
@@ -84,6 +97,10 @@ impl Turn<'_> {
             body,
             self.codec,
         )?;
+        let taken = &mut self.instance.core.events_taken;
+        taken.extend(cause);
+        taken.drain(..taken.len().saturating_sub(EVENTS_TAKEN_MAX));
+        self.settle_incident(node, Leg::Do);
         let lets_on =
             matches!(&self.graph().node(node).kind, Kind::Wait { event, .. } if event.name == name);
         if lets_on {
@@ -105,16 +122,16 @@ impl Turn<'_> {
             self.instance.core.early.iter().position(|kept| self.awaits(node, &kept.event))
         {
             let kept = self.instance.core.early.remove(at);
-            if self.take_event(node, &kept.event, &kept.body).is_ok() {
+            if self.take_event(node, &kept.event, &kept.body, kept.cause).is_ok() {
                 return;
             }
             let text = format!("the kept event {} can't be read", kept.event);
-            self.raise(node, crate::instance::Leg::Do, &text);
+            self.raise(node, Leg::Do, &text);
         }
     }
 
     fn cancelled_by_event(&mut self, name: &str, body: &Body) -> Result<Outcome, Unreadable> {
-        let told = Told { what: What::Cancelled, node: None, note: Some(name.into()) };
+        let told = Told { what: What::Cancelled, node: None, note: None }.noting(name);
         if self.status() == Status::TurningBack {
             return Ok(told.ignored(Why::TurningBackAlready));
         }

@@ -9,9 +9,12 @@ use crate::{
     history::What,
     instance::{Ask, CauseKind, Leg, Next, NoEffect, NodeState, Status},
     retry::Retry,
-    time::Timestamp,
 };
 use std::time::Duration;
+
+/// The shortest delay once a policy is exhausted and asking goes on all the same. A policy without delays, or a command
+/// that can't be written, must not ask without pause for as long as its incident is open.
+const EXHAUSTED_DELAY_MIN: Duration = Duration::from_secs(1);
 
 impl Turn<'_> {
     /// Enters a node that was not reached before.
@@ -193,16 +196,18 @@ impl Turn<'_> {
             }
             // Ask again instead of turning back: behind the pivot there is no way back.
             (Leg::Do, WayBack::Retriable) => {
-                if !again {
+                if again {
+                    self.rest(node, leg, ask, retry);
+                } else {
                     self.raise(node, leg, trouble.text);
+                    self.rest_at_least(node, leg, ask, retry, EXHAUSTED_DELAY_MIN);
                 }
-                self.rest(node, leg, ask, retry);
             }
             _ if again && self.status() == Status::Running => self.rest(node, leg, ask, retry),
             // Ask again instead of turning back: a pivot in doubt can be neither compensated nor ignored.
             (Leg::Do, WayBack::Pivot) if ask.doubt => {
                 self.raise(node, leg, trouble.text);
-                self.rest(node, leg, ask, retry);
+                self.rest_at_least(node, leg, ask, retry, EXHAUSTED_DELAY_MIN);
             }
             (Leg::Do, _) => {
                 let settled = match (ask.doubt, trouble.is_unsent()) {
@@ -218,10 +223,21 @@ impl Turn<'_> {
         }
     }
 
-    fn rest(&mut self, node: NodeId, leg: Leg, mut ask: Ask, retry: &Retry) {
+    fn rest(&mut self, node: NodeId, leg: Leg, ask: Ask, retry: &Retry) {
+        self.rest_at_least(node, leg, ask, retry, Duration::ZERO);
+    }
+
+    fn rest_at_least(
+        &mut self,
+        node: NodeId,
+        leg: Leg,
+        mut ask: Ask,
+        retry: &Retry,
+        shortest: Duration,
+    ) {
         let graph = self.graph();
         let seed = self.instance.core.idempotency_key(graph.name_of(node), leg).as_u64_pair().0;
-        ask.next = Next::AskAgain(self.now + retry.delay(ask.attempt, seed));
+        ask.next = Next::AskAgain(self.now + retry.delay(ask.attempt, seed).max(shortest));
         let state = match (leg, self.state(node)) {
             (Leg::Compensate, NodeState::Undoing(done, _)) => NodeState::Undoing(done.clone(), ask),
             _ => NodeState::Open(ask),
@@ -232,6 +248,7 @@ impl Turn<'_> {
     /// A wait's or a pause's time is over.
     pub(super) fn wait_over(&mut self, node: NodeId) -> What {
         let graph = self.graph();
+        self.settle_incident(node, Leg::Do);
         match &graph.node(node).kind {
             Kind::Wait { on_timeout: OnTimeout::Reject, event, .. } => {
                 self.set(node, NodeState::Ended);
@@ -311,6 +328,6 @@ fn terms(step: &Step, leg: Leg) -> (&MessageRef, Duration, &Retry) {
 }
 
 /// Whether an ask is between two attempts.
-pub(super) fn is_resting(ask: &Ask, _now: Timestamp) -> bool {
+pub(super) fn is_resting(ask: &Ask) -> bool {
     matches!(ask.next, Next::AskAgain(_))
 }

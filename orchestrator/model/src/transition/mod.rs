@@ -24,6 +24,9 @@ use crate::{
 /// Characters kept of a text that came from outside, in causes, incidents and history.
 const TEXT_CHARS_MAX: usize = 200;
 
+/// Where the event that tells of the end gets its id from. No block can be called so: its id is never another one's.
+const END_PLACE: &str = "/end";
+
 /// What a start event brings along.
 #[derive(Debug, Clone)]
 pub struct Start<'a> {
@@ -61,6 +64,7 @@ pub fn start(
         cause: None,
         incidents: Vec::new(),
         early: Vec::new(),
+        events_taken: Vec::new(),
         started_at: now,
         ended_at: None,
         deadline: graph.deadline.map(|span| now + span),
@@ -220,7 +224,7 @@ impl<'a> Turn<'a> {
         let event = if completed { &ends.completed } else { &ends.failed };
         let body = self.plan.behaviour().end(completed, &*self.instance.data, self.codec);
         if let (Some(event), Some(body)) = (event, body) {
-            self.publish(None, "end", body, (&event.channel, &event.name));
+            self.publish(None, END_PLACE, body, (&event.channel, &event.name));
         }
     }
 

@@ -4,7 +4,7 @@ use super::{Outcome, Told, Turn};
 use crate::{
     decision::Action,
     history::{Verdict, What, Why},
-    instance::{Ask, CauseKind, Leg, NodeState, Status},
+    instance::{Ask, CauseKind, Leg, Next, NodeState, Status},
 };
 
 impl Turn<'_> {
@@ -35,6 +35,10 @@ impl Turn<'_> {
             Action::Retry(node) => {
                 let told = Told { node: Some(*node), ..told };
                 let (leg, ask) = match self.instance.core.nodes.get(node.index()) {
+                    // Turning back, what is open only settles: no further attempt starts.
+                    Some(NodeState::Open(_)) if self.status() == Status::TurningBack => {
+                        return told.ignored(Why::TurningBackAlready);
+                    }
                     Some(NodeState::Open(ask)) => (Leg::Do, ask.clone()),
                     Some(NodeState::Undoing(_, ask) | NodeState::Stuck(_, ask)) => {
                         (Leg::Compensate, ask.clone())
@@ -42,18 +46,31 @@ impl Turn<'_> {
                     _ => return told.ignored(Why::NoIncident),
                 };
                 self.settle_incident(*node, leg);
-                self.ask(*node, leg, Ask { attempt: ask.attempt.saturating_add(1), ..ask });
+                // The attempt under way is given up without its answer: it may still take effect.
+                let doubt = ask.doubt || matches!(ask.next, Next::GiveUp(_));
+                let attempt = ask.attempt.saturating_add(1);
+                self.ask(*node, leg, Ask { attempt, doubt, ..ask });
                 (Verdict::Applied, told)
             }
             Action::Resolve(node) => {
                 let told = Told { node: Some(*node), ..told };
-                let Some(NodeState::Stuck(..)) = self.instance.core.nodes.get(node.index()) else {
-                    return told.ignored(Why::NoIncident);
-                };
-                self.settle_incident(*node, Leg::Compensate);
-                self.set(*node, NodeState::Resolved);
-                self.go_back();
-                (Verdict::Applied, told)
+                let known = self.instance.core.incidents.iter().any(|known| known.node == *node);
+                match self.instance.core.nodes.get(node.index()) {
+                    Some(NodeState::Stuck(..)) => {
+                        self.settle_incident(*node, Leg::Compensate);
+                        self.set(*node, NodeState::Resolved);
+                        self.go_back();
+                        (Verdict::Applied, told)
+                    }
+                    // A step behind the pivot is asked until it is done: no word can stand for its reply.
+                    Some(NodeState::Open(_)) => told.ignored(Why::NoIncident),
+                    // An event that could not be written or read: seen to by hand, and nothing to wait for.
+                    Some(_) if known => {
+                        self.settle_incident(*node, Leg::Do);
+                        (Verdict::Applied, told)
+                    }
+                    _ => told.ignored(Why::NoIncident),
+                }
             }
         }
     }
