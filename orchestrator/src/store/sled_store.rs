@@ -62,7 +62,7 @@ impl Default for StoreOptions {
 pub struct SledStore {
     db: sled::Db,
     trees: HashMap<Space, sled::Tree>,
-    /// sled's file, to sync it ourselves. Opened before anything is written, so that no error is missed.
+    /// sled's file, to sync it ourselves. Opened before the first record is written, so that no error of the disk is missed.
     file: File,
     /// One writer at a time: which pieces of an old value are stale is read before they are removed.
     writing: Mutex<()>,
