@@ -126,14 +126,16 @@ impl RabbitMqSink {
         }
     }
 
-    /// Why no line was there in time.
-    fn absence(&self) -> String {
-        let seconds = self.dialer.settings().confirm_time_max.as_secs();
+    /// Why the window was not decided in time. `line` is the one it went out on, or would have.
+    fn silence(&self, line: Option<&Line>) -> String {
+        let limit = self.dialer.settings().confirm_time_max;
         let address = &self.dialer.settings().uri;
-        if self.line.as_ref().is_some_and(Line::is_blocked) {
-            format!("RabbitMQ at {address} takes no messages for want of memory or disk")
-        } else {
-            format!("RabbitMQ at {address} was not reached within {seconds}s")
+        match line {
+            Some(line) if line.is_blocked() => {
+                format!("RabbitMQ at {address} takes no messages for want of memory or disk")
+            }
+            Some(_) => format!("RabbitMQ at {address} did not confirm within {}s", limit.as_secs()),
+            None => format!("RabbitMQ at {address} was not reached within {}s", limit.as_secs()),
         }
     }
 
@@ -185,8 +187,7 @@ impl RabbitMqSink {
 #[async_trait]
 impl Sink for RabbitMqSink {
     async fn send(&mut self, window: &[Message]) -> Vec<Sent> {
-        let limit = self.dialer.settings().confirm_time_max;
-        let deadline = Instant::now() + limit;
+        let deadline = Instant::now() + self.dialer.settings().confirm_time_max;
         let mut hearing = Hearing::new(window.len());
         let mut sendable = Vec::with_capacity(window.len());
         for (index, message) in window.iter().enumerate() {
@@ -199,14 +200,12 @@ impl Sink for RabbitMqSink {
             return window::decide(window, &hearing.heard, &[], &End::Complete);
         }
         let Ok(line) = timeout_at(deadline, self.take_line()).await else {
-            let end = End::TimedOut(self.absence());
+            let end = End::TimedOut(self.silence(self.line.as_ref()));
             return window::decide(window, &hearing.heard, &[], &end);
         };
         let in_time = timeout_at(deadline, publish(&line.amqp, sendable, &mut hearing)).await;
         let end = match (in_time, hearing.broken.take()) {
-            (Err(_), _) => {
-                End::TimedOut(format!("RabbitMQ did not confirm within {}s", limit.as_secs()))
-            }
+            (Err(_), _) => End::TimedOut(self.silence(Some(&line))),
             (Ok(()), None) => End::Complete,
             (Ok(()), Some(error)) => {
                 let silent = silent_exchanges(window, &hearing.heard);
