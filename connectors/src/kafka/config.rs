@@ -1,0 +1,224 @@
+//! The settings of the Kafka connector, and the clients of librdkafka they lead to.
+
+use super::NAME;
+use crate::ConnectorError;
+use rdkafka::ClientConfig;
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+/// How long an opening waits for the brokers to answer, unless set otherwise.
+pub const OPEN_WAIT_MAX: Duration = Duration::from_secs(20);
+
+/// How long a window waits for its confirmations before the rest is unknown, unless set otherwise.
+pub const SEND_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// After how long without a sign of life the brokers give up the owner of a group, unless set otherwise.
+/// A restart after a crash waits that long. Brokers refuse less than six seconds by default.
+pub const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a producer gathers messages for one request (ms). A window is handed over as a whole, so there is little to wait for.
+const LINGER_MS: u32 = 1;
+
+/// Properties that the promises of this connector rest on.
+const OURS: &[&str] = &[
+    "acks",
+    "auto.offset.reset",
+    "bootstrap.servers",
+    "client.id",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.idempotence",
+    "group.id",
+    "group.instance.id",
+    "group.protocol",
+    "isolation.level",
+    "message.timeout.ms",
+    "metadata.broker.list",
+    "partition.assignment.strategy",
+    "request.required.acks",
+    "session.timeout.ms",
+];
+
+/// How to reach Kafka, and what to create there.
+#[derive(Clone)]
+pub struct KafkaSettings {
+    /// `host:port` of one or more brokers, separated by commas.
+    pub bootstrap: String,
+    /// More properties of librdkafka, for example for TLS and SASL. Values may be secrets and are never shown.
+    pub properties: BTreeMap<String, String>,
+    /// Partitions of the topics that are created here.
+    pub partitions: u32,
+    /// Replicas of the topics that are created here; `None` leaves it to the brokers.
+    pub replicas: Option<u16>,
+    /// How long an opening waits for the brokers.
+    pub open_wait_max: Duration,
+    /// How long a window waits for its confirmations.
+    pub send_wait_max: Duration,
+    /// After how long without a sign of life the owner of a group is given up.
+    pub session_timeout: Duration,
+}
+
+impl KafkaSettings {
+    /// The usual settings for the brokers at `bootstrap`.
+    pub fn new(bootstrap: impl Into<String>) -> Self {
+        Self {
+            bootstrap: bootstrap.into(),
+            properties: BTreeMap::new(),
+            partitions: 6,
+            replicas: None,
+            open_wait_max: OPEN_WAIT_MAX,
+            send_wait_max: SEND_WAIT_MAX,
+            session_timeout: SESSION_TIMEOUT,
+        }
+    }
+
+    /// Refuses what would break a promise.
+    pub(super) fn check(&self) -> Result<(), ConnectorError> {
+        let wrong = |setting: &str, text: &str| {
+            Err(ConnectorError::Setting {
+                connector: NAME,
+                setting: setting.to_owned(),
+                text: text.to_owned(),
+            })
+        };
+        if self.bootstrap.trim().is_empty() {
+            return wrong("bootstrap", "it is empty; name at least one broker as host:port");
+        }
+        if self.partitions == 0 {
+            return wrong("partitions", "a topic has at least one partition");
+        }
+        match self.properties.keys().find(|name| OURS.contains(&name.as_str())) {
+            Some(name) => wrong(
+                name,
+                "the connector sets this property itself, because its promises rest on it; remove it",
+            ),
+            None => Ok(()),
+        }
+    }
+
+    fn client(&self, role: &str) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        for (name, value) in &self.properties {
+            config.set(name, value);
+        }
+        config
+            .set("bootstrap.servers", &self.bootstrap)
+            .set("client.id", client_id(role))
+            .set("topic.metadata.propagation.max.ms", "10000");
+        config
+    }
+
+    /// Asks for metadata, never creates a topic by asking.
+    pub(super) fn probe(&self) -> ClientConfig {
+        let mut config = self.client("probe");
+        config.set("allow.auto.create.topics", "false");
+        config
+    }
+
+    pub(super) fn admin(&self) -> ClientConfig {
+        self.client("admin")
+    }
+
+    /// Reads partitions that are assigned by hand, from positions the brokers know nothing of.
+    pub(super) fn reader(&self, group: &str) -> ClientConfig {
+        let mut config = self.client("reader");
+        config
+            .set("group.id", group)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            // Earliest or latest would repeat or skip silently.
+            .set("auto.offset.reset", "error")
+            .set("isolation.level", "read_committed")
+            .set("check.crcs", "true")
+            .set("allow.auto.create.topics", "false")
+            .set("fetch.wait.max.ms", "100");
+        config
+    }
+
+    /// Holds the group, see [`super::ownership`].
+    pub(super) fn owner(&self, group: &str) -> ClientConfig {
+        let mut config = self.client("owner");
+        let session_ms = self.session_timeout.as_millis();
+        config
+            .set("group.id", group)
+            .set("group.protocol", "classic")
+            // The only strategy that leaves the partition with the one who has it when another one joins.
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("session.timeout.ms", session_ms.to_string())
+            .set("heartbeat.interval.ms", (session_ms / 4).max(100).to_string())
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            // Nothing is ever written to the topic of owners.
+            .set("auto.offset.reset", "latest")
+            .set("allow.auto.create.topics", "false");
+        config
+    }
+
+    pub(super) fn producer(&self) -> ClientConfig {
+        let mut config = self.client("producer");
+        if !self.properties.contains_key("linger.ms") {
+            config.set("linger.ms", LINGER_MS.to_string());
+        }
+        if !self.properties.contains_key("partitioner") {
+            // The one of the Java clients: whoever writes the same key reaches the same partition.
+            config.set("partitioner", "murmur2_random");
+        }
+        config
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("message.timeout.ms", self.send_wait_max.as_millis().max(1).to_string());
+        config
+    }
+}
+
+impl fmt::Debug for KafkaSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaSettings")
+            .field("bootstrap", &self.bootstrap)
+            .field("properties", &self.properties.keys())
+            .field("partitions", &self.partitions)
+            .field("replicas", &self.replicas)
+            .field("open_wait_max", &self.open_wait_max)
+            .field("send_wait_max", &self.send_wait_max)
+            .field("session_timeout", &self.session_timeout)
+            .finish()
+    }
+}
+
+/// Tells people on which machine and in which process to look: it is what the brokers show of a group's members.
+fn client_id(role: &str) -> String {
+    static CLIENTS: AtomicU64 = AtomicU64::new(0);
+    let number = CLIENTS.fetch_add(1, Ordering::Relaxed);
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .ok()
+        .or_else(|| std::env::var("HOSTNAME").ok());
+    let host =
+        host.as_deref().map(str::trim).filter(|host| !host.is_empty()).unwrap_or("unknown-host");
+    format!("dirigent-{role}-{host}-{}-{number}", std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_property_the_promises_rest_on_is_refused() {
+        let mut settings = KafkaSettings::new("localhost:9092");
+        assert!(settings.check().is_ok());
+        settings.properties.insert("enable.auto.commit".into(), "true".into());
+        let error = settings.check().expect_err("refused").to_string();
+        assert!(error.contains("enable.auto.commit"), "{error}");
+    }
+
+    #[test]
+    fn values_of_properties_are_never_shown() {
+        let mut settings = KafkaSettings::new("localhost:9092");
+        settings.properties.insert("sasl.password".into(), "hunter2".into());
+        let shown = format!("{settings:?}");
+        assert!(shown.contains("sasl.password") && !shown.contains("hunter2"), "{shown}");
+    }
+}

@@ -1,0 +1,50 @@
+//! What librdkafka tells beside its answers: its own log, and that brokers are gone or back.
+
+use rdkafka::{
+    ClientContext, config::RDKafkaLogLevel, consumer::ConsumerContext, error::KafkaError,
+    types::RDKafkaErrorCode,
+};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Forwards the log to ours, and says once that all brokers are gone.
+#[derive(Debug, Default)]
+pub(super) struct Context {
+    gone: AtomicBool,
+}
+
+impl Context {
+    /// Something was heard of a broker.
+    pub(super) fn heard(&self) {
+        if self.gone.load(Ordering::Relaxed) && self.gone.swap(false, Ordering::Relaxed) {
+            tracing::info!("Kafka answers again.");
+        }
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // librdkafka repeats itself on every reconnect, and calls an error what heals by itself.
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+                tracing::warn!(facility, message, "librdkafka reports trouble.");
+            }
+            RDKafkaLogLevel::Error
+            | RDKafkaLogLevel::Warning
+            | RDKafkaLogLevel::Notice
+            | RDKafkaLogLevel::Info
+            | RDKafkaLogLevel::Debug => tracing::debug!(facility, message, "librdkafka reports."),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            if !self.gone.swap(true, Ordering::Relaxed) {
+                tracing::warn!(reason, "Kafka can't be reached, trying until it can.");
+            }
+        } else {
+            tracing::debug!(%error, reason, "A Kafka client reports an error.");
+        }
+    }
+}
+
+impl ConsumerContext for Context {}

@@ -1,0 +1,169 @@
+//! What a reader thread has read and the async side has not settled: bounded, in order, shared by both and by the settlers.
+
+use super::{
+    NAME,
+    positions::{Mark, Start},
+};
+use crate::{ConnectorError, Delivery, Message, Receipt, Settle, Settler, receipts::Receipts};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::sync::Notify;
+
+/// A partition by the index of its topic in the source and its number.
+pub(super) type PartitionId = (usize, u32);
+
+/// A message with the place it was read from.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub(super) partition: PartitionId,
+    pub(super) offset: u64,
+    pub(super) message: Message,
+}
+
+#[derive(Debug)]
+pub(super) struct Inbox {
+    state: Mutex<State>,
+    arrived: Notify,
+    room: Condvar,
+    unsettled_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ready: VecDeque<Incoming>,
+    out: Receipts<Incoming>,
+    marks: BTreeMap<PartitionId, Mark>,
+    /// Why the reader has ended; the first to ask gets the error itself.
+    ended: Option<Option<ConnectorError>>,
+    closed: bool,
+}
+
+impl Inbox {
+    pub(super) fn new(unsettled_max: usize) -> Self {
+        let (arrived, room) = (Notify::new(), Condvar::new());
+        Self { state: Mutex::default(), arrived, room, unsettled_max: unsettled_max.max(1) }
+    }
+
+    // What the reader thread calls.
+
+    pub(super) fn begin(&self, partition: PartitionId, start: Start) {
+        self.lock().marks.insert(partition, Mark::starting_at(start));
+    }
+
+    /// How many messages may be read now; waits for a moment while there is no room.
+    pub(super) fn room(&self, wait: Duration) -> usize {
+        let room =
+            |state: &State| self.unsettled_max.saturating_sub(state.ready.len() + state.out.len());
+        let state = self.lock();
+        let full = |state: &mut State| !state.closed && room(state) == 0;
+        let waited = self.room.wait_timeout_while(state, wait, full);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        room(&state)
+    }
+
+    pub(super) fn push(&self, batch: Vec<Incoming>) {
+        let mut state = self.lock();
+        for incoming in batch {
+            state.marks.entry(incoming.partition).or_default().read(incoming.offset);
+            state.ready.push_back(incoming);
+        }
+        drop(state);
+        self.arrived.notify_one();
+    }
+
+    pub(super) fn end(&self, error: ConnectorError) {
+        self.lock().ended = Some(Some(error));
+        self.arrived.notify_one();
+    }
+
+    pub(super) fn closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    /// Everything below these offsets is settled.
+    pub(super) fn low_marks(&self) -> Vec<(PartitionId, u64)> {
+        self.lock()
+            .marks
+            .iter()
+            .filter_map(|(partition, mark)| Some((*partition, mark.low()?)))
+            .collect()
+    }
+
+    /// The offsets that are read next.
+    pub(super) fn next_offsets(&self) -> Vec<(PartitionId, Option<u64>)> {
+        self.lock().marks.iter().map(|(partition, mark)| (*partition, mark.next())).collect()
+    }
+
+    // What the async side calls.
+
+    pub(super) async fn receive(&self, max: usize) -> Result<Vec<Delivery>, ConnectorError> {
+        loop {
+            {
+                let mut state = self.lock();
+                if let Some(error) = &mut state.ended {
+                    return Err(error.take().unwrap_or_else(|| ConnectorError::Refused {
+                        connector: NAME,
+                        doing: "reading".into(),
+                        text: "this source has ended with an error before; open a new one".into(),
+                    }));
+                }
+                if !state.ready.is_empty() {
+                    let count = max.max(1).min(state.ready.len());
+                    return Ok((0..count).filter_map(|_| state.hand_out()).collect());
+                }
+            }
+            self.arrived.notified().await;
+        }
+    }
+
+    /// The async side is gone.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.room.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn hand_out(&mut self) -> Option<Delivery> {
+        let incoming = self.ready.pop_front()?;
+        let (message, offset) = (incoming.message.clone(), incoming.offset);
+        let (_, partition) = incoming.partition;
+        let receipt = self.out.insert(incoming);
+        Some(Delivery { message, partition, offset, receipt })
+    }
+}
+
+impl Settler for Inbox {
+    fn settle(&self, settlements: &[(Receipt, Settle)]) {
+        let mut again = Vec::new();
+        let mut state = self.lock();
+        for (receipt, settle) in settlements {
+            let Some(incoming) = state.out.remove(*receipt) else { continue };
+            match settle {
+                Settle::Done => {
+                    if let Some(mark) = state.marks.get_mut(&incoming.partition) {
+                        mark.settled(incoming.offset);
+                    }
+                }
+                Settle::Again => again.push(incoming),
+            }
+        }
+        again.sort_unstable_by_key(|incoming| (incoming.partition, incoming.offset));
+        let wake = !again.is_empty();
+        for incoming in again.into_iter().rev() {
+            state.ready.push_front(incoming);
+        }
+        drop(state);
+        if wake {
+            self.arrived.notify_one();
+        }
+        self.room.notify_one();
+    }
+}

@@ -1,0 +1,90 @@
+//! Kafka. The log remembers nothing about its readers that we rely on: positions come from the store.
+//!
+//! ```text
+//! log ─► reader thread (assigned by hand, owner of its group) ─► inbox ─► KafkaSource ─► settled: the low mark moves, a hint for others
+//! window ─► KafkaSink ─► librdkafka (idempotent, acks=all) ─► delivery reports ─► one outcome per message
+//! ```
+//!
+//! Positions the log does not have any more, or not yet, are refused: reading on would skip or repeat silently.
+
+mod closing;
+mod config;
+mod context;
+mod envelope;
+mod inbox;
+mod ownership;
+mod positions;
+mod reader;
+mod sink;
+mod source;
+mod topics;
+mod window;
+
+pub use config::{KafkaSettings, OPEN_WAIT_MAX, SEND_WAIT_MAX, SESSION_TIMEOUT};
+
+use crate::{ChannelSpec, Connector, ConnectorError, Memory, Sink, Source, SourceSpec};
+use async_trait::async_trait;
+use closing::Closing;
+use std::sync::Arc;
+use topics::Wanted;
+
+const NAME: &str = "kafka";
+
+/// A Kafka cluster. Dropping it waits a moment for its sources to leave their groups.
+#[derive(Debug)]
+pub struct KafkaConnector {
+    settings: Arc<KafkaSettings>,
+    closing: Arc<Closing>,
+}
+
+impl KafkaConnector {
+    /// Checks the settings; connects to nothing yet.
+    pub fn new(settings: KafkaSettings) -> Result<Self, ConnectorError> {
+        settings.check()?;
+        Ok(Self { settings: Arc::new(settings), closing: Arc::default() })
+    }
+
+    async fn create_missing(&self, wanted: Vec<Wanted>) -> Result<(), ConnectorError> {
+        let settings = self.settings.clone();
+        let created =
+            tokio::task::spawn_blocking(move || topics::create_missing(&settings, &wanted)).await;
+        created.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
+
+    fn wanted(&self, channels: &[ChannelSpec]) -> Vec<Wanted> {
+        let partitions = self.settings.partitions;
+        channels.iter().map(|channel| Wanted { name: channel.name.clone(), partitions }).collect()
+    }
+}
+
+#[async_trait]
+impl Connector for KafkaConnector {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn memory(&self) -> Memory {
+        Memory::Positions
+    }
+
+    async fn prepare(&self, channels: &[ChannelSpec]) -> Result<(), ConnectorError> {
+        self.create_missing(self.wanted(channels)).await
+    }
+
+    async fn source(&self, spec: SourceSpec) -> Result<Box<dyn Source>, ConnectorError> {
+        let mut wanted = self.wanted(&spec.channels);
+        wanted.push(Wanted { name: ownership::topic(&spec.group), partitions: 1 });
+        self.create_missing(wanted).await?;
+        Ok(Box::new(source::KafkaSource::open(self.settings.clone(), &self.closing, spec).await?))
+    }
+
+    async fn sink(&self) -> Result<Box<dyn Sink>, ConnectorError> {
+        Ok(Box::new(sink::KafkaSink::new(self.settings.clone())?))
+    }
+}
+
+impl Drop for KafkaConnector {
+    fn drop(&mut self) {
+        self.closing.wait();
+    }
+}

@@ -1,0 +1,409 @@
+//! The thread that reads: it owns the consumers, and nothing else touches them.
+//!
+//! ```text
+//! own the group ─► compare positions with the log ─► assign by hand ─► poll, as long as there is room ─► Inbox
+//! ```
+//!
+//! While there is no room it does not poll for messages: librdkafka's own queue fills up to its bound, and fetching stops there.
+//! The group is served all the time.
+
+use super::{
+    KafkaSettings, NAME,
+    context::Context,
+    envelope,
+    inbox::{Inbox, Incoming, PartitionId},
+    ownership::{Held, Ownership},
+    positions::{self, Start},
+    topics,
+};
+use crate::{ChannelSpec, ConnectorError, SourceSpec};
+use rdkafka::{
+    Message as _, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+    types::RDKafkaErrorCode,
+};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// How long one poll waits. A source that is dropped leaves its group within this time.
+const POLL_WAIT_MAX: Duration = Duration::from_millis(50);
+
+/// Messages handed over at once at the most, so that the async side begins before a large fetch is decoded.
+const BATCH_MAX: usize = 512;
+
+/// How often the offsets for lag displays are committed.
+const COMMIT_EVERY: Duration = Duration::from_secs(2);
+
+/// How often is looked whether a topic has more partitions than are read.
+const PARTITIONS_EVERY: Duration = Duration::from_secs(60);
+
+/// How long one question for offsets may take.
+const OFFSETS_WAIT_MAX: Duration = Duration::from_secs(5);
+
+pub(super) struct Reader {
+    settings: Arc<KafkaSettings>,
+    group: String,
+    channels: Vec<ChannelSpec>,
+    inbox: Arc<Inbox>,
+    partitions: BTreeMap<usize, u32>,
+    committed: BTreeMap<PartitionId, u64>,
+    /// The group was ours until its session was lost.
+    suspended: bool,
+    // Dropped in this order: reading ends before the group is left.
+    consumer: BaseConsumer<Context>,
+    ownership: Ownership,
+}
+
+impl Reader {
+    /// `None` when the source was closed before it was open.
+    pub(super) fn open(
+        settings: Arc<KafkaSettings>,
+        spec: SourceSpec,
+        inbox: Arc<Inbox>,
+    ) -> Result<Option<Self>, ConnectorError> {
+        let doing = || format!("opening group {}", spec.group);
+        let mut ownership = Ownership::join(settings.clone(), &spec.group)?;
+        let mut deadline = Instant::now() + settings.open_wait_max;
+        loop {
+            if inbox.closed() {
+                return Ok(None);
+            }
+            match ownership.serve(POLL_WAIT_MAX)? {
+                Held::Ours => break,
+                // The ownership has its own time limit for this.
+                Held::Elsewhere => deadline = Instant::now() + settings.open_wait_max,
+                Held::Unknown if Instant::now() > deadline => {
+                    return Err(settings.unreachable(doing(), None));
+                }
+                Held::Unknown => {}
+            }
+        }
+        let consumer = settings
+            .reader(&spec.group)
+            .create_with_context(Context::default())
+            .map_err(|error| settings.refused(doing(), &error))?;
+        let mut reader = Self {
+            settings,
+            group: spec.group,
+            channels: spec.channels,
+            inbox,
+            partitions: BTreeMap::new(),
+            committed: BTreeMap::new(),
+            suspended: false,
+            consumer,
+            ownership,
+        };
+        let mut assignment = TopicPartitionList::new();
+        for index in 0..reader.channels.len() {
+            for (partition, start) in reader.starts(index, &spec.positions)? {
+                reader.inbox.begin((index, partition), start);
+                let offset = match start {
+                    Start::Beginning => Offset::Beginning,
+                    Start::At(next) => Offset::Offset(signed(next)),
+                };
+                let topic = &reader.channels[index].name;
+                let added = assignment.add_partition_offset(topic, partition as i32, offset);
+                added.map_err(|error| reader.refused(&error))?;
+            }
+        }
+        reader.consumer.assign(&assignment).map_err(|error| reader.refused(&error))?;
+        Ok(Some(reader))
+    }
+
+    /// Where each partition of one topic begins. Refuses a position the log does not have.
+    fn starts(
+        &mut self,
+        index: usize,
+        positions: &[crate::Position],
+    ) -> Result<Vec<(u32, Start)>, ConnectorError> {
+        let topic = self.channels[index].name.clone();
+        let of_topic: Vec<_> =
+            positions.iter().filter(|position| position.channel == topic).collect();
+        let count = self.asked(&format!("asking for topic {topic}"), |consumer| {
+            topics::partitions(consumer, &topic, OFFSETS_WAIT_MAX)?
+                .ok_or(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition))
+        })?;
+        if let Some(gone) = of_topic.iter().find(|position| position.partition >= count) {
+            let text = format!(
+                "partition {} was read before, but the topic has only {count} partitions; it was made anew; bring the old one back, \
+                 or start with a store without this position",
+                gone.partition
+            );
+            return Err(self.refused_text(format!("reading topic {topic}"), text));
+        }
+        self.partitions.insert(index, count);
+        let mut starts = Vec::new();
+        for partition in 0..count {
+            let next = of_topic
+                .iter()
+                .find(|position| position.partition == partition)
+                .map(|position| position.next);
+            let start = match next {
+                None => Start::Beginning,
+                Some(_) => {
+                    let (low, high) = self.watermarks(&topic, partition)?;
+                    positions::start(next, low, high).map_err(|text| {
+                        self.refused_text(
+                            format!("reading topic {topic} partition {partition}"),
+                            text,
+                        )
+                    })?
+                }
+            };
+            starts.push((partition, start));
+        }
+        Ok(starts)
+    }
+
+    fn watermarks(&mut self, topic: &str, partition: u32) -> Result<(u64, u64), ConnectorError> {
+        self.asked(
+            &format!("asking for the offsets of topic {topic} partition {partition}"),
+            |consumer| {
+                let (low, high) =
+                    consumer.fetch_watermarks(topic, partition as i32, OFFSETS_WAIT_MAX)?;
+                Ok((low.max(0) as u64, high.max(0) as u64))
+            },
+        )
+    }
+
+    /// Asks until the brokers answer, and serves the group meanwhile.
+    fn asked<T>(
+        &mut self,
+        doing: &str,
+        ask: impl Fn(&BaseConsumer<Context>) -> Result<T, KafkaError>,
+    ) -> Result<T, ConnectorError> {
+        let deadline = Instant::now() + self.settings.open_wait_max;
+        loop {
+            match ask(&self.consumer) {
+                Ok(answer) => return Ok(answer),
+                Err(error) if topics::permanent(&error) => {
+                    return Err(self.settings.refused(doing.into(), &error));
+                }
+                Err(error) if Instant::now() > deadline => {
+                    return Err(self.settings.unreachable(doing.into(), Some(error)));
+                }
+                Err(_) => self.ownership.serve(POLL_WAIT_MAX).map(|_| ())?,
+            }
+        }
+    }
+
+    /// Reads until the source is dropped, or until something has happened that a person must mend.
+    pub(super) fn run(mut self) -> Result<(), ConnectorError> {
+        let (mut commit_due, mut partitions_due) =
+            (Instant::now() + COMMIT_EVERY, Instant::now() + PARTITIONS_EVERY);
+        while !self.inbox.closed() {
+            let wait = if self.suspended { POLL_WAIT_MAX } else { Duration::ZERO };
+            if self.ownership.serve(wait)? != Held::Ours {
+                self.suspend();
+                continue;
+            }
+            if self.suspended {
+                self.resume()?;
+            }
+            let now = Instant::now();
+            if now >= commit_due {
+                self.commit();
+                commit_due = now + COMMIT_EVERY;
+            }
+            if now >= partitions_due {
+                self.look_for_partitions()?;
+                partitions_due = now + PARTITIONS_EVERY;
+            }
+            let room = self.inbox.room(POLL_WAIT_MAX).min(BATCH_MAX);
+            if room > 0 {
+                self.read(room)?;
+            }
+        }
+        self.commit();
+        Ok(())
+    }
+
+    /// Takes what is there, at most `room`; waits for a moment when nothing is.
+    fn read(&self, room: usize) -> Result<(), ConnectorError> {
+        let mut batch = Vec::new();
+        let mut wait = POLL_WAIT_MAX;
+        let outcome = loop {
+            match self.consumer.poll(wait) {
+                None => break Ok(()),
+                Some(Err(error)) => break self.heal(error),
+                Some(Ok(record)) => {
+                    let channel =
+                        self.channels.iter().position(|channel| channel.name == record.topic());
+                    let (Some(index), Ok(partition), Ok(offset)) = (
+                        channel,
+                        u32::try_from(record.partition()),
+                        u64::try_from(record.offset()),
+                    ) else {
+                        continue;
+                    };
+                    let message = envelope::message(&record, self.channels[index].kind);
+                    batch.push(Incoming { partition: (index, partition), offset, message });
+                }
+            }
+            if batch.len() >= room {
+                break Ok(());
+            }
+            wait = Duration::ZERO;
+        };
+        if !batch.is_empty() {
+            self.consumer.context().heard();
+            self.inbox.push(batch);
+        }
+        outcome
+    }
+
+    /// Most troubles pass by themselves. Those that do not are errors.
+    fn heal(&self, error: KafkaError) -> Result<(), ConnectorError> {
+        let code = error.rdkafka_error_code();
+        match code {
+            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                Err(self.out_of_range(&error))
+            }
+            _ if topics::permanent(&error)
+                || matches!(error, KafkaError::MessageConsumptionFatal(_)) =>
+            {
+                Err(self.refused(&error))
+            }
+            _ => {
+                tracing::debug!(%error, group = self.group, "Reading has trouble, librdkafka tries again.");
+                Ok(())
+            }
+        }
+    }
+
+    /// The log lost what was to be read next: says which partition, and what is left of it.
+    fn out_of_range(&self, error: &KafkaError) -> ConnectorError {
+        for ((index, partition), next) in self.inbox.next_offsets() {
+            let topic = &self.channels[index].name;
+            let Ok((low, high)) =
+                self.consumer.fetch_watermarks(topic, partition as i32, OFFSETS_WAIT_MAX)
+            else {
+                continue;
+            };
+            if let Err(text) = positions::start(next, low.max(0) as u64, high.max(0) as u64) {
+                return self
+                    .refused_text(format!("reading topic {topic} partition {partition}"), text);
+            }
+        }
+        self.refused(error)
+    }
+
+    fn suspend(&mut self) {
+        if !self.suspended {
+            self.suspended = true;
+            tracing::warn!(
+                group = self.group,
+                "The session of the group was lost, reading stops until it is ours again."
+            );
+        }
+    }
+
+    /// The group is ours again. Had another process read meanwhile, reading on would repeat what it did.
+    fn resume(&mut self) -> Result<(), ConnectorError> {
+        let next: BTreeMap<PartitionId, u64> = self
+            .inbox
+            .next_offsets()
+            .into_iter()
+            .filter_map(|(partition, next)| Some((partition, next?)))
+            .collect();
+        let mut asked = TopicPartitionList::new();
+        for (index, partition) in next.keys() {
+            asked.add_partition(&self.channels[*index].name, *partition as i32);
+        }
+        match self.ownership.committed(asked) {
+            Err(error) if topics::permanent(&error) => return Err(self.refused(&error)),
+            // Asked again with the next turn.
+            Err(_) => return Ok(()),
+            Ok(committed) => {
+                for ((index, partition), next) in next {
+                    let topic = &self.channels[index].name;
+                    let found = committed
+                        .find_partition(topic, partition as i32)
+                        .map(|found| found.offset());
+                    if let Some(Offset::Offset(offset)) = found
+                        && offset > signed(next)
+                    {
+                        let text = format!(
+                            "it has read up to offset {offset} while this one stood at {next}"
+                        );
+                        tracing::error!(
+                            group = self.group,
+                            topic,
+                            partition,
+                            text,
+                            "Another process had the group meanwhile."
+                        );
+                        let owner = format!(
+                            "another process meanwhile; {text} (topic {topic} partition {partition})"
+                        );
+                        return Err(ConnectorError::Owned {
+                            connector: NAME,
+                            group: self.group.clone(),
+                            owner,
+                        });
+                    }
+                }
+            }
+        }
+        self.suspended = false;
+        tracing::info!(group = self.group, "The group is ours again, reading goes on.");
+        Ok(())
+    }
+
+    fn commit(&mut self) {
+        let mut offsets = TopicPartitionList::new();
+        for (partition, low) in self.inbox.low_marks() {
+            if self.committed.insert(partition, low) == Some(low) {
+                continue;
+            }
+            let topic = &self.channels[partition.0].name;
+            // Only an offset that could not be one is refused here.
+            let _ = offsets.add_partition_offset(
+                topic,
+                partition.1 as i32,
+                Offset::Offset(signed(low)),
+            );
+        }
+        self.ownership.commit(&offsets);
+    }
+
+    /// Keys move to other partitions when there are more of them, so reading them from now on is not enough: a person should know.
+    fn look_for_partitions(&self) -> Result<(), ConnectorError> {
+        for (index, known) in &self.partitions {
+            let topic = &self.channels[*index].name;
+            match topics::partitions(&self.consumer, topic, OFFSETS_WAIT_MAX) {
+                Ok(Some(count)) if count != *known => {
+                    let text = format!(
+                        "the topic has {count} partitions now, {known} are read; start this process again to read them all"
+                    );
+                    return Err(self.refused_text(format!("reading topic {topic}"), text));
+                }
+                Ok(Some(_)) | Err(_) => {}
+                Ok(None) => {
+                    let text =
+                        "the topic is gone; bring it back, or take it out of the configuration"
+                            .to_owned();
+                    return Err(self.refused_text(format!("reading topic {topic}"), text));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn refused(&self, error: &KafkaError) -> ConnectorError {
+        self.settings.refused(format!("reading for group {}", self.group), error)
+    }
+
+    fn refused_text(&self, doing: String, text: String) -> ConnectorError {
+        ConnectorError::Refused { connector: NAME, doing, text }
+    }
+}
+
+/// Offsets are signed on the wire and never reach the sign.
+fn signed(offset: u64) -> i64 {
+    i64::try_from(offset).unwrap_or(i64::MAX)
+}

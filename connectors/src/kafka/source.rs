@@ -1,0 +1,88 @@
+//! The async side of a source: takes from the [`Inbox`] what its reader thread puts there.
+
+use super::{KafkaSettings, NAME, closing::Closing, inbox::Inbox, reader::Reader};
+use crate::{ConnectorError, Delivery, Settler, Source, SourceSpec};
+use async_trait::async_trait;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+pub(super) struct KafkaSource {
+    inbox: Arc<Inbox>,
+}
+
+impl KafkaSource {
+    /// Starts the reader thread and waits until it owns the group and reads from the positions.
+    pub(super) async fn open(
+        settings: Arc<KafkaSettings>,
+        closing: &Arc<Closing>,
+        spec: SourceSpec,
+    ) -> Result<Self, ConnectorError> {
+        // Built first: dropping it, also when this future is dropped, ends the thread.
+        let source = Self { inbox: Arc::new(Inbox::new(spec.unsettled_max)) };
+        let (opened, opens) = oneshot::channel();
+        let (inbox, open) = (source.inbox.clone(), closing.opened());
+        let group = spec.group.clone();
+        let ended = move || ConnectorError::Refused {
+            connector: NAME,
+            doing: format!("reading for group {group}"),
+            text: "the reader thread could not start or has panicked; see the log".into(),
+        };
+        let thread = std::thread::Builder::new().name("kafka-source".into()).spawn({
+            let ended = ended.clone();
+            move || {
+                // Says that this thread has ended, however it ends.
+                let _open = open;
+                let _guard = EndGuard { inbox: inbox.clone(), error: Some(ended()) };
+                match Reader::open(settings, spec, inbox.clone()) {
+                    Ok(Some(reader)) => {
+                        let _ = opened.send(Ok(()));
+                        if let Err(error) = reader.run() {
+                            inbox.end(error);
+                        }
+                    }
+                    Ok(None) => {}
+                    Err(error) => {
+                        let _ = opened.send(Err(error));
+                    }
+                }
+            }
+        });
+        if thread.is_err() {
+            return Err(ended());
+        }
+        opens.await.unwrap_or_else(|_| Err(ended()))?;
+        Ok(source)
+    }
+}
+
+/// Passes the panic of the thread on to the one who receives.
+struct EndGuard {
+    inbox: Arc<Inbox>,
+    error: Option<ConnectorError>,
+}
+
+impl Drop for EndGuard {
+    fn drop(&mut self) {
+        if let (true, Some(error)) = (std::thread::panicking(), self.error.take()) {
+            self.inbox.end(error);
+        }
+    }
+}
+
+#[async_trait]
+impl Source for KafkaSource {
+    async fn receive(&mut self, max: usize) -> Result<Vec<Delivery>, ConnectorError> {
+        self.inbox.receive(max).await
+    }
+
+    fn settler(&self) -> Arc<dyn Settler> {
+        self.inbox.clone()
+    }
+}
+
+impl Drop for KafkaSource {
+    fn drop(&mut self) {
+        // The thread sees it within a poll, and leaves the group: closing a consumer blocks.
+        self.inbox.close();
+    }
+}
