@@ -19,11 +19,14 @@ use crate::{kafka, place, process, rabbitmq};
 /// How long a shared broker lives without a user. Long enough to rebuild between two test runs.
 pub const IDLE_MAX: Duration = Duration::from_secs(600);
 
-/// How long a private broker lives after its test was killed.
-pub const PRIVATE_IDLE_MAX: Duration = Duration::from_secs(30);
+/// How long a private broker lives after its test was killed: nobody else can want it.
+pub const PRIVATE_IDLE_MAX: Duration = Duration::from_secs(10);
 
 /// How long any broker lives that nobody asked to keep, users or not: a hung test ends some day.
 const LIFE_MAX: Duration = Duration::from_secs(6 * 3600);
+
+/// How long a broker lives that somebody asked to keep: a forgotten one ends after a working day.
+pub const KEEP_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// How long a broker may take until it answers. Thirty times what it takes when nothing else runs.
 const START_MAX: Duration = Duration::from_secs(120);
@@ -243,7 +246,7 @@ fn start_watchdog(path: &Path, private: bool) -> std::io::Result<u32> {
     let (idle, kind) = if private { (PRIVATE_IDLE_MAX, "private") } else { (IDLE_MAX, "shared") };
     let mut watchdog = Command::new("sh");
     watchdog.arg(&script).arg(path);
-    watchdog.args([idle.as_secs().to_string(), LIFE_MAX.as_secs().to_string()]).arg(kind);
+    watchdog.args([idle, LIFE_MAX, KEEP_MAX].map(|bound| bound.as_secs().to_string())).arg(kind);
     process::launch(&watchdog, &path.join("watchdog.log"))
 }
 

@@ -13,10 +13,10 @@ use crate::broker::Kind;
 use crate::error::{Unavailable, folder};
 use crate::home::Ports;
 use crate::process::Ran;
-use crate::{place, process};
+use crate::{place, process, report};
 
-/// The version that is started; `docker-compose.yml` pins the same one.
-pub(crate) const VERSION: &str = "4.3.0";
+/// The version of Kafka that is started; `docker-compose.yml` pins the same one.
+pub const VERSION: &str = "4.3.0";
 
 /// What a person can do when it cannot be started.
 pub(crate) const INSTALL: &str = "java 17 or newer and maven (Debian: apt-get install openjdk-17-jre-headless maven), or run docker";
@@ -221,6 +221,7 @@ fn libraries() -> Result<PathBuf, Unavailable> {
     let mut command = Command::new(maven);
     command.args(["-B", "-q", "-f"]).arg(&pom).arg("dependency:copy-dependencies");
     command.arg("-DincludeScope=runtime").arg(output);
+    report::aloud(&format!("downloading Kafka {VERSION} with maven\n"));
     let log = root.join("kafka-libs.log");
     match process::run(&mut command, &log, DOWNLOAD_MAX) {
         Ran::Well => {}

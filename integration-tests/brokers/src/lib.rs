@@ -23,7 +23,8 @@ mod report;
 
 pub use broker::{Broker, How, Kind};
 pub use error::Unavailable;
-pub use home::{IDLE_MAX, PRIVATE_IDLE_MAX};
+pub use home::{IDLE_MAX, KEEP_MAX, PRIVATE_IDLE_MAX};
+pub use kafka::VERSION as KAFKA_VERSION;
 pub use report::{Named, brokers_used, required, skip};
 
 /// Where to find Kafka: `host:port`, several separated by commas.
@@ -76,7 +77,7 @@ pub fn status() -> Result<Vec<String>, Unavailable> {
     broker::status()
 }
 
-/// Finds or starts the broker and keeps it until [`down`], however long nobody uses it.
+/// Finds or starts the broker and keeps it until [`down`], for [`KEEP_MAX`] at most, though nobody uses it.
 ///
 /// # Errors
 /// As [`kafka`] and [`rabbitmq`]; a mock is no help to another process and counts as unavailable.

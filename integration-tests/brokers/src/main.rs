@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use dirigent_brokers::{How, Kind, Unavailable};
 
 const USAGE: &str =
-    "usage: brokers up [kafka|rabbitmq]   find or start, keep until `down`, print the addresses
+    "usage: brokers up [kafka|rabbitmq]   find or start, keep until `down` (a day at most), print the addresses
        brokers status                print what runs
        brokers used                  print what the tests have used since the last `down`
        brokers down                  end what was started here";

@@ -113,3 +113,26 @@ fn serve(ready: &SyncSender<Result<String, KafkaError>>, orders: &Receiver<Order
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka;
+
+    #[test]
+    fn the_mock_answers_until_it_is_taken_down_and_again_when_it_is_up() {
+        let mock = Mock::start().expect("librdkafka has a mock");
+        assert_eq!(kafka::answers(mock.address()), Ok(()));
+        mock.down().expect("the mock obeys");
+        assert!(kafka::answers(mock.address()).is_err());
+        mock.up().expect("the mock obeys");
+        assert_eq!(kafka::answers(mock.address()), Ok(()));
+    }
+
+    #[test]
+    fn all_tests_of_a_process_share_one_mock() {
+        let first = Mock::shared().expect("librdkafka has a mock");
+        let second = Mock::shared().expect("librdkafka has a mock");
+        assert_eq!(first.address(), second.address());
+    }
+}

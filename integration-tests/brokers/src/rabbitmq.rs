@@ -14,7 +14,7 @@ use crate::broker::Kind;
 use crate::error::{Unavailable, folder};
 use crate::home::Ports;
 use crate::process::Ran;
-use crate::{place, process};
+use crate::{place, process, report};
 
 /// What a person can do when it cannot be started.
 pub(crate) const INSTALL: &str = "rabbitmq-server (Debian, as root: apt-get install --no-install-recommends rabbitmq-server), or run docker";
@@ -232,7 +232,7 @@ fn server() -> Result<PathBuf, Unavailable> {
     if let Some(server) = found() {
         return Ok(server);
     }
-    tracing::info!("Installing Debian's package rabbitmq-server.");
+    report::aloud("installing Debian's package rabbitmq-server\n");
     let log = root.join("apt.log");
     for arguments in [
         &["update", "-q"][..],

@@ -9,7 +9,7 @@ use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 use std::{env, fs};
 
-use crate::broker::Broker;
+use crate::broker::{Broker, How};
 use crate::error::Unavailable;
 use crate::{REQUIRE_VARIABLE, place};
 
@@ -62,6 +62,9 @@ pub(crate) fn noted(found: Result<Broker, Unavailable>) -> Result<Broker, Unavai
     if used.insert(name.clone()) {
         let names: Vec<String> = used.iter().map(ToString::to_string).collect();
         aloud(&format!("brokers used: {}\n", names.join(", ")));
+        if let How::Mock { why } = broker.how() {
+            aloud(&format!("kafka is only a mock, which proves little: {why}\n"));
+        }
         remember(&name)?;
     }
     Ok(broker)
@@ -82,7 +85,7 @@ fn remember(name: &Named) -> Result<(), Unavailable> {
         .map_err(crate::error::folder("noting the broker in", &path))
 }
 
-fn aloud(line: &str) {
+pub(crate) fn aloud(line: &str) {
     // When even the error output is gone, there is nobody left to tell.
     let _ = std::io::stderr().write_all(line.as_bytes());
 }

@@ -1,10 +1,10 @@
 # Ends a broker that was started here once nobody has used it for a while.
-# arguments: folder, seconds without a user, seconds of life, what to leave (shared | private)
+# arguments: folder, seconds without a user, seconds of life, the same when kept, shared | private
 #
 # Every user holds a shared lock on the file `lease`; the kernel lets go of it when the user ends,
 # however it ends. `pids` names the processes to end; when it is gone somebody else has ended them.
 # Without the flock program nobody can be seen, so only the longest life counts.
-folder=$1 idle_max=$2 life_max=$3 kind=$4
+folder=$1 idle_max=$2 life_max=$3 keep_max=$4 kind=$5
 every=5
 [ "$idle_max" -lt "$every" ] && every=1
 idle=0 life=0
@@ -26,7 +26,7 @@ end() {
     while read -r pid; do
         ours "$pid" && kill -s KILL "$pid"
     done <"$folder/pids"
-    rm -f "$folder/pids" "$folder/state.json"
+    rm -f "$folder/pids" "$folder/state.json" "$folder/keep"
     [ "$kind" = private ] && rm -rf "$folder"
     exit 0
 }
@@ -36,7 +36,9 @@ while sleep "$every"; do
     # A newer watchdog has taken over.
     [ "$(cat "$folder/watchdog" 2>/dev/null)" = $$ ] || exit 0
     life=$((life + every))
-    [ "$life" -ge "$life_max" ] && [ ! -e "$folder/keep" ] && end
+    limit=$life_max
+    [ -e "$folder/keep" ] && limit=$keep_max
+    [ "$life" -ge "$limit" ] && end
     if used; then
         idle=0
         continue

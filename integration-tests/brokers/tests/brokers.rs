@@ -186,6 +186,30 @@ fn a_run_that_requires_brokers_does_not_accept_the_mock() {
     assert!(text.contains("install"), "{text}");
 }
 
+#[test]
+fn a_test_without_its_broker_is_skipped_aloud_and_fails_where_brokers_are_required() {
+    let run = |required: &str| {
+        Command::new(std::env::current_exe().expect("the test runs"))
+            .args(["--exact", "a_rabbitmq_that_is_found_greets"])
+            .env("DIRIGENT_RABBITMQ", "amqp://127.0.0.1:1")
+            .env("DIRIGENT_REQUIRE_BROKERS", required)
+            .stdin(Stdio::null())
+            .output()
+            .expect("the test can run itself")
+    };
+    let skipped = run("0");
+    let text = String::from_utf8_lossy(&skipped.stderr).into_owned();
+    assert!(skipped.status.success(), "{text}");
+    assert!(text.contains("SKIPPED brokers::a_rabbitmq_that_is_found_greets: "), "{text}");
+    assert!(!run("1").status.success(), "a skip is a failure where brokers are required");
+}
+
+#[test]
+fn a_broker_may_be_shared_between_threads() {
+    fn shareable<T: Send + Sync>() {}
+    shareable::<Broker>();
+}
+
 fn answers(broker: &Broker) -> bool {
     match broker.kind() {
         Kind::Kafka => client(broker).fetch_metadata(None, Duration::from_secs(5)).is_ok(),

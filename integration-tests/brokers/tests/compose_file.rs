@@ -18,6 +18,15 @@ fn every_image_has_a_pinned_version() {
 }
 
 #[test]
+fn the_tests_start_the_version_of_kafka_that_the_file_runs() {
+    let image = services()
+        .into_iter()
+        .find(|(name, _)| name == "kafka")
+        .map(|(_, kafka)| kafka["image"].as_str().expect("kafka names its image").to_owned());
+    assert_eq!(image, Some(format!("apache/kafka:{}", dirigent_brokers::KAFKA_VERSION)));
+}
+
+#[test]
 fn every_service_has_a_health_check_with_bounds() {
     for (name, service) in services() {
         let check = &service["healthcheck"];
@@ -65,7 +74,7 @@ fn every_named_volume_is_declared_and_the_sagas_have_one() {
             let text = volume.as_str().unwrap_or_else(|| panic!("{name}: {volume:?} is no text"));
             let source = text.split(':').next().unwrap_or_default();
             assert!(!source.starts_with(['.', '/']), "{name}: {text} is a folder of this machine");
-            assert!(!file["volumes"].get(source).is_none(), "{name}: {source} is not declared");
+            assert!(file["volumes"].get(source).is_some(), "{name}: {source} is not declared");
             mounted.insert((name.clone(), text.to_owned()));
         }
     }
