@@ -34,7 +34,13 @@ pub(super) enum Trouble {
 }
 
 impl Trouble {
-    /// Reads an error of lapin that came up while `doing` something.
+    /// The end of an AMQP channel that was in use. Whatever the broker's reason (an acknowledgement that took longer than
+    /// its `consumer_timeout` has the same code as a queue of another form), a new channel goes on.
+    pub(super) fn passing(doing: impl Into<String>, error: lapin::Error) -> Self {
+        Self::Passing { doing: doing.into(), source: Some(error) }
+    }
+
+    /// Reads an error of lapin that came up while opening or declaring something.
     pub(super) fn of(doing: impl Into<String>, error: lapin::Error) -> Self {
         let doing = doing.into();
         let advice = match refusal(&error) {
@@ -178,4 +184,29 @@ pub(super) async fn close(connection: Connection) {
     const REPLY_SUCCESS: u16 = 200;
     // Nothing hangs on the outcome: the broker treats a connection that breaks the same way.
     let _ = timeout(CLOSE_TIME_MAX, connection.close(REPLY_SUCCESS, "done".into())).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lapin::protocol::{AMQPError, AMQPSoftError};
+
+    fn closed_by_precondition() -> lapin::Error {
+        let said = "PRECONDITION_FAILED - said the broker";
+        ErrorKind::ProtocolError(AMQPError::new(
+            AMQPSoftError::PRECONDITIONFAILED.into(),
+            said.into(),
+        ))
+        .into()
+    }
+
+    #[test]
+    fn the_same_reply_wants_a_person_when_declaring_and_passes_when_consuming() {
+        let declared = Trouble::of("to declare queue q", closed_by_precondition());
+        let Trouble::Mend(error) = declared else { panic!("a person is needed") };
+        let text = error.to_string();
+        assert!(text.contains("queue q") && text.contains("said the broker"), "{text}");
+        let consumed = Trouble::passing("to deliver", closed_by_precondition());
+        assert!(matches!(consumed, Trouble::Passing { .. }));
+    }
 }

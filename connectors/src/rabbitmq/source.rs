@@ -286,7 +286,7 @@ impl Pump {
                     arrived.push((index, delivery));
                     continue;
                 }
-                Event::Failed(error) => Err(Trouble::of("to deliver", error)),
+                Event::Failed(error) => Err(Trouble::passing("to deliver", error)),
                 Event::Cancelled(index) => {
                     let queue = queue_of(&self.reader.channels[index], &self.reader.group);
                     tracing::warn!(
@@ -393,7 +393,7 @@ async fn tell(amqp: &Channel, tellings: Vec<Telling>) -> Result<(), Trouble> {
     for mut frame in under_way {
         frame.as_mut().await;
         if let Some(Err(error)) = frame.as_mut().take_output() {
-            return Err(Trouble::of("to take settlements", error));
+            return Err(Trouble::passing("to take settlements", error));
         }
     }
     Ok(())
