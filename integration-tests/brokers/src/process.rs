@@ -11,11 +11,20 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{env, io};
 
 /// How often a running program is asked whether it has ended.
 const END_POLL: Duration = Duration::from_millis(20);
+
+/// How often, and after which pause, to look again at a process without a command line: it has none
+/// for a moment while it becomes another program.
+const EXEC_LOOKS_MAX: u32 = 50;
+const EXEC_POLL: Duration = Duration::from_millis(2);
+
+/// Ports to choose from. Below those that systems give to outgoing connections, which could
+/// otherwise take the port of a killed broker before its restart.
+const PORTS: std::ops::Range<u16> = 20_000..30_000;
 
 /// How much of a log's end goes into an error: enough for the cause, little enough to read.
 const LOG_TAIL_BYTES_MAX: u64 = 2_000;
@@ -93,17 +102,31 @@ pub(crate) fn launch(command: &Command, log: &Path) -> io::Result<u32> {
 
 /// Whether the process lives and its command line names `folder`.
 pub(crate) fn is_ours(pid: u32, folder: &Path) -> bool {
-    let command_line = match fs::read(format!("/proc/{pid}/cmdline")) {
-        Ok(bytes) => bytes,
-        Err(_) if Path::new("/proc/self").exists() => return false,
-        Err(_) => Command::new("ps")
-            .args(["-o", "command=", "-p", &pid.to_string()])
-            .output()
-            .map(|output| output.stdout)
-            .unwrap_or_default(),
-    };
-    let words = String::from_utf8_lossy(&command_line).replace('\0', " ");
+    let words = String::from_utf8_lossy(&command_line(pid)).replace('\0', " ");
     words.contains(&*folder.to_string_lossy())
+}
+
+/// Empty when there is no such process.
+fn command_line(pid: u32) -> Vec<u8> {
+    if !Path::new("/proc/self").exists() {
+        let told = Command::new("ps").args(["-o", "command=", "-p", &pid.to_string()]).output();
+        return told.map(|output| output.stdout).unwrap_or_default();
+    }
+    for _ in 0..EXEC_LOOKS_MAX {
+        match fs::read(format!("/proc/{pid}/cmdline")) {
+            Ok(bytes) if bytes.is_empty() && !is_dead(pid) => thread::sleep(EXEC_POLL),
+            Ok(bytes) => return bytes,
+            Err(_) => return Vec::new(),
+        }
+    }
+    Vec::new()
+}
+
+/// Ended, perhaps not yet waited for by its parent.
+fn is_dead(pid: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    // The state follows the name, which stands in parentheses and may hold some itself.
+    stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with(['Z', 'X']))
 }
 
 /// Sends a signal (`KILL`, `STOP`, `CONT`) to a process that is ours; to no other.
@@ -132,12 +155,23 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
 
 /// Loopback ports that were free a moment ago. Whoever uses them must cope with losing the race.
 pub(crate) fn free_ports<const N: usize>() -> io::Result<[u16; N]> {
+    let span = u64::from(PORTS.end - PORTS.start);
+    // Different processes begin at different places, so that they seldom meet.
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let begin = u64::from(std::process::id()) * 7919 + u64::from(since.subsec_micros());
+    let mut candidates = (0..span).map(|step| {
+        let offset = (begin + step) % span;
+        PORTS.start + u16::try_from(offset).expect("an offset within the span is a port's")
+    });
     // All are held until all are known, so that no port comes twice.
     let mut held = Vec::with_capacity(N);
     let mut ports = [0; N];
     for port in &mut ports {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        *port = listener.local_addr()?.port();
+        let (free, listener) = candidates
+            .by_ref()
+            .find_map(|port| Some((port, TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok()?)))
+            .ok_or_else(|| io::Error::other(format!("all ports of {PORTS:?} are taken")))?;
+        *port = free;
         held.push(listener);
     }
     Ok(ports)
@@ -157,5 +191,51 @@ pub(crate) fn tail(log: &Path) -> String {
         Ok(text) if text.is_empty() => "its log is empty".to_owned(),
         Ok(text) => format!("its log ends: {text}"),
         Err(error) => format!("its log cannot be read: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_ours_only_while_it_lives_and_names_our_folder() {
+        let folder = tempfile::tempdir().expect("a folder for the test");
+        let mut child = Command::new("sh")
+            .args(["-c", "read line", "sh"])
+            .arg(folder.path())
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("there is a shell");
+        assert!(is_ours(child.id(), folder.path()));
+        assert!(!is_ours(child.id(), Path::new("/some/other/folder")));
+        child.kill().expect("the child lives");
+        // Waited for only later: what is dead is nobody's, though its number is still taken.
+        while !is_dead(child.id()) {
+            thread::yield_now();
+        }
+        assert!(!is_ours(child.id(), folder.path()));
+        child.wait().expect("the child is ours");
+    }
+
+    #[test]
+    fn free_ports_are_different_and_free() {
+        let ports = free_ports::<3>().expect("loopback has free ports");
+        assert!(ports[0] != ports[1] && ports[1] != ports[2] && ports[0] != ports[2]);
+        assert!(ports.iter().all(|port| PORTS.contains(port)));
+    }
+
+    #[test]
+    fn what_takes_too_long_is_ended_and_what_fails_shows_the_end_of_its_log() {
+        let folder = tempfile::tempdir().expect("a folder for the test");
+        let log = folder.path().join("log");
+        let mut endless = Command::new("sh");
+        endless.args(["-c", "while :; do :; done"]);
+        let ran = run(&mut endless, &log, Duration::from_millis(50));
+        assert!(matches!(ran, Ran::Badly(why) if why.contains("not done within")));
+        let mut failing = Command::new("sh");
+        failing.args(["-c", "echo no such luck; exit 3"]);
+        let ran = run(&mut failing, &log, Duration::from_secs(60));
+        assert!(matches!(ran, Ran::Badly(why) if why.contains("no such luck")));
     }
 }
