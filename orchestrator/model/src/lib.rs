@@ -8,13 +8,15 @@
 //!
 //! A [`definition`] is a graph with plain functions by its side. An [`instance`] is one run of it. A
 //! [`transition`] takes an instance, one input and the time, and returns the instance as it then is, and what is to be
-//! sent once that is durable.
+//! sent once that is durable. [`explore`] drives it through every order of inputs.
 
 pub mod decision;
 pub mod definition;
+pub mod explore;
 pub mod history;
 pub mod instance;
 pub mod message;
 pub mod retry;
+pub mod scenario;
 pub mod time;
 pub mod transition;
