@@ -11,7 +11,12 @@ use dirigent_connectors::{
     kafka::{KafkaConnector, KafkaSettings},
     names,
 };
-use rdkafka::{mocking::MockCluster, producer::DefaultProducerContext};
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    mocking::MockCluster,
+    producer::DefaultProducerContext,
+};
 use std::time::Duration;
 
 type Cluster = MockCluster<'static, DefaultProducerContext>;
@@ -136,4 +141,46 @@ async fn a_broker_that_goes_away_and_comes_back_loses_nothing() {
     let ids: Vec<_> =
         receive(&mut *source, 2).await.iter().map(|delivery| delivery.offset).collect();
     assert_eq!(ids, [1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_without_administration_creates_topics_when_asked_for_them() {
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    let mut settings = KafkaSettings::new(cluster.bootstrap_servers());
+    settings.create_by_asking = true;
+    let connector = KafkaConnector::new(settings).expect("usable settings");
+    let channel = ChannelSpec::work("work");
+    connector.prepare(std::slice::from_ref(&channel)).await.expect("a topic");
+    let mut work = message(0);
+    (work.channel, work.kind) = (channel.name, channel.kind);
+    let mut never = work.clone();
+    never.channel = "never-prepared".into();
+    let sent = connector.sink().await.expect("a sink").send(&[work, never]).await;
+    assert!(matches!(sent[..], [Sent::Confirmed, Sent::Unsent { .. }]), "{sent:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_settled_is_committed_for_lag_displays() {
+    let (cluster, connector) = cluster(&[("orders", 1), ("g.owner", 1)]);
+    connector.sink().await.expect("a sink").send(&[message(0), message(1), message(2)]).await;
+    let mut source = connector.source(spec(None)).await.expect("a source");
+    let deliveries = receive(&mut *source, 3).await;
+    source
+        .settler()
+        .settle(&[(deliveries[0].receipt, Settle::Done), (deliveries[2].receipt, Settle::Done)]);
+    drop(source);
+    // Waits until the source has left its group, and with it for its last commit.
+    drop(connector);
+    let bootstrap = cluster.bootstrap_servers();
+    let committed = tokio::task::spawn_blocking(move || {
+        let mut config = rdkafka::ClientConfig::new();
+        let consumer: BaseConsumer =
+            config.set("bootstrap.servers", bootstrap).set("group.id", "g").create()?;
+        let mut asked = TopicPartitionList::new();
+        asked.add_partition("orders", 0);
+        consumer.committed_offsets(asked, Duration::from_secs(10))
+    });
+    let committed = committed.await.expect("no panic").expect("an answer");
+    let offset = committed.find_partition("orders", 0).map(|partition| partition.offset());
+    assert_eq!(offset, Some(Offset::Offset(1)));
 }

@@ -54,6 +54,9 @@ pub struct KafkaSettings {
     pub partitions: u32,
     /// Replicas of the topics that are created here; `None` leaves it to the brokers.
     pub replicas: Option<u16>,
+    /// Creates topics by asking for them, with the brokers' own number of partitions, instead of by administration:
+    /// for a cluster that has none, such as librdkafka's mock cluster.
+    pub create_by_asking: bool,
     /// How long an opening waits for the brokers.
     pub open_wait_max: Duration,
     /// How long a window waits for its confirmations.
@@ -70,6 +73,7 @@ impl KafkaSettings {
             properties: BTreeMap::new(),
             partitions: 6,
             replicas: None,
+            create_by_asking: false,
             open_wait_max: OPEN_WAIT_MAX,
             send_wait_max: SEND_WAIT_MAX,
             session_timeout: SESSION_TIMEOUT,
@@ -116,6 +120,13 @@ impl KafkaSettings {
     pub(super) fn probe(&self) -> ClientConfig {
         let mut config = self.client("probe");
         config.set("allow.auto.create.topics", "false");
+        config
+    }
+
+    /// Creates a topic by asking for it, where the brokers do that.
+    pub(super) fn asking(&self) -> ClientConfig {
+        let mut config = self.client("asking");
+        config.set("allow.auto.create.topics", "true");
         config
     }
 
@@ -182,6 +193,7 @@ impl fmt::Debug for KafkaSettings {
             .field("properties", &self.properties.keys())
             .field("partitions", &self.partitions)
             .field("replicas", &self.replicas)
+            .field("create_by_asking", &self.create_by_asking)
             .field("open_wait_max", &self.open_wait_max)
             .field("send_wait_max", &self.send_wait_max)
             .field("session_timeout", &self.session_timeout)

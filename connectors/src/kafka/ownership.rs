@@ -176,7 +176,9 @@ impl ClientContext for Watch {
 impl ConsumerContext for Watch {
     fn post_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
-            Rebalance::Assign(partitions) if partitions.count() > 0 => self.set(Held::Ours),
+            Rebalance::Assign(partitions) if stands_for_the_group(partitions) => {
+                self.set(Held::Ours);
+            }
             // Nothing was added: somebody else has it, unless we have had it all along.
             Rebalance::Assign(_) => {
                 let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -184,9 +186,16 @@ impl ConsumerContext for Watch {
                     *held = Held::Elsewhere;
                 }
             }
-            Rebalance::Revoke(partitions) if partitions.count() > 0 => self.set(Held::Unknown),
+            Rebalance::Revoke(partitions) if stands_for_the_group(partitions) => {
+                self.set(Held::Unknown)
+            }
             Rebalance::Revoke(_) => {}
             Rebalance::Error(error) => tracing::debug!(%error, "The group could not agree."),
         }
     }
+}
+
+/// Only the first partition does, in case somebody has given the topic more of them.
+fn stands_for_the_group(partitions: &TopicPartitionList) -> bool {
+    partitions.elements().iter().any(|element| element.partition() == 0)
 }

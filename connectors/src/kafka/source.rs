@@ -1,6 +1,11 @@
 //! The async side of a source: takes from the [`Inbox`] what its reader thread puts there.
 
-use super::{KafkaSettings, NAME, closing::Closing, inbox::Inbox, reader::Reader};
+use super::{
+    KafkaSettings, NAME,
+    closing::{Closing, SourceLives},
+    inbox::Inbox,
+    reader::Reader,
+};
 use crate::{ConnectorError, Delivery, Settler, Source, SourceSpec};
 use async_trait::async_trait;
 use std::sync::Arc;
@@ -8,6 +13,7 @@ use tokio::sync::oneshot;
 
 pub(super) struct KafkaSource {
     inbox: Arc<Inbox>,
+    _lives: SourceLives,
 }
 
 impl KafkaSource {
@@ -18,9 +24,10 @@ impl KafkaSource {
         spec: SourceSpec,
     ) -> Result<Self, ConnectorError> {
         // Built first: dropping it, also when this future is dropped, ends the thread.
-        let source = Self { inbox: Arc::new(Inbox::new(spec.unsettled_max)) };
+        let source =
+            Self { inbox: Arc::new(Inbox::new(spec.unsettled_max)), _lives: closing.source() };
         let (opened, opens) = oneshot::channel();
-        let (inbox, open) = (source.inbox.clone(), closing.opened());
+        let (inbox, runs) = (source.inbox.clone(), closing.thread());
         let group = spec.group.clone();
         let ended = move || ConnectorError::Refused {
             connector: NAME,
@@ -31,7 +38,7 @@ impl KafkaSource {
             let ended = ended.clone();
             move || {
                 // Says that this thread has ended, however it ends.
-                let _open = open;
+                let _runs = runs;
                 let _guard = EndGuard { inbox: inbox.clone(), error: Some(ended()) };
                 match Reader::open(settings, spec, inbox.clone()) {
                     Ok(Some(reader)) => {

@@ -38,7 +38,11 @@ pub(super) fn create_missing(
     if missing.is_empty() {
         return Ok(());
     }
-    create(settings, &missing)?;
+    if settings.create_by_asking {
+        create_by_asking(settings, &missing)?;
+    } else {
+        create(settings, &missing)?;
+    }
     let deadline = Instant::now() + settings.open_wait_max;
     for topic in missing {
         while probe.partitions(&topic.name)?.is_none() {
@@ -70,15 +74,29 @@ fn create(settings: &KafkaSettings, missing: &[&Wanted]) -> Result<(), Connector
     let options = AdminOptions::new()
         .operation_timeout(Some(settings.open_wait_max))
         .request_timeout(Some(settings.open_wait_max));
+    let first = missing.first().map_or("", |topic| topic.name.as_str());
     let created =
         tokio::runtime::Handle::current().block_on(admin.create_topics(&topics, &options));
-    let first = missing.first().map_or("", |topic| topic.name.as_str());
     for result in created.map_err(|error| settings.refused(doing(first), &error))? {
         match result {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
             Err((name, code)) => {
                 return Err(settings.refused(doing(&name), &KafkaError::AdminOp(code)));
             }
+        }
+    }
+    Ok(())
+}
+
+fn create_by_asking(settings: &KafkaSettings, missing: &[&Wanted]) -> Result<(), ConnectorError> {
+    let consumer: BaseConsumer<Context> = settings
+        .asking()
+        .create_with_context(Context::default())
+        .map_err(|error| settings.refused("creating a client".into(), &error))?;
+    for topic in missing {
+        // Whether it worked is seen by whoever waits for the topic.
+        if let Err(error) = partitions(&consumer, &topic.name, ASK_WAIT_MAX) {
+            tracing::debug!(%error, topic = topic.name, "A topic was asked for and is not there yet.");
         }
     }
     Ok(())

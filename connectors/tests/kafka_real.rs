@@ -1,0 +1,170 @@
+//! The Kafka connector against a real Kafka, where `DIRIGENT_KAFKA` names one (`brokers up kafka` starts one).
+
+use bytes::Bytes;
+use dirigent_connectors::{
+    Attributes, ChannelSpec, Connector, ConnectorError, Delivery, Message, Position, Sent, Settle,
+    Source, SourceSpec,
+    conformance::run_all,
+    kafka::{KafkaConnector, KafkaSettings},
+    names,
+};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// `None`, and says so, without a real Kafka.
+fn connector() -> Option<KafkaConnector> {
+    let Ok(bootstrap) = std::env::var("DIRIGENT_KAFKA") else {
+        eprintln!("skipped: DIRIGENT_KAFKA names no Kafka");
+        return None;
+    };
+    Some(KafkaConnector::new(KafkaSettings::new(bootstrap)).expect("usable settings"))
+}
+
+fn unique(name: &str) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
+    format!("{name}-{:x}", now.as_nanos())
+}
+
+fn message(channel: &ChannelSpec, id: usize) -> Message {
+    Message {
+        channel: channel.name.clone(),
+        kind: channel.kind,
+        key: format!("key-{}", id % 64),
+        attributes: Attributes::new()
+            .with(names::ID, id.to_string())
+            .with(names::TYPE, "Counted")
+            .with(names::SOURCE, "test")
+            .with(names::CONTENT_TYPE, "application/json")
+            .with(names::IDEMPOTENCY_KEY, id.to_string()),
+        others: Vec::new(),
+        body: Bytes::from(vec![b'x'; 200]),
+    }
+}
+
+fn spec(channel: &ChannelSpec, positions: Vec<Position>) -> SourceSpec {
+    SourceSpec {
+        channels: vec![channel.clone()],
+        group: channel.name.clone(),
+        positions,
+        unsettled_max: 10_000,
+    }
+}
+
+async fn receive(source: &mut dyn Source, count: usize) -> Vec<Delivery> {
+    let mut deliveries = Vec::new();
+    while deliveries.len() < count {
+        let more = tokio::time::timeout(Duration::from_secs(30), source.receive(1_000)).await;
+        let more = more.expect("an answer in time").expect("deliveries");
+        let settled: Vec<_> =
+            more.iter().map(|delivery| (delivery.receipt, Settle::Done)).collect();
+        source.settler().settle(&settled);
+        deliveries.extend(more);
+    }
+    deliveries
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_kafka_keeps_every_promise() {
+    let Some(connector) = connector() else { return };
+    run_all(&connector, &unique("promises")).await.expect("every promise kept");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_reader_is_told_who_owns_the_group() {
+    let (Some(first), Some(second)) = (connector(), connector()) else { return };
+    let channel = ChannelSpec::work(unique("owned"));
+    let mut owner =
+        first.source(spec(&channel, Vec::new())).await.expect("the first becomes the owner");
+    let refused = second.source(spec(&channel, Vec::new())).await.err();
+    let Some(ConnectorError::Owned { owner: named, .. }) = refused else { panic!("{refused:?}") };
+    assert!(named.contains(&format!("-{}-", std::process::id())), "{named}");
+    // The owner has not noticed.
+    first.sink().await.expect("a sink").send(&[message(&channel, 0)]).await;
+    assert_eq!(receive(&mut *owner, 1).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_made_anew_is_noticed_when_opening() {
+    let Some(connector) = connector() else { return };
+    let channel = ChannelSpec::work(unique("anew"));
+    let position = Position { channel: channel.name.clone(), partition: 0, next: 7 };
+    let refused = connector.source(spec(&channel, vec![position])).await.err();
+    let Some(ConnectorError::Refused { text, .. }) = refused else { panic!("{refused:?}") };
+    assert!(text.contains("offset 7") && text.contains("ends at 0"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_windows_arrive_complete_and_in_order_per_key() {
+    let Some(connector) = connector() else { return };
+    let channel = ChannelSpec::work(unique("many"));
+    let mut source = connector.source(spec(&channel, Vec::new())).await.expect("a source");
+    let mut sink = connector.sink().await.expect("a sink");
+    let all: Vec<_> = (0..100_000).map(|id| message(&channel, id)).collect();
+    let begin = Instant::now();
+    let send = async {
+        for window in all.chunks(2_000) {
+            assert!(sink.send(window).await.iter().all(|sent| *sent == Sent::Confirmed));
+        }
+        begin.elapsed()
+    };
+    let (sent_in, deliveries) = tokio::join!(send, receive(&mut *source, all.len()));
+    let (count, read_in) = (all.len() as f64, begin.elapsed());
+    eprintln!(
+        "sent {:.0}/s, received {:.0}/s",
+        count / sent_in.as_secs_f64(),
+        count / read_in.as_secs_f64()
+    );
+    let mut last = std::collections::HashMap::new();
+    for delivery in &deliveries {
+        let id: usize = delivery
+            .message
+            .attributes
+            .get(names::ID)
+            .and_then(|id| id.parse().ok())
+            .expect("an id");
+        let before = last.insert(delivery.message.key.clone(), id);
+        assert!(before.is_none_or(|before| before + 64 == id), "{before:?} before {id}");
+    }
+}
+
+/// Where the child process of the next test learns which channel to own.
+const OWN_VARIABLE: &str = "DIRIGENT_TEST_OWNS";
+
+/// Not a test of its own: the process that is killed by the next one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_to_be_killed() {
+    let (Ok(name), Some(connector)) = (std::env::var(OWN_VARIABLE), connector()) else { return };
+    let channel = ChannelSpec::work(name);
+    let mut source = connector.source(spec(&channel, Vec::new())).await.expect("a source");
+    receive(&mut *source, 1).await;
+    eprintln!("owned");
+    std::future::pending().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_crash_the_next_start_waits_for_the_session_and_succeeds() {
+    let Some(connector) = connector() else { return };
+    let channel = ChannelSpec::work(unique("crash"));
+    connector.prepare(std::slice::from_ref(&channel)).await.expect("a topic");
+    connector.sink().await.expect("a sink").send(&[message(&channel, 0)]).await;
+    let name = channel.name.clone();
+    let killed = tokio::task::spawn_blocking(move || {
+        let mut child = std::process::Command::new(std::env::current_exe()?)
+            .args(["an_owner_to_be_killed", "--exact", "--nocapture"])
+            .env(OWN_VARIABLE, name)
+            .stderr(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .spawn()?;
+        let lines = std::io::BufReader::new(child.stderr.take().expect("it is piped"));
+        let owned =
+            std::io::BufRead::lines(lines).map_while(Result::ok).any(|line| line.contains("owned"));
+        child.kill()?;
+        child.wait()?;
+        std::io::Result::Ok(owned)
+    });
+    assert!(killed.await.expect("no panic").expect("a child"), "the child never owned the group");
+    let begin = Instant::now();
+    let mut source =
+        connector.source(spec(&channel, Vec::new())).await.expect("the dead owner is given up");
+    assert_eq!(receive(&mut *source, 1).await.len(), 1);
+    eprintln!("taken over after {} ms", begin.elapsed().as_millis());
+}
