@@ -94,7 +94,6 @@ impl<D: Data> Unstarted<D> {
 }
 
 /// A saga under test.
-#[must_use = "a scenario ends with what is expected of it"]
 pub struct Scenario<D> {
     definition: Definition<D>,
     now: Timestamp,
