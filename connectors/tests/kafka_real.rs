@@ -3,12 +3,21 @@
 use bytes::Bytes;
 use dirigent_connectors::{
     Attributes, ChannelSpec, Connector, ConnectorError, Delivery, Message, Position, Sent, Settle,
-    Source, SourceSpec,
+    Source, SourceSpec, UnsentReason,
     conformance::run_all,
     kafka::{KafkaConnector, KafkaSettings},
     names,
 };
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use rdkafka::{
+    ClientConfig, Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+};
+use std::{
+    io::{BufRead, BufReader, Lines},
+    process::{Child, ChildStderr, Command, Stdio},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 /// `None`, and says so, without a real Kafka.
 fn connector() -> Option<KafkaConnector> {
@@ -126,18 +135,63 @@ async fn many_windows_arrive_complete_and_in_order_per_key() {
     }
 }
 
-/// Where the child process of the next test learns which channel to own.
+/// Where the child process of the next tests learns which channel to own.
 const OWN_VARIABLE: &str = "DIRIGENT_TEST_OWNS";
 
-/// Not a test of its own: the process that is killed by the next one.
+/// Not a test of its own: the process that the next ones kill or stop.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_owner_to_be_killed() {
+async fn an_owner_in_another_process() {
     let (Ok(name), Some(connector)) = (std::env::var(OWN_VARIABLE), connector()) else { return };
     let channel = ChannelSpec::work(name);
     let mut source = connector.source(spec(&channel, Vec::new())).await.expect("a source");
     receive(&mut *source, 1).await;
     eprintln!("owned");
-    std::future::pending().await
+    loop {
+        match source.receive(1).await {
+            Ok(deliveries) => eprintln!("received {}", deliveries.len()),
+            Err(error) => return eprintln!("ended: {error}"),
+        }
+    }
+}
+
+/// Starts the process above and waits until it owns the group.
+fn owner(channel: &ChannelSpec) -> std::io::Result<(Child, Lines<BufReader<ChildStderr>>)> {
+    let mut child = Command::new(std::env::current_exe()?)
+        .args(["an_owner_in_another_process", "--exact", "--nocapture"])
+        .env(OWN_VARIABLE, &channel.name)
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()?;
+    let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
+    let owned = lines.by_ref().map_while(Result::ok).any(|line| line.contains("owned"));
+    assert!(owned, "the child never owned the group");
+    Ok((child, lines))
+}
+
+fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill").args([format!("-{name}"), child.id().to_string()]).status();
+    assert!(sent.is_ok_and(|status| status.success()), "kill -{name}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_that_was_stopped_for_too_long_reads_nothing_more() {
+    let Some(connector) = connector() else { return };
+    let channel = ChannelSpec::work(unique("stopped"));
+    connector.prepare(std::slice::from_ref(&channel)).await.expect("a topic");
+    let mut sink = connector.sink().await.expect("a sink");
+    sink.send(&[message(&channel, 0)]).await;
+    let (mut child, mut lines) = tokio::task::block_in_place(|| owner(&channel)).expect("a child");
+    signal(&child, "STOP");
+    let mut source = connector.source(spec(&channel, Vec::new())).await.expect("it is given up");
+    sink.send(&[message(&channel, 64)]).await;
+    assert_eq!(receive(&mut *source, 2).await.len(), 2);
+    signal(&child, "CONT");
+    let said = tokio::task::block_in_place(|| {
+        lines.by_ref().map_while(Result::ok).find(|line| !line.is_empty())
+    });
+    let said = said.unwrap_or_default();
+    assert!(said.contains("ended: ") && said.contains("is already read by"), "{said}");
+    child.wait().expect("the child ends");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -146,25 +200,58 @@ async fn after_a_crash_the_next_start_waits_for_the_session_and_succeeds() {
     let channel = ChannelSpec::work(unique("crash"));
     connector.prepare(std::slice::from_ref(&channel)).await.expect("a topic");
     connector.sink().await.expect("a sink").send(&[message(&channel, 0)]).await;
-    let name = channel.name.clone();
-    let killed = tokio::task::spawn_blocking(move || {
-        let mut child = std::process::Command::new(std::env::current_exe()?)
-            .args(["an_owner_to_be_killed", "--exact", "--nocapture"])
-            .env(OWN_VARIABLE, name)
-            .stderr(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::null())
-            .spawn()?;
-        let lines = std::io::BufReader::new(child.stderr.take().expect("it is piped"));
-        let owned =
-            std::io::BufRead::lines(lines).map_while(Result::ok).any(|line| line.contains("owned"));
-        child.kill()?;
-        child.wait()?;
-        std::io::Result::Ok(owned)
-    });
-    assert!(killed.await.expect("no panic").expect("a child"), "the child never owned the group");
+    let (mut child, _lines) = tokio::task::block_in_place(|| owner(&channel)).expect("a child");
+    child.kill().and_then(|()| child.wait()).expect("the child is killed");
     let begin = Instant::now();
     let mut source =
         connector.source(spec(&channel, Vec::new())).await.expect("the dead owner is given up");
     assert_eq!(receive(&mut *source, 1).await.len(), 1);
     eprintln!("taken over after {} ms", begin.elapsed().as_millis());
+}
+
+fn admin() -> AdminClient<DefaultClientContext> {
+    let bootstrap = std::env::var("DIRIGENT_KAFKA").expect("asked before");
+    ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .create()
+        .expect("an administration client")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_too_large_for_its_topic_does_not_take_its_batch_with_it() {
+    let Some(connector) = connector() else { return };
+    let channel = ChannelSpec::work(unique("small"));
+    let topic = NewTopic::new(&channel.name, 1, TopicReplication::Fixed(-1))
+        .set("max.message.bytes", "4000");
+    let created = admin().create_topics(&[topic], &AdminOptions::new()).await.expect("an answer");
+    assert!(created.iter().all(Result::is_ok), "{created:?}");
+    let mut window: Vec<_> = (0..5).map(|id| message(&channel, id)).collect();
+    window[2].body = Bytes::from(vec![b'x'; 5_000]);
+    let sent = connector.sink().await.expect("a sink").send(&window).await;
+    let too_large =
+        |sent: &Sent| matches!(sent, Sent::Unsent { reason: UnsentReason::TooLarge, .. });
+    assert!(too_large(&sent[2]), "{sent:?}");
+    assert_eq!(sent.iter().filter(|sent| **sent == Sent::Confirmed).count(), 4, "{sent:?}");
+    let mut source = connector.source(spec(&channel, Vec::new())).await.expect("a source");
+    assert_eq!(receive(&mut *source, 4).await.len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_deleted_before_they_were_read_are_noticed_when_opening() {
+    let Some(connector) = connector() else { return };
+    let channel = ChannelSpec::work(unique("deleted"));
+    let topic = NewTopic::new(&channel.name, 1, TopicReplication::Fixed(-1));
+    admin().create_topics(&[topic], &AdminOptions::new()).await.expect("an answer");
+    let window: Vec<_> = (0..10).map(|id| message(&channel, id)).collect();
+    connector.sink().await.expect("a sink").send(&window).await;
+    let mut before = TopicPartitionList::new();
+    before.add_partition_offset(&channel.name, 0, Offset::Offset(6)).expect("an offset");
+    admin().delete_records(&before, &AdminOptions::new()).await.expect("deleted");
+    let position = |next| vec![Position { channel: channel.name.clone(), partition: 0, next }];
+    let refused = connector.source(spec(&channel, position(4))).await.err();
+    let Some(ConnectorError::Refused { text, .. }) = refused else { panic!("{refused:?}") };
+    assert!(text.contains("offset 4") && text.contains("begins at 6"), "{text}");
+    let mut source =
+        connector.source(spec(&channel, position(6))).await.expect("offset 6 is there");
+    assert_eq!(receive(&mut *source, 4).await[0].offset, 6);
 }

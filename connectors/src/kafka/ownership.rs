@@ -8,7 +8,7 @@
 use super::{KafkaSettings, NAME, context::Context};
 use crate::ConnectorError;
 use rdkafka::{
-    ClientContext, TopicPartitionList,
+    ClientContext, Offset, TopicPartitionList,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance},
     error::{KafkaError, KafkaResult},
@@ -140,6 +140,13 @@ impl Ownership {
         if let Err(error) = self.consumer.commit(offsets, CommitMode::Async) {
             tracing::debug!(%error, group = self.group, "Offsets for lag displays were not committed.");
         }
+    }
+
+    /// Asks the brokers whether we are still the member that owns the group: they take a commit from no other.
+    pub(super) fn confirm(&self) -> KafkaResult<()> {
+        let mut own = TopicPartitionList::new();
+        own.add_partition_offset(&topic(&self.group), 0, Offset::Offset(0))?;
+        self.consumer.commit(&own, CommitMode::Sync)
     }
 
     /// What the group has committed for these partitions.

@@ -51,7 +51,7 @@ pub(super) struct Reader {
     inbox: Arc<Inbox>,
     partitions: BTreeMap<usize, u32>,
     committed: BTreeMap<PartitionId, u64>,
-    /// The group was ours until its session was lost.
+    /// The group was ours, and may be another's by now.
     suspended: bool,
     // Dropped in this order: reading ends before the group is left.
     consumer: BaseConsumer<Context>,
@@ -195,7 +195,14 @@ impl Reader {
     pub(super) fn run(mut self) -> Result<(), ConnectorError> {
         let (mut commit_due, mut partitions_due) =
             (Instant::now() + COMMIT_EVERY, Instant::now() + PARTITIONS_EVERY);
+        let mut turn = Instant::now();
         while !self.inbox.closed() {
+            // A process that was stopped, or starved, may have lost the group without having heard of it.
+            if std::mem::replace(&mut turn, Instant::now()).elapsed()
+                > self.settings.session_timeout / 2
+            {
+                self.suspend();
+            }
             let wait = if self.suspended { POLL_WAIT_MAX } else { Duration::ZERO };
             if self.ownership.serve(wait)? != Held::Ours {
                 self.suspend();
@@ -203,6 +210,7 @@ impl Reader {
             }
             if self.suspended {
                 self.resume()?;
+                continue;
             }
             let now = Instant::now();
             if now >= commit_due {
@@ -297,7 +305,7 @@ impl Reader {
             self.suspended = true;
             tracing::warn!(
                 group = self.group,
-                "The session of the group was lost, reading stops until it is ours again."
+                "The group may have been lost, reading stops until it is ours for certain."
             );
         }
     }
@@ -348,6 +356,10 @@ impl Reader {
                     }
                 }
             }
+        }
+        if let Err(error) = self.ownership.confirm() {
+            tracing::debug!(%error, group = self.group, "The group is not ours yet.");
+            return Ok(());
         }
         self.suspended = false;
         tracing::info!(group = self.group, "The group is ours again, reading goes on.");
