@@ -1,4 +1,36 @@
-//! Placeholder while the workspace is laid out.
+//! A saga orchestrator for services that talk through Kafka and RabbitMQ.
+//!
+//! The path of a message, each word a room:
+//!
+//! broker ─► [`source`](dirigent_connectors::Source) ─► `intake` ─► shard ([`engine`]) ─►
+//! [`transition`](dirigent_model::transition) ─► [`journal`] ─► `relay` ─► [`sink`](dirigent_connectors::Sink) ─► broker
+//!
+//! An input is settled only after its group is durable in the journal; a command leaves only after that.
 
+pub mod engine;
+pub mod envelope;
 pub mod journal;
+pub mod participant;
+pub mod registry;
 pub mod store;
+pub mod telemetry;
+
+mod api;
+mod intake;
+mod relay;
+
+pub use api::{
+    BODY_BYTES_MAX, IntoPlan, Orchestrator, OrchestratorBuilder, StartError, UNSETTLED_MAX,
+};
+
+/// An error with all its causes, in one line.
+pub fn describe(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}

@@ -1,0 +1,277 @@
+//! The accounts: how far each partition has been read, what became of its messages, and how many instances stand where.
+//!
+//! A fold over commit groups, the same while running and at recovery. Stored with each checkpoint.
+
+use super::group::{GroupBody, GroupHead, InputDone, LaneSeq};
+use crate::registry::Release;
+use dirigent_connectors::Position;
+use dirigent_model::{definition::Fingerprint, instance::Status};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What became of a message: exactly one of these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Count {
+    /// It changed an instance.
+    Applied,
+    /// It had been applied before.
+    Duplicate,
+    /// It no longer mattered.
+    Ignored,
+    /// It is kept for later.
+    Parked,
+    /// It is set aside for a person: a dead letter.
+    Quarantined,
+}
+
+impl Count {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Applied, Self::Duplicate, Self::Ignored, Self::Parked, Self::Quarantined];
+}
+
+/// How many messages became what.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Changed an instance.
+    pub applied: u64,
+    /// Had been applied before.
+    pub duplicate: u64,
+    /// No longer mattered.
+    pub ignored: u64,
+    /// Kept for later.
+    pub parked: u64,
+    /// Set aside for a person.
+    pub quarantined: u64,
+}
+
+impl Counts {
+    pub(crate) fn add(&mut self, count: Count, messages: u64) {
+        let field = match count {
+            Count::Applied => &mut self.applied,
+            Count::Duplicate => &mut self.duplicate,
+            Count::Ignored => &mut self.ignored,
+            Count::Parked => &mut self.parked,
+            Count::Quarantined => &mut self.quarantined,
+        };
+        *field += messages;
+    }
+
+    pub(crate) fn of(&self, count: Count) -> u64 {
+        match count {
+            Count::Applied => self.applied,
+            Count::Duplicate => self.duplicate,
+            Count::Ignored => self.ignored,
+            Count::Parked => self.parked,
+            Count::Quarantined => self.quarantined,
+        }
+    }
+
+    /// All messages.
+    pub fn consumed(&self) -> u64 {
+        Count::ALL.iter().map(|count| self.of(*count)).sum()
+    }
+}
+
+/// Offsets `from..end` of a partition. A message covers itself and the gap before it, where a log holds no message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Covered {
+    pub from: u64,
+    pub end: u64,
+}
+
+/// How far one partition has been read: everything below `next`, and stretches above it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The first offset that is not taken care of.
+    pub next: u64,
+    /// Stretches taken care of above it, by their start: shards finish out of order. No more than may be unsettled.
+    pub above: BTreeMap<u64, u64>,
+}
+
+impl Progress {
+    /// Whether an offset has been taken care of.
+    pub fn covers(&self, offset: u64) -> bool {
+        offset < self.next
+            || self.above.range(..=offset).next_back().is_some_and(|(_, end)| offset < *end)
+    }
+
+    fn cover(&mut self, covered: Covered) {
+        if covered.from > self.next {
+            self.above.insert(covered.from, covered.end);
+            return;
+        }
+        self.next = self.next.max(covered.end);
+        while let Some(entry) = self.above.first_entry() {
+            if *entry.key() > self.next {
+                break;
+            }
+            self.next = self.next.max(entry.remove());
+        }
+    }
+}
+
+/// How many instances stand where.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Ever started.
+    pub started: u64,
+    /// Ended completed.
+    pub completed: u64,
+    /// Ended compensated.
+    pub compensated: u64,
+    /// Ended by an operator as they stood.
+    pub killed: u64,
+    /// Live with an open incident, now.
+    pub blocked: u64,
+    /// Live, by release and fingerprint, now.
+    pub live: BTreeMap<(String, u32, u64), u64>,
+}
+
+impl Tally {
+    /// Live instances of releases that are not here, with their number.
+    pub fn live_releases(&self) -> impl Iterator<Item = (Release, Fingerprint, u64)> + '_ {
+        self.live.iter().filter(|(_, count)| **count > 0).map(
+            |((name, version, fingerprint), count)| {
+                (
+                    Release { name: name.clone(), version: *version },
+                    Fingerprint(*fingerprint),
+                    *count,
+                )
+            },
+        )
+    }
+
+    /// Instances that have not ended.
+    pub fn in_flight(&self) -> u64 {
+        self.live.values().sum()
+    }
+}
+
+/// What all groups so far add up to, beside the instances.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accounts {
+    /// By channel and partition.
+    pub progress: BTreeMap<(String, u32), Progress>,
+    /// By channel and partition.
+    pub counts: BTreeMap<(String, u32), Counts>,
+    /// Of instances.
+    pub tally: Tally,
+    /// For each lane: the number the next message gets.
+    pub lanes_next: Vec<LaneSeq>,
+    /// For each lane: all messages below this number are confirmed.
+    pub lanes_confirmed: Vec<LaneSeq>,
+    /// Commands and events handed to the relay, ever.
+    pub sent: u64,
+}
+
+impl Accounts {
+    /// Adds a group.
+    pub(crate) fn fold(&mut self, head: &GroupHead, body: &GroupBody) {
+        let lanes = head.lanes.len();
+        self.lanes_next.resize(lanes.max(self.lanes_next.len()), 1);
+        self.lanes_confirmed.resize(lanes.max(self.lanes_confirmed.len()), 1);
+        for (lane, (first, confirmed)) in head.lanes.iter().enumerate() {
+            self.lanes_next[lane] = self.lanes_next[lane].max(*first);
+            self.lanes_confirmed[lane] = self.lanes_confirmed[lane].max(*confirmed);
+        }
+        for outgoing in &body.outgoing {
+            self.lanes_next[usize::from(outgoing.lane)] += 1;
+            self.sent += 1;
+        }
+        for input in head.late_inputs.iter().chain(&body.inputs) {
+            self.take_in(input);
+        }
+        for change in &body.changes {
+            self.change(&change.tally);
+        }
+    }
+
+    fn take_in(&mut self, input: &InputDone) {
+        // The channel's name is copied once per group and partition at most, not once per input.
+        let place = (input.channel.as_ref().to_owned(), input.partition);
+        self.counts.entry(place.clone()).or_default().add(input.count, 1);
+        if let Some(covered) = input.covered {
+            self.progress.entry(place).or_default().cover(covered);
+        }
+    }
+
+    fn change(&mut self, change: &super::group::TallyChange) {
+        let tally = &mut self.tally;
+        tally.blocked += u64::from(change.became_blocked);
+        tally.blocked -= u64::from(change.became_unblocked).min(tally.blocked);
+        if let Some(release) = &change.release {
+            let live = tally.live.entry(release.clone()).or_default();
+            if change.started {
+                *live += 1;
+                tally.started += 1;
+            }
+            if let Some(ended) = change.ended {
+                *live = live.saturating_sub(1);
+                match ended {
+                    Status::Completed => tally.completed += 1,
+                    Status::Compensated => tally.compensated += 1,
+                    Status::Killed => tally.killed += 1,
+                    Status::Running | Status::TurningBack => {}
+                }
+            }
+        }
+    }
+
+    /// Where sources go on.
+    pub fn positions(&self) -> Vec<Position> {
+        self.progress
+            .iter()
+            .map(|((channel, partition), progress)| Position {
+                channel: channel.clone(),
+                partition: *partition,
+                next: progress.next,
+            })
+            .collect()
+    }
+
+    /// Messages of all partitions.
+    pub fn counted(&self) -> Counts {
+        let mut sum = Counts::default();
+        for counts in self.counts.values() {
+            Count::ALL.iter().for_each(|count| sum.add(*count, counts.of(*count)));
+        }
+        sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_goes_on_only_over_what_is_taken_care_of() {
+        let mut progress = Progress::default();
+        progress.cover(Covered { from: 5, end: 6 });
+        progress.cover(Covered { from: 3, end: 5 });
+        assert_eq!(progress.next, 0);
+        assert!(
+            progress.covers(4) && progress.covers(5) && !progress.covers(2) && !progress.covers(6)
+        );
+        progress.cover(Covered { from: 0, end: 3 });
+        assert_eq!((progress.next, progress.above.len()), (6, 0));
+    }
+
+    #[test]
+    fn gaps_in_a_log_do_not_hold_progress_back() {
+        let mut progress = Progress::default();
+        progress.cover(Covered { from: 0, end: 1_000_001 });
+        progress.cover(Covered { from: 1_000_001, end: 1_000_010 });
+        assert_eq!(progress.next, 1_000_010);
+    }
+
+    #[test]
+    fn covering_twice_changes_nothing() {
+        let mut progress = Progress::default();
+        for _ in 0..2 {
+            progress.cover(Covered { from: 0, end: 2 });
+            progress.cover(Covered { from: 4, end: 5 });
+        }
+        assert_eq!((progress.next, progress.above.len()), (2, 1));
+    }
+}

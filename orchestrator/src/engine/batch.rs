@@ -1,0 +1,142 @@
+//! One turn of a shard: what has to become durable together, and what may happen once it is.
+
+use super::{
+    accounts::Count,
+    group::{GroupBody, InputDone, InstanceChange, Outgoing, TallyChange},
+    job::{Confirm, DeliveryDone, DeliveryJob, OperatorError},
+    table::Resting,
+};
+use crate::telemetry::Fact;
+use crossbeam_channel::Sender;
+use dirigent_model::{
+    history::{History, Verdict},
+    instance::{Instance, InstanceId},
+    time::Timestamp,
+};
+use rustc_hash::FxHashMap;
+use std::sync::Arc;
+
+/// An instance that the batch changes. Its state is captured once, when the batch is handed over.
+#[derive(Default)]
+pub(super) struct Touched {
+    pub lines: Vec<Vec<u8>>,
+    pub tally: TallyChange,
+    pub gone: bool,
+    captured: Option<Resting>,
+}
+
+impl Touched {
+    /// Takes the instance as it is at the end of the batch.
+    pub(super) fn capture(&mut self, instance: &Instance, due: Option<Timestamp>) -> usize {
+        let mut state = Vec::with_capacity(512);
+        instance.encode(&mut state);
+        let bytes = state.len();
+        self.captured = Some(Resting { state, history: instance.history.clone(), due, seq: 0 });
+        bytes
+    }
+}
+
+/// An operator's answer, to be given once it is durable.
+pub(crate) type Answer = (Sender<Result<Verdict, OperatorError>>, Result<Verdict, OperatorError>);
+
+/// One turn of a shard.
+#[derive(Default)]
+pub(crate) struct Batch {
+    pub(super) now: Timestamp,
+    pub(crate) shard: usize,
+    /// Consecutive per shard, from 1.
+    pub(crate) number: u64,
+    pub(super) touched: FxHashMap<InstanceId, Touched>,
+    pub(super) outgoing: Vec<Outgoing>,
+    pub(super) inputs: Vec<InputDone>,
+    /// Deliveries to be settled.
+    pub(crate) done: Vec<Arc<DeliveryDone>>,
+    /// Messages that count as confirmed: they could not be sent, and their instances know.
+    pub(crate) confirms: Vec<Confirm>,
+    pub(crate) answers: Vec<Answer>,
+    pub(crate) facts: Vec<Fact>,
+    /// The group, and its encoded form.
+    pub(crate) group: GroupBody,
+    pub(crate) encoded: Vec<u8>,
+    histories: Vec<Option<History>>,
+}
+
+impl Batch {
+    /// How much is in it, against the bound.
+    pub(super) fn inputs(&self) -> usize {
+        self.done.len().max(self.touched.len())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.touched.is_empty()
+            && self.outgoing.is_empty()
+            && self.done.is_empty()
+            && self.confirms.is_empty()
+            && self.answers.is_empty()
+    }
+
+    pub(super) fn has_touched(&self, id: InstanceId) -> bool {
+        self.touched.contains_key(&id)
+    }
+
+    pub(super) fn touch(&mut self, id: InstanceId) -> &mut Touched {
+        self.touched.entry(id).or_default()
+    }
+
+    /// A delivery is decided; `None` for one that was counted before a restart.
+    pub(super) fn settle(&mut self, delivery: Option<DeliveryJob>, count: Option<Count>) {
+        let Some(DeliveryJob { done, .. }) = delivery else { return };
+        if let Some(count) = count {
+            self.inputs.extend(done.decided(count));
+        }
+        self.done.push(done);
+    }
+
+    /// Writes the group.
+    pub(super) fn seal(&mut self) {
+        let touched = std::mem::take(&mut self.touched);
+        self.histories.reserve(touched.len());
+        let mut changes = Vec::with_capacity(touched.len());
+        for (id, touched) in touched {
+            let (state, history, due) = match touched.captured.filter(|_| !touched.gone) {
+                Some(resting) => (Some(resting.state), Some(resting.history), resting.due),
+                None => (None, None, None),
+            };
+            self.histories.push(history);
+            changes.push(InstanceChange {
+                id,
+                state,
+                lines: touched.lines,
+                due,
+                tally: touched.tally,
+            });
+        }
+        self.group = GroupBody {
+            changes,
+            outgoing: std::mem::take(&mut self.outgoing),
+            inputs: std::mem::take(&mut self.inputs),
+        };
+        if !self.group.is_empty() {
+            self.encoded = self.group.encode();
+        }
+    }
+
+    /// The instances as they now rest.
+    pub(super) fn take_resting(
+        &mut self,
+        seq: u64,
+    ) -> impl Iterator<Item = (InstanceId, Option<Resting>)> + use<> {
+        let changes = std::mem::take(&mut self.group.changes);
+        let histories = std::mem::take(&mut self.histories);
+        changes.into_iter().zip(histories).map(move |(change, history)| {
+            let InstanceChange { id, state, due, .. } = change;
+            let resting = state.map(|state| Resting {
+                state,
+                history: history.unwrap_or_default(),
+                due,
+                seq,
+            });
+            (id, resting)
+        })
+    }
+}

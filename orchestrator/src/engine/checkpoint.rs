@@ -1,0 +1,143 @@
+//! Checkpoints: what the journal adds up to, written into the store in the background.
+//!
+//! A checkpoint holds only durable groups. Its mark is written last, so it stands only if everything else does; until
+//! then recovery folds the same groups again, which changes nothing.
+
+use super::{
+    accounts::Accounts,
+    shard::{Fatal, ToShard},
+    table::{Layer, Table},
+};
+use crate::{
+    journal::GroupSeq,
+    store::{Change, Space, Store},
+};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use serde::{Deserialize, Serialize};
+use std::{sync::Arc, thread::JoinHandle};
+
+/// Instances written as one batch of the store.
+const INSTANCES_PER_WRITE: usize = 512;
+
+/// What is to be written.
+pub(crate) struct Checkpoint {
+    pub layer: Arc<Layer>,
+    /// The last group it covers.
+    pub seq: GroupSeq,
+    /// The first group the journal has to keep: it holds messages that no broker has confirmed, or is not covered.
+    pub keep_from: GroupSeq,
+    pub accounts: Accounts,
+    /// Each shard's last batch it covers.
+    pub batches: Vec<u64>,
+}
+
+const MARK: &[u8] = b"checkpoint";
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Mark {
+    pub seq: u64,
+    pub keep_from: u64,
+    pub accounts: Accounts,
+}
+
+/// The last checkpoint, or the beginning of time.
+pub(crate) fn read_mark(store: &dyn Store) -> Result<Mark, Fatal> {
+    match store.get(Space::Meta, MARK)? {
+        None => Ok(Mark { seq: 0, keep_from: GroupSeq::FIRST.0, accounts: Accounts::default() }),
+        Some(value) => postcard::from_bytes(&value).map_err(|error| {
+            format!("reading the mark of the last checkpoint: {error}; restore the data folder from a backup").into()
+        }),
+    }
+}
+
+/// Writes checkpoints on a thread of its own, one at a time.
+pub(crate) struct Checkpointer {
+    work: Option<Sender<Checkpoint>>,
+    done: Receiver<Result<GroupSeq, Fatal>>,
+    busy: bool,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Checkpointer {
+    pub(crate) fn spawn(table: Arc<Table>, shards: Vec<Sender<ToShard>>) -> std::io::Result<Self> {
+        let (work, inbox) = bounded::<Checkpoint>(1);
+        let (outbox, done) = bounded(1);
+        let thread = std::thread::Builder::new().name("checkpointer".into()).spawn(move || {
+            for checkpoint in inbox {
+                let (keep_from, batches) = (checkpoint.keep_from, checkpoint.batches.clone());
+                let outcome = write(&table, checkpoint).map(|()| keep_from);
+                if outcome.is_ok() {
+                    for (shard, batch) in shards.iter().zip(batches) {
+                        // A shard with a full inbox has work; it is told the next time.
+                        shard.try_send(ToShard::Checkpointed(batch)).unwrap_or_default();
+                    }
+                }
+                if outbox.send(outcome).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { work: Some(work), done, busy: false, thread: Some(thread) })
+    }
+
+    pub(crate) fn is_busy(&self) -> bool {
+        self.busy
+    }
+
+    pub(crate) fn begin(&mut self, checkpoint: Checkpoint) {
+        self.busy = true;
+        if let Some(work) = &self.work {
+            work.send(checkpoint)
+                .unwrap_or_else(|_| tracing::error!("The checkpointer has ended."));
+        }
+    }
+
+    /// Which groups the journal still has to keep, once a checkpoint has finished; waits for the one under way if told to.
+    pub(crate) fn finished(&mut self, wait: bool) -> Result<Option<GroupSeq>, Fatal> {
+        if !self.busy {
+            return Ok(None);
+        }
+        let outcome = if wait {
+            self.done.recv().map_err(|_| "the checkpointer has ended unexpectedly")?
+        } else {
+            match self.done.try_recv() {
+                Ok(outcome) => outcome,
+                Err(crossbeam_channel::TryRecvError::Empty) => return Ok(None),
+                Err(crossbeam_channel::TryRecvError::Disconnected) => {
+                    return Err("the checkpointer has ended unexpectedly".into());
+                }
+            }
+        };
+        self.busy = false;
+        outcome.map(Some)
+    }
+}
+
+impl Drop for Checkpointer {
+    fn drop(&mut self) {
+        drop(self.work.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("The checkpointer panicked.");
+        }
+    }
+}
+
+fn write(table: &Table, checkpoint: Checkpoint) -> Result<(), Fatal> {
+    let Checkpoint { layer, seq, keep_from, accounts, .. } = checkpoint;
+    // Ordered keys cost the store half of random ones.
+    let mut entries: Vec<_> = layer.iter().collect();
+    entries.sort_unstable_by_key(|(id, _)| **id);
+    for part in entries.chunks(INSTANCES_PER_WRITE) {
+        table.store().write(&table.changes_of(part)?)?;
+    }
+    table.store().sync()?;
+    let mark = postcard::to_stdvec(&Mark { seq: seq.0, keep_from: keep_from.0, accounts })?;
+    table.store().write(&[Change::put(Space::Meta, MARK, mark)])?;
+    table.store().sync()?;
+    drop(entries);
+    drop(layer);
+    table.let_go();
+    Ok(())
+}

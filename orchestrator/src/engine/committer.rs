@@ -1,0 +1,276 @@
+//! The committer: makes the batches of all shards durable with one sync, and only then lets their effects happen.
+//!
+//! The order in [`Committer::commit`] is the promise of the whole process: append, sync, and only behind that the
+//! messages to the relay, the settlements to the brokers, the answers to operators.
+
+use super::{
+    Shared,
+    accounts::Accounts,
+    batch::Batch,
+    checkpoint::{Checkpoint, Checkpointer},
+    group::{GroupHead, InputDone, LaneSeq},
+    job::DeliveryDone,
+    shard::Fatal,
+};
+use crate::{
+    journal::{GroupSeq, Journal},
+    relay::RelayHandle,
+};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use dirigent_connectors::{Receipt, Settle, Settler};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, PoisonError, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+/// Batches made durable by one sync: as many as shards can have ready, and no more than a moment's work.
+const BATCHES_PER_SYNC_MAX: usize = 64;
+
+/// How long an idle committer waits before it writes down watermarks that have moved.
+const IDLE: Duration = Duration::from_millis(200);
+
+/// Bytes of the journal after which a checkpoint is due.
+const CHECKPOINT_BYTES: u64 = 48 * 1024 * 1024;
+
+/// Time after which a checkpoint is due, if anything changed.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
+
+/// Instances that wait for a checkpoint, before the committer waits for the store.
+const UNCHECKPOINTED_MAX: usize = 400_000;
+
+/// Messages that wait to be sent or confirmed, on all lanes, before the committer waits for the brokers.
+pub const OUTBOX_MAX: usize = 100_000;
+
+/// Owns the journal.
+pub(crate) struct Committer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) journal: Journal,
+    pub(super) inbox: Receiver<Batch>,
+    pub(super) relays: Vec<RelayHandle>,
+    pub(super) accounts: Accounts,
+    pub(super) checkpointer: Checkpointer,
+    /// Groups that still hold unconfirmed messages: their place, and each lane's next number behind them.
+    pub(super) unconfirmed: VecDeque<(GroupSeq, Vec<LaneSeq>)>,
+    pub(super) late_inputs: Vec<InputDone>,
+    pub(super) written: Written,
+}
+
+/// How far things are on their way to the store.
+pub(super) struct Written {
+    pub last: GroupSeq,
+    pub bytes_since: u64,
+    pub checkpoint_at: Instant,
+}
+
+impl Committer {
+    /// Works until every shard is gone.
+    pub(crate) fn run(mut self) -> Result<(), Fatal> {
+        loop {
+            match self.inbox.recv_timeout(IDLE) {
+                Ok(first) => {
+                    let mut batches = vec![first];
+                    while batches.len() < BATCHES_PER_SYNC_MAX
+                        && let Ok(next) = self.inbox.try_recv()
+                    {
+                        batches.push(next);
+                    }
+                    self.commit(batches)?;
+                }
+                Err(RecvTimeoutError::Timeout) => self.write_watermarks()?,
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.checkpoint(false)?;
+            self.hold_back()?;
+        }
+        self.write_watermarks()?;
+        self.checkpoint(true)
+    }
+
+    fn commit(&mut self, mut batches: Vec<Batch>) -> Result<(), Fatal> {
+        let mut firsts = Vec::with_capacity(batches.len());
+        for batch in &batches {
+            firsts.push(self.append(batch)?);
+        }
+        self.journal.sync()?;
+        // Everything of these batches is durable now; nothing of them has been seen outside yet.
+        for (batch, (seq, firsts)) in batches.iter_mut().zip(firsts) {
+            self.shared.table.put(batch.take_resting(seq.0));
+            self.send(batch, firsts);
+            self.shared.durable_batch[batch.shard].store(batch.number, Ordering::Release);
+        }
+        self.settle(&batches);
+        self.publish_snapshot();
+        for batch in batches {
+            for (answer, outcome) in batch.answers {
+                // Whoever asked may have gone.
+                answer.send(outcome).unwrap_or_default();
+            }
+            if !batch.facts.is_empty() {
+                self.shared.observer.observe(batch.facts);
+            }
+            for confirm in batch.confirms {
+                self.relays[usize::from(confirm.lane)].confirm(&[confirm.seq]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends a batch's group; returns its place, and each lane's first number in it.
+    fn append(&mut self, batch: &Batch) -> Result<(GroupSeq, Vec<LaneSeq>), Fatal> {
+        let firsts: Vec<LaneSeq> = self.accounts.lanes_next.clone();
+        if batch.encoded.is_empty() && self.late_inputs.is_empty() {
+            return Ok((self.written.last, firsts));
+        }
+        self.append_group(&batch.encoded, &batch.group)?;
+        Ok((self.written.last, firsts))
+    }
+
+    fn append_group(
+        &mut self,
+        encoded: &[u8],
+        body: &super::group::GroupBody,
+    ) -> Result<(), Fatal> {
+        let confirmed = self.relays.iter().map(RelayHandle::confirmed);
+        let lanes = self.accounts.lanes_next.iter().copied().zip(confirmed).collect();
+        let head = GroupHead { lanes, late_inputs: std::mem::take(&mut self.late_inputs) };
+        let head_bytes = head.encode();
+        let empty;
+        let encoded = if encoded.is_empty() {
+            empty = super::group::GroupBody::default().encode();
+            &empty
+        } else {
+            encoded
+        };
+        let seq = self.journal.append(&[&head_bytes, encoded])?;
+        self.accounts.fold(&head, body);
+        self.written.last = seq;
+        self.written.bytes_since += (head_bytes.len() + encoded.len()) as u64;
+        if !body.outgoing.is_empty() {
+            self.unconfirmed.push_back((seq, self.accounts.lanes_next.clone()));
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, batch: &mut Batch, mut next: Vec<LaneSeq>) {
+        let mut lanes: Vec<Vec<_>> = self.relays.iter().map(|_| Vec::new()).collect();
+        for outgoing in std::mem::take(&mut batch.group.outgoing) {
+            let lane = usize::from(outgoing.lane);
+            lanes[lane].push((next[lane], outgoing));
+            next[lane] += 1;
+        }
+        for (relay, messages) in self.relays.iter().zip(lanes) {
+            if !messages.is_empty() {
+                relay.send(messages);
+            }
+        }
+    }
+
+    fn settle(&mut self, batches: &[Batch]) {
+        let mut settler: Option<&Arc<dyn Settler>> = None;
+        let mut settlements: Vec<(Receipt, Settle)> = Vec::new();
+        let done: Vec<&Arc<DeliveryDone>> = batches.iter().flat_map(|batch| &batch.done).collect();
+        for done in done {
+            let Some(late) = done.committed() else { continue };
+            self.late_inputs.extend(late);
+            if !settler.is_some_and(|settler| Arc::ptr_eq(settler, &done.settler)) {
+                if let Some(settler) = settler {
+                    settler.settle(&settlements);
+                }
+                settlements.clear();
+                settler = Some(&done.settler);
+            }
+            settlements.push(done.settlement());
+        }
+        if let Some(settler) = settler {
+            settler.settle(&settlements);
+        }
+    }
+
+    /// Writes down what has moved without any batch: watermarks, and inputs of several shards.
+    fn write_watermarks(&mut self) -> Result<(), Fatal> {
+        let confirmed = self.relays.iter().map(RelayHandle::confirmed);
+        let moved =
+            confirmed.zip(&self.accounts.lanes_confirmed).any(|(now, written)| now > *written);
+        if moved || !self.late_inputs.is_empty() {
+            self.append_group(&[], &super::group::GroupBody::default())?;
+            self.journal.sync()?;
+            self.publish_snapshot();
+        }
+        Ok(())
+    }
+
+    pub(super) fn publish_snapshot(&self) {
+        let mut snapshot = self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+        snapshot.update(&self.accounts, self.journal.bytes_live());
+        for (lane, relay) in self.relays.iter().enumerate() {
+            snapshot.confirmed[lane] = relay.confirmed().saturating_sub(1);
+        }
+    }
+
+    /// Begins a checkpoint when one is due, and gives up what the last one made needless.
+    fn checkpoint(&mut self, now: bool) -> Result<(), Fatal> {
+        if let Some(done) = self.checkpointer.finished(now)? {
+            self.journal.retire(done)?;
+        }
+        let due = self.written.bytes_since >= CHECKPOINT_BYTES
+            || self.written.checkpoint_at.elapsed() >= CHECKPOINT_EVERY
+                && self.written.bytes_since > 0;
+        if self.checkpointer.is_busy() || !(due || now && self.written.bytes_since > 0) {
+            return Ok(());
+        }
+        self.written.bytes_since = 0;
+        self.written.checkpoint_at = Instant::now();
+        let keep_from = self.first_unconfirmed();
+        self.checkpointer.begin(Checkpoint {
+            keep_from,
+            layer: self.shared.table.freeze(),
+            seq: self.written.last,
+            accounts: self.accounts.clone(),
+            batches: self
+                .shared
+                .durable_batch
+                .iter()
+                .map(|batch| batch.load(Ordering::Acquire))
+                .collect(),
+        });
+        if now && let Some(done) = self.checkpointer.finished(true)? {
+            self.journal.retire(done)?;
+        }
+        Ok(())
+    }
+
+    /// The first group that still holds a message no broker has confirmed, or the next one to come.
+    fn first_unconfirmed(&mut self) -> GroupSeq {
+        let confirmed: Vec<LaneSeq> = self.relays.iter().map(RelayHandle::confirmed).collect();
+        while let Some((_, next)) = self.unconfirmed.front() {
+            if next.iter().zip(&confirmed).any(|(next, confirmed)| confirmed < next) {
+                break;
+            }
+            self.unconfirmed.pop_front();
+        }
+        self.unconfirmed.front().map_or(self.written.last.next(), |(seq, _)| *seq)
+    }
+
+    /// Waits while the brokers or the store have enough to do: the shards wait for us, the sources for them.
+    fn hold_back(&mut self) -> Result<(), Fatal> {
+        let mut told = false;
+        while !self.shared.is_stopping()
+            && self.relays.iter().map(RelayHandle::waiting).sum::<usize>() > OUTBOX_MAX
+        {
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!(
+                    bound = OUTBOX_MAX,
+                    "The outbox is full; nothing more is taken in until brokers confirm."
+                );
+            }
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+        if self.shared.table.top_len() > UNCHECKPOINTED_MAX && self.checkpointer.is_busy() {
+            if let Some(done) = self.checkpointer.finished(true)? {
+                self.journal.retire(done)?;
+            }
+        }
+        Ok(())
+    }
+}

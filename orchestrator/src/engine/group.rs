@@ -1,0 +1,409 @@
+//! The commit group: what becomes durable together.
+//!
+//! A shard writes the [`GroupBody`] of its turn: the instances it changed, the messages they send, the inputs taken care of
+//! and what became of each. The committer puts a [`GroupHead`] before it: which number the first message has on each
+//! lane, up to where each lane is confirmed, and inputs that were decided by more than one shard. Recovery folds both.
+
+use super::{
+    accounts::{Count, Counts, Covered},
+    wire::{Malformed, Put, Take},
+};
+use dirigent_connectors::Message;
+use dirigent_model::{
+    definition::NodeId,
+    instance::{InstanceId, Leg, Status},
+    time::Timestamp,
+};
+use uuid::Uuid;
+
+/// The layout this release writes.
+const FORMAT: u8 = 1;
+
+/// Which connector a message leaves by: its place in the list of connectors.
+pub(crate) type Lane = u8;
+
+/// The number of a message on its lane; consecutive from 1.
+pub(crate) type LaneSeq = u64;
+
+/// Whose command a message is, so that *unsent* finds its way back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sender {
+    pub instance: InstanceId,
+    pub node: NodeId,
+    pub leg: Leg,
+    pub attempt: u32,
+}
+
+/// A message that is to leave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Outgoing {
+    pub lane: Lane,
+    /// `None` for events and dead letters.
+    pub sender: Option<Sender>,
+    pub message: Message,
+}
+
+/// What a group does to one instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct InstanceChange {
+    pub id: InstanceId,
+    /// The stored form; `None` when the instance is gone.
+    pub state: Option<Vec<u8>>,
+    /// Encoded lines added to its history.
+    pub lines: Vec<Vec<u8>>,
+    /// When it is next looked at by itself.
+    pub due: Option<Timestamp>,
+    /// What it does to the tally of instances.
+    pub tally: TallyChange,
+}
+
+/// What one instance's change does to the tally.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct TallyChange {
+    /// Release and fingerprint, where `started`, `ended` or a change of blocking needs them.
+    pub release: Option<(String, u32, u64)>,
+    pub started: bool,
+    pub ended: Option<Status>,
+    pub became_blocked: bool,
+    pub became_unblocked: bool,
+}
+
+/// An input taken care of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct InputDone {
+    pub channel: std::sync::Arc<str>,
+    pub partition: u32,
+    /// Where the reader remembers positions.
+    pub covered: Option<Covered>,
+    pub count: Count,
+}
+
+/// What a shard's turn adds up to.
+#[derive(Debug, Default)]
+pub(crate) struct GroupBody {
+    pub changes: Vec<InstanceChange>,
+    pub outgoing: Vec<Outgoing>,
+    pub inputs: Vec<InputDone>,
+}
+
+/// What the committer adds.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct GroupHead {
+    /// For each lane: the number of its first message in this group, and up to which number it is confirmed.
+    pub lanes: Vec<(LaneSeq, LaneSeq)>,
+    /// Inputs decided by more than one shard, once the last of them is durable.
+    pub late_inputs: Vec<InputDone>,
+}
+
+impl GroupHead {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut into = vec![FORMAT];
+        into.number(self.lanes.len() as u64);
+        for (first, confirmed) in &self.lanes {
+            into.number(*first);
+            into.number(*confirmed);
+        }
+        put_inputs(&mut into, &self.late_inputs);
+        into
+    }
+}
+
+impl GroupBody {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.outgoing.is_empty() && self.inputs.is_empty()
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut into = Vec::with_capacity(self.changes.len() * 512 + self.outgoing.len() * 640);
+        into.number(self.changes.len() as u64);
+        for change in &self.changes {
+            put_change(&mut into, change);
+        }
+        into.number(self.outgoing.len() as u64);
+        for outgoing in &self.outgoing {
+            put_outgoing(&mut into, outgoing);
+        }
+        put_inputs(&mut into, &self.inputs);
+        into
+    }
+}
+
+/// Reads a group back.
+pub(crate) fn decode(record: &[u8]) -> Result<(GroupHead, GroupBody), Malformed> {
+    let mut from = Take(record);
+    if from.byte("the format")? != FORMAT {
+        return Err(Malformed("a format this release knows"));
+    }
+    let mut head = GroupHead::default();
+    for _ in 0..from.number("the lanes")? {
+        head.lanes
+            .push((from.number("a lane's first number")?, from.number("a lane's watermark")?));
+    }
+    head.late_inputs = take_inputs(&mut from)?;
+    let mut body = GroupBody::default();
+    for _ in 0..from.number("the changes")? {
+        body.changes.push(take_change(&mut from)?);
+    }
+    for _ in 0..from.number("the messages")? {
+        body.outgoing.push(take_outgoing(&mut from)?);
+    }
+    body.inputs = take_inputs(&mut from)?;
+    if from.0.is_empty() { Ok((head, body)) } else { Err(Malformed("the end of the group")) }
+}
+
+const STARTED: u8 = 1;
+const GONE: u8 = 2;
+const COMPLETED: u8 = 4;
+const COMPENSATED: u8 = 8;
+const KILLED: u8 = 12;
+const ENDED: u8 = 12;
+const BLOCKED: u8 = 16;
+const UNBLOCKED: u8 = 32;
+const RELEASE: u8 = 64;
+
+fn put_change(into: &mut Vec<u8>, change: &InstanceChange) {
+    let tally = &change.tally;
+    let mut flags = 0;
+    flags |= if tally.started { STARTED } else { 0 };
+    flags |= if change.state.is_none() { GONE } else { 0 };
+    flags |= match tally.ended {
+        Some(Status::Completed) => COMPLETED,
+        Some(Status::Compensated) => COMPENSATED,
+        Some(Status::Killed) => KILLED,
+        None | Some(Status::Running | Status::TurningBack) => 0,
+    };
+    flags |= if tally.became_blocked { BLOCKED } else { 0 };
+    flags |= if tally.became_unblocked { UNBLOCKED } else { 0 };
+    flags |= if tally.release.is_some() { RELEASE } else { 0 };
+    into.push(flags);
+    into.extend_from_slice(change.id.0.as_bytes());
+    if let Some((name, version, fingerprint)) = &tally.release {
+        into.text(name);
+        into.number(u64::from(*version));
+        into.extend_from_slice(&fingerprint.to_be_bytes());
+    }
+    into.number(change.due.map_or(0, |due| due.0));
+    into.number(change.lines.len() as u64);
+    for line in &change.lines {
+        into.bytes(line);
+    }
+    if let Some(state) = &change.state {
+        into.bytes(state);
+    }
+}
+
+fn take_change(from: &mut Take<'_>) -> Result<InstanceChange, Malformed> {
+    let flags = from.byte("a change")?;
+    let id = InstanceId(Uuid::from_bytes(from.array("an instance's id")?));
+    let release = if flags & RELEASE == 0 {
+        None
+    } else {
+        let name = from.text("a definition's name")?.to_owned();
+        let version = from.small("a definition's version")?;
+        Some((name, version, u64::from_be_bytes(from.array("a definition's fingerprint")?)))
+    };
+    let due = match from.number("an instance's due time")? {
+        0 => None,
+        due => Some(Timestamp(due)),
+    };
+    let mut lines = Vec::new();
+    for _ in 0..from.number("an instance's history")? {
+        lines.push(from.bytes("a line of history")?.to_vec());
+    }
+    let state =
+        if flags & GONE == 0 { Some(from.bytes("an instance's state")?.to_vec()) } else { None };
+    let ended = match flags & ENDED {
+        COMPLETED => Some(Status::Completed),
+        COMPENSATED => Some(Status::Compensated),
+        KILLED => Some(Status::Killed),
+        _ => None,
+    };
+    let tally = TallyChange {
+        release,
+        started: flags & STARTED != 0,
+        ended,
+        became_blocked: flags & BLOCKED != 0,
+        became_unblocked: flags & UNBLOCKED != 0,
+    };
+    Ok(InstanceChange { id, state, lines, due, tally })
+}
+
+fn put_outgoing(into: &mut Vec<u8>, outgoing: &Outgoing) {
+    into.push(outgoing.lane);
+    match &outgoing.sender {
+        None => into.push(0),
+        Some(sender) => {
+            into.push(match sender.leg {
+                Leg::Do => 1,
+                Leg::Compensate => 2,
+            });
+            into.extend_from_slice(sender.instance.0.as_bytes());
+            into.number(u64::from(sender.node.0));
+            into.number(u64::from(sender.attempt));
+        }
+    }
+    into.message(&outgoing.message);
+}
+
+fn take_outgoing(from: &mut Take<'_>) -> Result<Outgoing, Malformed> {
+    let lane = from.byte("a message's lane")?;
+    let leg = match from.byte("a message's sender")? {
+        0 => None,
+        1 => Some(Leg::Do),
+        2 => Some(Leg::Compensate),
+        _ => return Err(Malformed("a message's sender")),
+    };
+    let sender = match leg {
+        None => None,
+        Some(leg) => Some(Sender {
+            instance: InstanceId(Uuid::from_bytes(from.array("a sender's id")?)),
+            node: NodeId(from.small("a sender's step")?),
+            leg,
+            attempt: from.small("a sender's attempt")?,
+        }),
+    };
+    Ok(Outgoing { lane, sender, message: from.message()? })
+}
+
+/// Inputs lie together by channel and partition: their counts, then their offsets as distances.
+fn put_inputs(into: &mut Vec<u8>, inputs: &[InputDone]) {
+    let mut places: Vec<(&str, u32)> = Vec::new();
+    for input in inputs {
+        let place = (&*input.channel, input.partition);
+        if !places.contains(&place) {
+            places.push(place);
+        }
+    }
+    into.number(places.len() as u64);
+    for place in places {
+        let here =
+            || inputs.iter().filter(move |input| (&*input.channel, input.partition) == place);
+        into.text(place.0);
+        into.number(u64::from(place.1));
+        let mut counts = Counts::default();
+        here().for_each(|input| counts.add(input.count, 1));
+        for count in Count::ALL {
+            into.number(counts.of(count));
+        }
+        let mut covered: Vec<Covered> = here().filter_map(|input| input.covered).collect();
+        covered.sort_unstable_by_key(|covered| covered.from);
+        into.number(covered.len() as u64);
+        let mut before = 0;
+        for Covered { from, end } in covered {
+            into.number(from - before);
+            into.number(end - from);
+            before = from;
+        }
+    }
+}
+
+fn take_inputs(from: &mut Take<'_>) -> Result<Vec<InputDone>, Malformed> {
+    let mut inputs = Vec::new();
+    for _ in 0..from.number("the inputs")? {
+        let channel: std::sync::Arc<str> = from.text("an input's channel")?.into();
+        let partition = from.small("an input's partition")?;
+        let first = inputs.len();
+        for count in Count::ALL {
+            for _ in 0..from.number("an input's count")? {
+                inputs.push(InputDone {
+                    channel: channel.clone(),
+                    partition,
+                    covered: None,
+                    count,
+                });
+            }
+        }
+        // Which offset had which verdict is not kept: only their sums are.
+        let mut before = 0;
+        for place in 0..from.number("an input's offsets")? {
+            before += from.number("an input's offset")?;
+            let end = before + from.number("an input's reach")?;
+            let at = usize::try_from(place).ok().and_then(|place| inputs.get_mut(first + place));
+            at.ok_or(Malformed("an input's verdict"))?.covered =
+                Some(Covered { from: before, end });
+        }
+    }
+    Ok(inputs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dirigent_connectors::{Attributes, ChannelKind};
+
+    fn sample() -> (GroupHead, GroupBody) {
+        let id = InstanceId(Uuid::from_u128(7));
+        let tally = TallyChange {
+            release: Some(("order".into(), 3, 99)),
+            started: true,
+            ended: Some(Status::Killed),
+            became_blocked: true,
+            became_unblocked: false,
+        };
+        let message = Message {
+            channel: "inventory".into(),
+            kind: ChannelKind::Work,
+            key: "80".into(),
+            attributes: Attributes::new().with("id", "a").with("type", "ReserveStock"),
+            others: vec![("x".into(), vec![0, 255].into())],
+            body: vec![1, 2, 3].into(),
+        };
+        let sender = Sender { instance: id, node: NodeId(300), leg: Leg::Compensate, attempt: 2 };
+        let input = |from: Option<u64>, count| {
+            let covered = from.map(|from| Covered { from, end: from + 2 });
+            InputDone { channel: "orders".into(), partition: 4, covered, count }
+        };
+        let body = GroupBody {
+            changes: vec![
+                InstanceChange {
+                    id,
+                    state: Some(vec![1; 300]),
+                    lines: vec![vec![5], vec![6]],
+                    due: Some(Timestamp(12)),
+                    tally,
+                },
+                InstanceChange {
+                    id,
+                    state: None,
+                    lines: vec![],
+                    due: None,
+                    tally: TallyChange::default(),
+                },
+            ],
+            outgoing: vec![
+                Outgoing { lane: 1, sender: Some(sender), message: message.clone() },
+                Outgoing { lane: 0, sender: None, message },
+            ],
+            inputs: vec![
+                input(Some(7), Count::Applied),
+                input(Some(9), Count::Applied),
+                input(Some(30), Count::Ignored),
+            ],
+        };
+        let head = GroupHead {
+            lanes: vec![(1, 0), (500, 400)],
+            late_inputs: vec![input(None, Count::Duplicate)],
+        };
+        (head, body)
+    }
+
+    #[test]
+    fn a_group_is_read_as_it_was_written() {
+        let (head, body) = sample();
+        let record = [head.encode(), body.encode()].concat();
+        let (head_again, body_again) = decode(&record).unwrap();
+        assert_eq!(head_again, head);
+        assert_eq!(body_again.changes, body.changes);
+        assert_eq!(body_again.outgoing, body.outgoing);
+        assert_eq!(body_again.inputs, body.inputs);
+    }
+
+    #[test]
+    fn a_group_cut_anywhere_is_refused_and_never_panics() {
+        let (head, body) = sample();
+        let record = [head.encode(), body.encode()].concat();
+        for length in 0..record.len() {
+            assert!(decode(&record[..length]).is_err(), "{length}");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The engine: the only room that knows all the others.
+//!
+//! ```text
+//! intake threads ─jobs─► shard threads ─batches─► committer thread ─► relay tasks ─► brokers
+//!                            ▲   ▲                     │ settles, answers          │
+//!                            │   └──── timers          └─► checkpointer thread     │
+//!                            └─────────────────── unsent ◄─────────────────────────┘
+//! ```
+//!
+//! Queues are bounded, and a full one makes the one before it wait, back to the source, which stops fetching. The way
+//! back from the relay is not: it carries at most what the outbox holds, so that no circle of waiting can form.
+
+mod accounts;
+mod batch;
+mod checkpoint;
+mod clock;
+mod committer;
+mod group;
+mod handle;
+mod job;
+mod recovery;
+mod schedule;
+mod shard;
+mod start;
+mod table;
+mod wire;
+
+pub use accounts::{Accounts, Count, Counts, Progress, Tally};
+pub use clock::{Clock, SystemClock};
+pub use committer::OUTBOX_MAX;
+pub use handle::{Handle, HandleError, InstanceView, ListFilter, NodeView};
+pub use job::{OperatorAction, OperatorError};
+pub use shard::INSTANCE_BYTES_MAX;
+pub use start::{Engine, EngineError, EngineParts, Lane as LaneParts};
+
+pub(crate) use accounts::Covered;
+pub(crate) use group::{Lane, LaneSeq, Outgoing, Sender};
+pub(crate) use job::{Confirm, DeliveryDone, DeliveryJob, Job, What};
+pub(crate) use shard::{Fatal, ToShard};
+
+use crate::{envelope::Envelopes, registry::Registry, telemetry::Observer};
+use dirigent_model::{
+    definition::Plan,
+    instance::{Core, InstanceId},
+    message::Codec,
+    time::Timestamp,
+};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+use table::Table;
+
+/// The shard an instance falls to.
+pub(crate) fn shard_of(id: InstanceId, shards: usize) -> usize {
+    // Ids are hashes already; the low half decides, the high half orders them in the store.
+    usize::try_from(id.0.as_u64_pair().1 % (shards.max(1) as u64)).unwrap_or_default()
+}
+
+/// Which connector a channel's messages leave by.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Routes {
+    pub by_channel: BTreeMap<String, Lane>,
+}
+
+impl Routes {
+    pub(crate) fn lane(&self, channel: &str) -> Lane {
+        self.by_channel.get(channel).copied().unwrap_or_default()
+    }
+}
+
+/// What all threads of an engine share.
+pub(crate) struct Shared {
+    pub registry: Registry,
+    pub codec: Arc<dyn Codec>,
+    pub envelopes: Envelopes,
+    pub dead_letters: String,
+    pub routes: Routes,
+    pub clock: Arc<dyn Clock>,
+    pub observer: Arc<dyn Observer>,
+    pub table: Arc<Table>,
+    pub shards: usize,
+    /// Each shard's last batch that is durable.
+    pub durable_batch: Vec<AtomicU64>,
+    pub snapshot: Mutex<Snapshot>,
+    pub stopping: AtomicBool,
+    pub failure: Mutex<Option<Fatal>>,
+    /// Woken when the engine has to stop by itself.
+    pub ended: tokio::sync::Notify,
+}
+
+impl Shared {
+    pub(crate) fn shard_of(&self, id: InstanceId) -> usize {
+        shard_of(id, self.shards)
+    }
+
+    /// When an instance is next looked at by itself: what is due in it, or the end of its retention.
+    pub(crate) fn due_of(&self, core: &Core, plan: &Plan) -> Option<Timestamp> {
+        match core.ended_at {
+            Some(ended) => Some(ended + plan.graph().retention),
+            None => core.next_due().map(|(due, _)| due),
+        }
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Something no instance can mend: remembers the first cause and stops everything.
+    pub(crate) fn fail(&self, what: &str, cause: Fatal) {
+        tracing::error!(cause = crate::describe(&*cause), "{what}; the process has to end.");
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.get_or_insert(cause);
+        drop(failure);
+        self.stopping.store(true, Ordering::Release);
+        self.ended.notify_waiters();
+        self.ended.notify_one();
+    }
+}
+
+/// What is going on, as of the last commit.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Snapshot {
+    /// Sagas ever started.
+    pub started: u64,
+    /// Sagas that completed.
+    pub completed: u64,
+    /// Sagas that were compensated.
+    pub compensated: u64,
+    /// Sagas that an operator ended as they stood.
+    pub killed: u64,
+    /// Live sagas with an open incident.
+    pub blocked: u64,
+    /// Live sagas.
+    pub in_flight: u64,
+    /// Messages consumed and what became of them.
+    pub inputs: Counts,
+    /// Messages that are to be sent, ever.
+    pub sent: u64,
+    /// By connector: messages the broker has confirmed, ever.
+    pub confirmed: Vec<u64>,
+    /// Bytes of the journal not yet given up.
+    pub journal_bytes: u64,
+    /// Bytes written to the journal, ever, by this process.
+    pub journal_bytes_written: u64,
+    /// Groups synced, ever, by this process.
+    pub syncs: u64,
+}
+
+impl Snapshot {
+    fn update(&mut self, accounts: &Accounts, journal_bytes: u64) {
+        let tally = &accounts.tally;
+        self.started = tally.started;
+        self.completed = tally.completed;
+        self.compensated = tally.compensated;
+        self.killed = tally.killed;
+        self.blocked = tally.blocked;
+        self.in_flight = tally.in_flight();
+        self.inputs = accounts.counted();
+        self.sent = accounts.sent;
+        self.journal_bytes = journal_bytes;
+    }
+}

@@ -1,0 +1,141 @@
+//! Recovery: the store as of the last checkpoint, and the groups behind it folded on top.
+//!
+//! Groups up to the checkpoint are read too while they hold messages above the watermark. What comes out is what would
+//! have been without the crash: instances, accounts, and the messages still to be sent with their numbers.
+
+use super::{
+    accounts::Accounts,
+    checkpoint::read_mark,
+    group::{self, LaneSeq, Outgoing},
+    shard::Fatal,
+    table::{Resting, Table},
+};
+use crate::journal::{Disk, GroupSeq, Journal, JournalOptions};
+use dirigent_model::instance::InstanceId;
+use std::collections::{BTreeMap, VecDeque};
+
+/// What was found.
+pub(crate) struct Recovered {
+    pub journal: Journal,
+    pub accounts: Accounts,
+    /// By lane: messages that no broker has confirmed, in their order.
+    pub outbox: Vec<Vec<(LaneSeq, Outgoing)>>,
+    pub unconfirmed: VecDeque<(GroupSeq, Vec<LaneSeq>)>,
+    /// Instances that the store does not know as they are.
+    pub fresh: Vec<InstanceId>,
+    pub groups: u64,
+}
+
+/// Reads store and journal.
+pub(crate) fn recover(
+    table: &Table,
+    disk: Box<dyn Disk>,
+    options: JournalOptions,
+    lanes: usize,
+) -> Result<Recovered, Fatal> {
+    let mark = read_mark(&**table.store())?;
+    let (checkpointed, mut accounts) = (GroupSeq(mark.seq), mark.accounts);
+    let mut lanes_next = Vec::new();
+    let mut outbox: Vec<BTreeMap<LaneSeq, Outgoing>> = Vec::new();
+    let mut confirmed: Vec<LaneSeq> = accounts.lanes_confirmed.clone();
+    let mut unconfirmed = VecDeque::new();
+    let mut fresh: BTreeMap<InstanceId, Option<Resting>> = BTreeMap::new();
+    let mut groups = 0;
+    let journal = {
+        let take_in = &mut |seq: GroupSeq, record: &[u8]| -> Result<(), Fatal> {
+            let (head, mut body) =
+                group::decode(record).map_err(|error| format!("group {seq}: {error}"))?;
+            groups += 1;
+            for (lane, (first, up_to)) in head.lanes.iter().enumerate() {
+                confirmed.resize(confirmed.len().max(lane + 1), 1);
+                confirmed[lane] = confirmed[lane].max(*up_to);
+                outbox.resize_with(outbox.len().max(lane + 1), BTreeMap::new);
+                lanes_next.resize(lanes_next.len().max(lane + 1), 1);
+                lanes_next[lane] = *first;
+            }
+            if seq > checkpointed {
+                accounts.fold(&head, &body);
+            }
+            let sends = !body.outgoing.is_empty();
+            for outgoing in std::mem::take(&mut body.outgoing) {
+                let lane = usize::from(outgoing.lane);
+                let next = lanes_next
+                    .get_mut(lane)
+                    .ok_or("a message of a lane its group does not know")?;
+                outbox[lane].insert(*next, outgoing);
+                *next += 1;
+            }
+            if sends {
+                unconfirmed.push_back((seq, lanes_next.clone()));
+            }
+            if seq > checkpointed {
+                for change in body.changes {
+                    fold_change(table, &mut fresh, seq, change)?;
+                }
+            }
+            Ok(())
+        };
+        Journal::open(disk, options, GroupSeq(mark.keep_from), take_in)?
+    };
+    if journal.next() <= checkpointed {
+        let (next, mark) = (journal.next(), checkpointed);
+        return Err(format!(
+            "the journal ends before group {next}, but the store holds what groups up to {mark} added up to: the journal was rolled back or emptied; restore the whole data folder from one backup"
+        )
+        .into());
+    }
+    accounts.lanes_next.resize(lanes.max(accounts.lanes_next.len()), 1);
+    accounts.lanes_confirmed.resize(lanes.max(accounts.lanes_confirmed.len()), 1);
+    confirmed.resize(accounts.lanes_next.len(), 1);
+    outbox.resize_with(accounts.lanes_next.len(), BTreeMap::new);
+    let outbox: Vec<Vec<_>> = outbox
+        .into_iter()
+        .zip(&confirmed)
+        .map(|(mut lane, up_to)| lane.split_off(up_to).into_iter().collect())
+        .collect();
+    if let Some(lane) = outbox.iter().skip(lanes).position(|lane| !lane.is_empty()) {
+        let lane = lane + lanes;
+        let count = outbox[lane].len();
+        return Err(format!(
+            "{count} messages still have to leave by connector number {}, but only {lanes} are set up; start with the same connectors as before",
+            lane + 1
+        )
+        .into());
+    }
+    accounts.lanes_confirmed.clone_from(&confirmed);
+    let ids = fresh.keys().copied().collect();
+    table.put(fresh);
+    Ok(Recovered { journal, accounts, outbox, unconfirmed, fresh: ids, groups })
+}
+
+fn fold_change(
+    table: &Table,
+    fresh: &mut BTreeMap<InstanceId, Option<Resting>>,
+    seq: GroupSeq,
+    change: group::InstanceChange,
+) -> Result<(), Fatal> {
+    let Some(state) = change.state else {
+        fresh.insert(change.id, None);
+        return Ok(());
+    };
+    let known = match fresh.remove(&change.id) {
+        Some(known) => known,
+        None => match table.get(change.id) {
+            Ok(known) => known,
+            // The group holds the whole state; only the older history is lost with the damaged record.
+            Err(error) if !error.is_final() => None,
+            Err(error) => return Err(error.into()),
+        },
+    };
+    // A checkpoint that was cut short may have stored this group's lines already.
+    let (mut history, told_up_to) = match known.filter(|_| !change.tally.started) {
+        Some(known) => (known.history, known.seq),
+        None => Default::default(),
+    };
+    if seq.0 > told_up_to {
+        change.lines.iter().for_each(|line| history.append_encoded(line));
+    }
+    let seq = seq.0.max(told_up_to);
+    fresh.insert(change.id, Some(Resting { state, history, due: change.due, seq }));
+    Ok(())
+}

@@ -1,0 +1,371 @@
+//! Starting and stopping: what runs on which thread, and who waits for whom.
+
+use super::{
+    Shared, Snapshot, ToShard,
+    batch::Batch,
+    checkpoint::Checkpointer,
+    clock::Clock,
+    committer::{Committer, Written},
+    handle::Handle,
+    recovery::{Recovered, recover},
+    schedule::Schedule,
+    shard::{Fatal, Shard},
+    table::Table,
+};
+use crate::{
+    envelope::Envelopes,
+    intake::Intake,
+    journal::{Disk, JournalOptions},
+    registry::Registry,
+    relay::Relay,
+    store::Store,
+    telemetry::Observer,
+};
+use crossbeam_channel::{Sender, bounded, unbounded};
+use dirigent_connectors::{ChannelSpec, Connector, ConnectorError, SourceSpec};
+use dirigent_model::{instance::InstanceId, message::Codec};
+use rustc_hash::FxHashMap;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Instant,
+};
+
+/// Batches of jobs a shard's inbox holds before its intake waits. Two fetches' worth, so that a slow commit does not idle the broker.
+const INBOX_MAX: usize = 8;
+
+/// Batches that wait for the committer, for each shard: one, so that a shard gathers more while the disk is busy.
+const BATCHES_WAITING_PER_SHARD: usize = 1;
+
+/// One connector and what it is to be read and prepared for.
+pub struct Lane {
+    /// The connector.
+    pub connector: Arc<dyn Connector>,
+    /// Channels to read.
+    pub reads: Vec<ChannelSpec>,
+    /// Channels to be there before anything is sent.
+    pub prepares: Vec<ChannelSpec>,
+    /// Channels whose messages leave by it; the first lane takes what no lane names.
+    pub carries: Vec<String>,
+}
+
+/// What an engine is made of.
+pub struct EngineParts {
+    /// The application's name.
+    pub app: String,
+    /// The channel that replies go to.
+    pub replies: String,
+    /// The channel that dead letters go to.
+    pub dead_letters: String,
+    /// The definitions.
+    pub registry: Registry,
+    /// Reads and writes bodies that are not JSON.
+    pub codec: Arc<dyn Codec>,
+    /// The connectors.
+    pub lanes: Vec<Lane>,
+    /// Where instances rest.
+    pub store: Arc<dyn Store>,
+    /// Where the journal lies.
+    pub disk: Box<dyn Disk>,
+    /// How the journal is kept.
+    pub journal: JournalOptions,
+    /// How many shards.
+    pub shards: usize,
+    /// Deliveries of one source that may be unsettled.
+    pub unsettled_max: usize,
+    /// The largest body that is looked into, in bytes.
+    pub body_bytes_max: usize,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// Takes facts in.
+    pub observer: Arc<dyn Observer>,
+}
+
+/// Why an engine did not start, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A broker.
+    #[error(transparent)]
+    Connector(#[from] ConnectorError),
+    /// Journal, store, or what is in them.
+    #[error("recovering what the data folder holds")]
+    Recovery(#[source] Fatal),
+    /// Running instances need a definition that is not here.
+    #[error(
+        "running instances need definitions that this process does not have: {missing}; start it with them, or end those instances with the release that has them"
+    )]
+    DefinitionsMissing {
+        /// Which, and how many instances.
+        missing: String,
+    },
+    /// A thread could not be made.
+    #[error("starting a thread")]
+    Thread(#[source] std::io::Error),
+    /// It had to end by itself.
+    #[error("the engine had to end")]
+    Failed(#[source] Fatal),
+}
+
+/// A running engine.
+pub struct Engine {
+    handle: Handle,
+    intakes: Vec<JoinHandle<()>>,
+    shards: Vec<JoinHandle<()>>,
+    committer: JoinHandle<()>,
+    relays: tokio::task::JoinSet<()>,
+}
+
+impl Engine {
+    /// Recovers, connects and starts.
+    pub async fn start(parts: EngineParts) -> Result<Self, EngineError> {
+        let lanes = parts.lanes.len();
+        let table = Arc::new(Table::new(parts.store));
+        let recovered = {
+            let (table, disk, journal) = (Arc::clone(&table), parts.disk, parts.journal);
+            let work = tokio::task::spawn_blocking(move || recover(&table, disk, journal, lanes));
+            work.await
+                .map_err(|error| EngineError::Recovery(error.into()))?
+                .map_err(EngineError::Recovery)?
+        };
+        let missing: Vec<String> = recovered
+            .accounts
+            .tally
+            .live_releases()
+            .filter(|(release, fingerprint, _)| !parts.registry.has(release, *fingerprint))
+            .map(|(release, print, count)| {
+                format!("{} v{} ({print}): {count}", release.name, release.version)
+            })
+            .collect();
+        if !missing.is_empty() {
+            return Err(EngineError::DefinitionsMissing { missing: missing.join(", ") });
+        }
+        tracing::info!(
+            groups = recovered.groups,
+            in_flight = recovered.accounts.tally.in_flight(),
+            unconfirmed = recovered.outbox.iter().map(Vec::len).sum::<usize>(),
+            "The data folder is read."
+        );
+        let by_channel = parts.lanes.iter().enumerate().flat_map(|(lane, parts)| {
+            let lane = u8::try_from(lane).unwrap_or_default();
+            parts.carries.iter().map(move |channel| (channel.clone(), lane))
+        });
+        let shards = parts.shards.max(1);
+        let shared = Arc::new(Shared {
+            registry: parts.registry,
+            codec: parts.codec,
+            envelopes: Envelopes::new(&parts.app, &parts.replies),
+            dead_letters: parts.dead_letters,
+            routes: super::Routes { by_channel: by_channel.collect() },
+            clock: parts.clock,
+            observer: parts.observer,
+            table,
+            shards,
+            durable_batch: (0..shards).map(|_| AtomicU64::new(0)).collect(),
+            snapshot: Mutex::new(Snapshot { confirmed: vec![0; lanes], ..Snapshot::default() }),
+            stopping: AtomicBool::new(false),
+            failure: Mutex::new(None),
+            ended: tokio::sync::Notify::new(),
+        });
+        let reads = Reads {
+            app: parts.app,
+            unsettled_max: parts.unsettled_max,
+            body_bytes_max: parts.body_bytes_max,
+        };
+        run(shared, parts.lanes, recovered, reads).await
+    }
+
+    /// For questions and operators.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Waits until the engine has to end by itself.
+    pub async fn failed(&self) {
+        let shared = &self.handle.shared;
+        while !shared.is_stopping() {
+            let ended = shared.ended.notified();
+            if shared.is_stopping() {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    /// Takes nothing more in, finishes what was begun, writes a checkpoint, and ends. What is not confirmed is sent
+    /// again after the next start.
+    pub async fn stop(self) -> Result<(), EngineError> {
+        let Self { handle, intakes, shards, committer, mut relays } = self;
+        let shared = Arc::clone(&handle.shared);
+        shared.stopping.store(true, Ordering::Release);
+        shared.ended.notify_waiters();
+        let threads = tokio::task::spawn_blocking(move || {
+            let mut sound = join_all(intakes);
+            for shard in &handle.shards {
+                shard.send(ToShard::Stop).unwrap_or_default();
+            }
+            sound &= join_all(shards);
+            drop(handle);
+            sound & join_all(vec![committer])
+        });
+        let sound = threads.await.unwrap_or(false);
+        relays.abort_all();
+        while relays.join_next().await.is_some() {}
+        let failure = shared.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match failure {
+            Some(cause) => Err(EngineError::Failed(cause)),
+            None if !sound => Err(EngineError::Failed("one of its threads panicked".into())),
+            None => Ok(()),
+        }
+    }
+}
+
+fn join_all(threads: Vec<JoinHandle<()>>) -> bool {
+    threads.into_iter().fold(true, |sound, thread| thread.join().is_ok() && sound)
+}
+
+struct Reads {
+    app: String,
+    unsettled_max: usize,
+    body_bytes_max: usize,
+}
+
+/// Runs a thread whose error, or panic, ends the engine.
+fn spawn(
+    shared: &Arc<Shared>,
+    name: String,
+    work: impl FnOnce() -> Result<(), Fatal> + Send + 'static,
+) -> Result<JoinHandle<()>, EngineError> {
+    let shared = Arc::clone(shared);
+    let what = name.clone();
+    let guarded = move || match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+        Ok(Ok(())) => {}
+        Ok(Err(cause)) => shared.fail(&format!("The {what} failed"), cause),
+        Err(_) => shared
+            .fail(&format!("The {what} panicked"), "a promise of this program was broken".into()),
+    };
+    std::thread::Builder::new().name(name).spawn(guarded).map_err(EngineError::Thread)
+}
+
+async fn run(
+    shared: Arc<Shared>,
+    lanes: Vec<Lane>,
+    recovered: Recovered,
+    reads: Reads,
+) -> Result<Engine, EngineError> {
+    let Recovered { journal, accounts, outbox, unconfirmed, fresh, .. } = recovered;
+    for lane in &lanes {
+        lane.connector.prepare(&lane.prepares).await?;
+    }
+    let shards = shared.shards;
+    let (unsent_in, unsent_out): (Vec<_>, Vec<_>) = (0..shards).map(|_| unbounded()).unzip();
+    let (shards_in, shards_out): (Vec<Sender<ToShard>>, Vec<_>) =
+        (0..shards).map(|_| bounded(INBOX_MAX)).unzip();
+
+    let mut relays = tokio::task::JoinSet::new();
+    let mut handles = Vec::new();
+    for (index, (lane, waiting)) in lanes.iter().zip(outbox).enumerate() {
+        let number = u8::try_from(index).unwrap_or_default();
+        let sink = lane.connector.sink().await?;
+        let confirmed = accounts.lanes_confirmed[index];
+        let (relay, handle) =
+            Relay::new(number, lane.connector.name(), sink, confirmed, unsent_in.clone());
+        if !waiting.is_empty() {
+            handle.send(waiting);
+        }
+        handles.push(handle);
+        relays.spawn(relay.run());
+    }
+
+    // Sources are opened before any thread runs, so that a refusal leaves nothing behind.
+    let mut intakes = Vec::new();
+    for lane in &lanes {
+        if lane.reads.is_empty() {
+            continue;
+        }
+        let spec = SourceSpec {
+            channels: lane.reads.clone(),
+            group: reads.app.clone(),
+            positions: accounts.positions(),
+            unsettled_max: reads.unsettled_max,
+        };
+        intakes.push(Intake {
+            shared: Arc::clone(&shared),
+            source: lane.connector.source(spec).await?,
+            memory: lane.connector.memory(),
+            shards: shards_in.clone(),
+            progress: accounts.progress.clone(),
+            body_bytes_max: reads.body_bytes_max,
+            reached: BTreeMap::new(),
+            names: BTreeMap::new(),
+        });
+    }
+
+    let (to_committer, batches) = bounded::<Batch>(shards * BATCHES_WAITING_PER_SHARD);
+    let checkpointer = Checkpointer::spawn(Arc::clone(&shared.table), shards_in.clone())
+        .map_err(EngineError::Thread)?;
+    let committer = Committer {
+        shared: Arc::clone(&shared),
+        written: Written {
+            last: crate::journal::GroupSeq(journal.next().0 - 1),
+            bytes_since: u64::from(!fresh.is_empty()),
+            checkpoint_at: Instant::now(),
+        },
+        journal,
+        inbox: batches,
+        relays: handles,
+        accounts,
+        checkpointer,
+        unconfirmed,
+        late_inputs: Vec::new(),
+    };
+    committer.publish_snapshot();
+    let committer = spawn(&shared, "committer".into(), move || committer.run())?;
+
+    let mut shard_threads = Vec::new();
+    for (index, (inbox, unsent)) in shards_out.into_iter().zip(unsent_out).enumerate() {
+        let mut schedule = Schedule::default();
+        for id in fresh.iter().filter(|id| shared.shard_of(**id) == index) {
+            recall(&shared, &mut schedule, *id)?;
+        }
+        let shard = Shard {
+            index,
+            shared: Arc::clone(&shared),
+            inbox,
+            unsent,
+            to_committer: to_committer.clone(),
+            live: FxHashMap::default(),
+            schedule,
+            batch: Batch::default(),
+            next_batch: 1,
+        };
+        shard_threads.push(spawn(&shared, format!("shard {index}"), move || shard.run())?);
+    }
+    drop(to_committer);
+
+    let runtime = tokio::runtime::Handle::current();
+    let mut intake_threads = Vec::new();
+    for (index, intake) in intakes.into_iter().enumerate() {
+        let runtime = runtime.clone();
+        intake_threads
+            .push(spawn(&shared, format!("intake {index}"), move || intake.run(&runtime))?);
+    }
+    Ok(Engine {
+        handle: Handle { shared, shards: shards_in },
+        intakes: intake_threads,
+        shards: shard_threads,
+        committer,
+        relays,
+    })
+}
+
+/// An instance that the store does not know as it is: its time has to be in memory.
+fn recall(shared: &Shared, schedule: &mut Schedule, id: InstanceId) -> Result<(), EngineError> {
+    let resting = shared.table.get(id).map_err(|error| EngineError::Recovery(error.into()))?;
+    // Batch 1 is the first one of this process: no checkpoint before it lets this time go.
+    schedule.set(id, None, resting.and_then(|resting| resting.due), 1);
+    Ok(())
+}

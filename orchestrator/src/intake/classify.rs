@@ -1,0 +1,87 @@
+//! What a message is: a reply, a start event, an awaited event, or something to be set aside.
+
+use crate::{
+    engine::{Shared, What},
+    envelope::{self, DeadLetter},
+};
+use dirigent_connectors::{Message, names};
+use dirigent_model::{
+    instance::InstanceId,
+    message::{Body, Key},
+};
+use uuid::Uuid;
+
+/// Whom a message concerns.
+pub(super) struct Target {
+    pub instance: InstanceId,
+    pub what: What,
+}
+
+/// Stands for a message that concerns no instance; spreads them over the shards.
+pub(super) fn nobody(seed: u32) -> InstanceId {
+    InstanceId(Uuid::from_u64_pair(0, u64::from(seed)))
+}
+
+/// Whom a message concerns: at least one target.
+pub(super) fn targets(shared: &Shared, message: &Message, body_bytes_max: usize) -> Vec<Target> {
+    classify(shared, message, body_bytes_max)
+        .unwrap_or_else(|dead| vec![Target { instance: nobody(0), what: What::SetAside(dead) }])
+}
+
+fn classify(
+    shared: &Shared,
+    message: &Message,
+    body_bytes_max: usize,
+) -> Result<Vec<Target>, DeadLetter> {
+    let attributes = &message.attributes;
+    let dead = |reason, text: String| DeadLetter { reason, text };
+    if message.body.len() > body_bytes_max {
+        let text =
+            format!("the body has {} bytes, the bound is {body_bytes_max}", message.body.len());
+        return Err(dead("too-large", text));
+    }
+    let name = attributes.get(names::TYPE).ok_or_else(|| {
+        dead(
+            "no-type",
+            "the message has no `type` attribute (CloudEvents), so nobody knows what it is".into(),
+        )
+    })?;
+    let format = envelope::format_of(attributes).map_err(|text| dead("unknown-format", text))?;
+    let body = || Body { format, bytes: message.body.to_vec() };
+    if let Some(head) = envelope::reply_head(attributes) {
+        let head = head.map_err(|text| dead("broken-reply", text))?;
+        let instance = head.instance;
+        return Ok(vec![Target {
+            instance,
+            what: What::Reply { head, name: name.to_owned(), body: body() },
+        }]);
+    }
+    let mut targets = Vec::new();
+    let undecodable =
+        |error: dirigent_model::message::CodecError| dead("undecodable", error.to_string());
+    let checked =
+        |key: Key| envelope::check_key(&key).map(|()| key).map_err(|text| dead("broken-key", text));
+    for plan in shared.registry.started_by(name) {
+        let body = body();
+        let key = checked(plan.start_key(&body, &*shared.codec).map_err(undecodable)?)?;
+        let instance = InstanceId::of(&plan.graph().name, &key);
+        let trace = envelope::trace_of(instance, attributes);
+        targets
+            .push(Target { instance, what: What::Start { plan: plan.clone(), key, body, trace } });
+    }
+    for plan in shared.registry.awaiting(name) {
+        let body = body();
+        let Some(key) = plan.event_key(name, &body, &*shared.codec) else { continue };
+        let key = checked(key.map_err(undecodable)?)?;
+        let instance = InstanceId::of(&plan.graph().name, &key);
+        targets.push(Target { instance, what: What::Event { name: name.to_owned(), body } });
+    }
+    if targets.is_empty() {
+        let shown: String = name.chars().take(80).collect();
+        return Err(dead(
+            "unknown-type",
+            format!("no saga here starts with, or waits for, `{shown}`"),
+        ));
+    }
+    Ok(targets)
+}

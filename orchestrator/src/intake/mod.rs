@@ -1,0 +1,108 @@
+//! The intake: what a message is, whom it concerns, and which shard that is.
+//!
+//! One thread for each source. A message that concerns nobody, or can't be read, goes to a shard all the same: as a
+//! dead letter, so that it is settled only once that is durable.
+
+mod classify;
+
+use crate::engine::{
+    Covered, DeliveryDone, DeliveryJob, Fatal, Job, Progress, Shared, ToShard, What,
+};
+use classify::Target;
+use crossbeam_channel::Sender;
+use dirigent_connectors::{Delivery, Memory, Settler, Source};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+/// Deliveries taken from a source at once.
+const FETCH_MAX: usize = 512;
+
+/// How often an idle intake looks whether it is to stop.
+const IDLE: Duration = Duration::from_millis(100);
+
+/// Reads one source.
+pub(crate) struct Intake {
+    pub shared: Arc<Shared>,
+    pub source: Box<dyn Source>,
+    pub memory: Memory,
+    pub shards: Vec<Sender<ToShard>>,
+    /// What had been taken care of before the start, by channel and partition.
+    pub progress: BTreeMap<(String, u32), Progress>,
+    /// The largest body that is looked into, in bytes.
+    pub body_bytes_max: usize,
+    /// By channel and partition: the offset behind the last delivery.
+    pub reached: BTreeMap<(String, u32), u64>,
+    pub names: BTreeMap<String, Arc<str>>,
+}
+
+impl Intake {
+    /// Works until told to stop.
+    pub(crate) fn run(mut self, runtime: &tokio::runtime::Handle) -> Result<(), Fatal> {
+        let settler = self.source.settler();
+        while !self.shared.stopping.load(Ordering::Acquire) {
+            let received =
+                runtime.block_on(tokio::time::timeout(IDLE, self.source.receive(FETCH_MAX)));
+            let Ok(received) = received else { continue };
+            let mut jobs: Vec<Vec<Job>> = self.shards.iter().map(|_| Vec::new()).collect();
+            for delivery in received? {
+                self.take_in(delivery, &settler, &mut jobs);
+            }
+            for (shard, jobs) in self.shards.iter().zip(jobs) {
+                if !jobs.is_empty() && shard.send(ToShard::Jobs(jobs)).is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take_in(&mut self, delivery: Delivery, settler: &Arc<dyn Settler>, jobs: &mut [Vec<Job>]) {
+        let Delivery { message, partition, offset, receipt } = delivery;
+        let name = self
+            .names
+            .entry(message.channel.clone())
+            .or_insert_with(|| message.channel.as_str().into());
+        let channel = Arc::clone(name);
+        let (covered, again) = match self.memory {
+            Memory::Settlements => (None, false),
+            Memory::Positions => self.cover(&message.channel, partition, offset),
+        };
+        let targets = if again {
+            vec![Target { instance: classify::nobody(partition), what: What::SettleOnly }]
+        } else {
+            classify::targets(&self.shared, &message, self.body_bytes_max)
+        };
+        let cause = message.attributes.get(dirigent_connectors::names::ID).map(ToOwned::to_owned);
+        let shards = targets.len();
+        let done = DeliveryDone::new(
+            channel,
+            partition,
+            offset,
+            covered,
+            Arc::clone(settler),
+            receipt,
+            shards,
+        );
+        let (done, message) = (Arc::new(done), Arc::new(message));
+        for Target { instance, what } in targets {
+            let delivery = DeliveryJob { message: Arc::clone(&message), done: Arc::clone(&done) };
+            let job = Job { instance, what, cause: cause.clone(), delivery: Some(delivery) };
+            jobs[self.shared.shard_of(instance)].push(job);
+        }
+    }
+
+    /// What taking care of this offset covers, and whether that was done before the start.
+    fn cover(&mut self, channel: &str, partition: u32, offset: u64) -> (Option<Covered>, bool) {
+        let place = (channel.to_owned(), partition);
+        let before = self.progress.get(&place);
+        let again = before.is_some_and(|before| before.covers(offset));
+        let start = before.map_or(0, |before| before.next);
+        let reached = self.reached.entry(place).or_insert(start);
+        let covered = Covered { from: (*reached).min(offset), end: offset + 1 };
+        *reached = (*reached).max(offset + 1);
+        (Some(covered), again)
+    }
+}

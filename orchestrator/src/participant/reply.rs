@@ -1,0 +1,110 @@
+//! What a participant sends: replies that echo what was asked, events of its handlers, and dead letters.
+//!
+//! Ids follow from what they answer, so that whatever is sent again after a crash is recognised.
+
+use super::asked::{Asked, SAGA_RUN, trace};
+use crate::envelope::{self, SAGA_ATTEMPT, SAGA_ID, SAGA_LEG, SAGA_STEP};
+use bytes::Bytes;
+use dirigent_connectors::{Attributes, ChannelKind, Message, names};
+use dirigent_model::{
+    message::{Body, Key},
+    time::Timestamp,
+};
+use uuid::Uuid;
+
+/// The reply to a command.
+pub(super) fn reply(
+    service: &str,
+    asked: &Asked,
+    command: &Attributes,
+    name: &str,
+    body: Body,
+    now: Timestamp,
+) -> Message {
+    let id = stable_id(&asked.idempotency_key, &format!("reply/{}", asked.attempt));
+    let mut attributes = head(service, id, name, &asked.subject, &body, trace(command), now);
+    attributes.set(SAGA_ID, asked.saga.as_str());
+    attributes.set(SAGA_RUN, asked.run.to_string());
+    attributes.set(SAGA_STEP, asked.step.as_str());
+    attributes.set(SAGA_LEG, asked.leg.as_str());
+    attributes.set(SAGA_ATTEMPT, asked.attempt.to_string());
+    attributes.set(names::IDEMPOTENCY_KEY, asked.idempotency_key.as_str());
+    Message {
+        channel: asked.reply_to.clone(),
+        kind: ChannelKind::Work,
+        key: asked.subject.clone(),
+        attributes,
+        others: vec![],
+        body: body.bytes.into(),
+    }
+}
+
+/// An event of a handler, before [`complete`] gives it its place in the conversation.
+pub(super) fn event(channel: &str, name: &str, key: Key, body: Body) -> Message {
+    let attributes = Attributes::new()
+        .with(names::TYPE, name)
+        .with(names::CONTENT_TYPE, body.format.content_type());
+    Message {
+        channel: channel.to_owned(),
+        kind: ChannelKind::Events,
+        key: key.as_str().to_owned(),
+        attributes,
+        others: vec![],
+        body: Bytes::from(body.bytes),
+    }
+}
+
+/// Gives the event with this number, caused by the message with this key or id, its attributes.
+pub(super) fn complete(
+    event: &mut Message,
+    service: &str,
+    cause: &str,
+    number: usize,
+    of: &Attributes,
+    now: Timestamp,
+) {
+    let id = stable_id(cause, &format!("event/{service}/{number}"));
+    let attributes = &mut event.attributes;
+    attributes.set(names::SPEC_VERSION, "1.0");
+    attributes.set(names::ID, id.to_string());
+    attributes.set(names::SOURCE, source(service));
+    attributes.set(names::SUBJECT, event.key.as_str());
+    attributes.set(names::TIME, now.to_string());
+    if let Some(trace) = trace(of) {
+        attributes.set(names::TRACEPARENT, envelope::traceparent(&trace, &envelope::span_of(&id)));
+    }
+}
+
+fn head(
+    service: &str,
+    id: Uuid,
+    name: &str,
+    subject: &str,
+    body: &Body,
+    trace: Option<[u8; 16]>,
+    now: Timestamp,
+) -> Attributes {
+    let mut attributes = Attributes::new();
+    attributes.set(names::SPEC_VERSION, "1.0");
+    attributes.set(names::ID, id.to_string());
+    attributes.set(names::SOURCE, source(service));
+    attributes.set(names::TYPE, name);
+    attributes.set(names::SUBJECT, subject);
+    attributes.set(names::TIME, now.to_string());
+    attributes.set(names::CONTENT_TYPE, body.format.content_type());
+    if let Some(trace) = trace {
+        attributes.set(names::TRACEPARENT, envelope::traceparent(&trace, &envelope::span_of(&id)));
+    }
+    attributes
+}
+
+fn source(service: &str) -> String {
+    format!("/{service}")
+}
+
+/// An id that follows from a cause. Keys of other orchestrators need not be UUIDs.
+fn stable_id(cause: &str, what: &str) -> Uuid {
+    let cause = Uuid::parse_str(cause)
+        .unwrap_or_else(|_| Uuid::new_v5(&Uuid::NAMESPACE_OID, cause.as_bytes()));
+    Uuid::new_v5(&cause, what.as_bytes())
+}

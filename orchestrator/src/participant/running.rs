@@ -1,0 +1,256 @@
+//! A participant at work: read a window, make the turn durable, send what it answers, settle.
+//!
+//! One task owns the connection; turns are made on a thread that may block. Dropped without [`Running::stop`], it ends where it stands,
+//! as in a crash: what was not settled comes again.
+
+use super::{
+    Counts, ParticipantError, Service,
+    turn::{Outgoing, Worker},
+};
+use crate::store::{Store, StoreError};
+use dirigent_connectors::{
+    Connector, Delivery, Memory, Sent, Settle, Settler, Sink, Source, SourceSpec, retry::Delays,
+};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::{sync::watch, task::JoinHandle};
+
+/// Deliveries decided in one turn at the most: one sync for all of them, and answers that do not wait long for each other.
+const WINDOW_MAX: usize = 256;
+
+/// Deliveries a source hands out before the first of them must be settled. One window at work, one on its way.
+const UNSETTLED_MAX: usize = 2 * WINDOW_MAX;
+
+/// A participant at work.
+#[must_use = "a participant ends when this is dropped"]
+pub struct Running {
+    name: String,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<Result<(), ParticipantError>>,
+    counts: Arc<Mutex<Counts>>,
+}
+
+impl Running {
+    /// Ends the work between two windows. What was read and not answered comes again.
+    ///
+    /// # Errors
+    /// Why it had ended before, or could not end in order.
+    pub async fn stop(mut self) -> Result<Counts, ParticipantError> {
+        self.stop.send_replace(true);
+        joined((&mut self.task).await)?;
+        Ok(self.counts())
+    }
+
+    /// Waits for the end of the work, which comes by an error only.
+    pub async fn ended(&mut self) -> Result<(), ParticipantError> {
+        joined((&mut self.task).await)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What was done since it was started.
+    pub fn counts(&self) -> Counts {
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn joined(
+    ended: Result<Result<(), ParticipantError>, tokio::task::JoinError>,
+) -> Result<(), ParticipantError> {
+    ended.unwrap_or_else(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        // Only dropping aborts, and then nobody waits.
+        Err(_) => Ok(()),
+    })
+}
+
+/// Opens everything and starts the work.
+pub(super) async fn start(
+    service: Service,
+    connector: Arc<dyn Connector>,
+    store: Arc<dyn Store>,
+) -> Result<Running, ParticipantError> {
+    let name = service.name.clone();
+    let service = Arc::new(service);
+    let connect = |doing| {
+        let participant = name.clone();
+        move |source| ParticipantError::Connector { participant, doing, source: Box::new(source) }
+    };
+    connector.prepare(&service.channels).await.map_err(connect("preparing its channels"))?;
+    let (opened, worker) = blocking({
+        let service = Arc::clone(&service);
+        move || {
+            let worker = Worker::new(service, store)?;
+            Ok::<_, StoreError>(((worker.positions()?, worker.waiting()?), worker))
+        }
+    })
+    .await
+    .map_err(failed(&name))?;
+    let (positions, waiting) = opened;
+    let spec = SourceSpec {
+        channels: service.listening.clone(),
+        group: name.clone(),
+        positions,
+        unsettled_max: UNSETTLED_MAX,
+    };
+    let source = connector.source(spec).await.map_err(connect("opening its source"))?;
+    let sink = connector.sink().await.map_err(connect("opening its sink"))?;
+    let (stop, stopped) = watch::channel(false);
+    let counts = Arc::new(Mutex::new(Counts::default()));
+    let at_work = AtWork {
+        service,
+        settler: source.settler(),
+        source,
+        sink,
+        by_position: connector.memory() == Memory::Positions,
+        worker: Some(worker),
+        counts: Arc::clone(&counts),
+        stopped,
+    };
+    let task = tokio::spawn(at_work.run(waiting));
+    Ok(Running { name, stop, task, counts })
+}
+
+struct AtWork {
+    service: Arc<Service>,
+    source: Box<dyn Source>,
+    settler: Arc<dyn Settler>,
+    sink: Box<dyn Sink>,
+    by_position: bool,
+    /// Away while a turn is made.
+    worker: Option<Worker>,
+    counts: Arc<Mutex<Counts>>,
+    stopped: watch::Receiver<bool>,
+}
+
+/// Whether the work goes on.
+#[derive(PartialEq, Eq)]
+enum Goes {
+    On,
+    ToItsEnd,
+}
+
+impl AtWork {
+    async fn run(mut self, waiting: Vec<Outgoing>) -> Result<(), ParticipantError> {
+        let mut goes = Goes::On;
+        for window in waiting.chunks(WINDOW_MAX) {
+            goes = self.send(window).await;
+            if goes == Goes::ToItsEnd {
+                break;
+            }
+            self.worker().sent(window, &[], false);
+        }
+        while goes == Goes::On {
+            let received = tokio::select! {
+                biased;
+                _ = self.stopped.wait_for(|stopped| *stopped) => break,
+                received = self.source.receive(WINDOW_MAX) => received,
+            };
+            let window = received.map_err(|source| ParticipantError::Connector {
+                participant: self.service.name.clone(),
+                doing: "reading",
+                source: Box::new(source),
+            })?;
+            goes = self.take(window).await?;
+        }
+        let mut worker = self.worker.take().expect("no turn is being made");
+        let finished = blocking(move || worker.finish()).await;
+        finished.map_err(failed(&self.service.name))
+    }
+
+    /// Turns until the whole window is answered.
+    async fn take(&mut self, mut window: Vec<Delivery>) -> Result<Goes, ParticipantError> {
+        while !window.is_empty() {
+            let mut worker = self.worker.take().expect("no turn is being made");
+            let now = self.service.clock.now();
+            let (worker, deliveries, turn) = blocking(move || {
+                let turn = worker.take(&window, now);
+                (worker, window, turn)
+            })
+            .await;
+            self.worker = Some(worker);
+            let turn = turn.map_err(failed(&self.service.name))?;
+            if self.send(&turn.out).await == Goes::ToItsEnd {
+                return Ok(Goes::ToItsEnd);
+            }
+            let by_position = self.by_position;
+            self.worker().sent(&turn.out, &deliveries[..turn.taken], by_position);
+            let settlements: Vec<_> = deliveries[..turn.taken]
+                .iter()
+                .map(|delivery| (delivery.receipt, Settle::Done))
+                .collect();
+            self.settler.settle(&settlements);
+            self.counts.lock().unwrap_or_else(PoisonError::into_inner).add(&turn.counts);
+            window = deliveries;
+            window.drain(..turn.taken);
+        }
+        Ok(Goes::On)
+    }
+
+    /// Sends until the broker has decided every message. Only a stop ends that early.
+    async fn send(&mut self, out: &[Outgoing]) -> Goes {
+        let mut left: Vec<_> = out.iter().map(|outgoing| outgoing.message.clone()).collect();
+        let mut delays = Delays::new();
+        while !left.is_empty() {
+            let outcomes = self.sink.send(&left).await;
+            let mut again = Vec::new();
+            for (message, sent) in left.into_iter().zip(outcomes) {
+                match sent {
+                    Sent::Confirmed => {}
+                    Sent::Unsent { reason, text } => {
+                        let participant = &self.service.name;
+                        tracing::error!(participant, channel = message.channel, %reason, "A message can't be sent for good: {text}");
+                        self.counts.lock().unwrap_or_else(PoisonError::into_inner).unsent += 1;
+                    }
+                    Sent::Unknown { .. } => again.push(message),
+                }
+            }
+            left = again;
+            if left.is_empty() {
+                break;
+            }
+            let delay = delays.after_failure();
+            tracing::warn!(
+                participant = self.service.name,
+                messages = left.len(),
+                ?delay,
+                "The broker has not confirmed, sending again."
+            );
+            tokio::select! {
+                biased;
+                _ = self.stopped.wait_for(|stopped| *stopped) => return Goes::ToItsEnd,
+                () = tokio::time::sleep(delay) => {}
+            }
+        }
+        Goes::On
+    }
+
+    fn worker(&mut self) -> &mut Worker {
+        self.worker.as_mut().expect("no turn is being made")
+    }
+}
+
+fn failed(participant: &str) -> impl FnOnce(StoreError) -> ParticipantError {
+    let participant = participant.to_owned();
+    move |source| ParticipantError::Store { participant, source }
+}
+
+/// Does what may block where it may.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is going down: as in a crash, nothing follows.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}

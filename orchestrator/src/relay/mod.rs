@@ -1,0 +1,223 @@
+//! The relay: messages whose cause is durable leave for the broker, in order, a window at a time.
+//!
+//! One for each connector (a *lane*). The window that is in flight lets the next one gather behind it. What the broker
+//! confirms moves the watermark; what is unknown is sent again, in its order, with the same id; what can't be sent goes
+//! back to its instance as an input, and counts as confirmed once that input is durable.
+
+mod watermark;
+
+use crate::{
+    engine::{Confirm, Job, Lane, LaneSeq, Outgoing, Sender, What},
+    envelope,
+};
+use dirigent_connectors::{Message, Sent, Sink, UnsentReason, names, retry::Delays};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, AtomicUsize, Ordering},
+};
+use tokio::sync::mpsc;
+use watermark::Watermark;
+
+/// Messages in flight at once on a lane. Deep enough that a broker's sync serves many.
+const WINDOW_MAX: usize = 2_048;
+
+/// Bytes of bodies in flight at once on a lane.
+const WINDOW_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// The way into a relay.
+#[derive(Clone)]
+pub(crate) struct RelayHandle {
+    inbox: mpsc::UnboundedSender<Vec<(LaneSeq, Outgoing)>>,
+    state: Arc<State>,
+}
+
+struct State {
+    watermark: Mutex<Watermark>,
+    confirmed: AtomicU64,
+    waiting: AtomicUsize,
+}
+
+impl State {
+    fn confirm(&self, seqs: &[LaneSeq]) {
+        let mut watermark = self.watermark.lock().unwrap_or_else(PoisonError::into_inner);
+        watermark.confirm(seqs);
+        self.confirmed.store(watermark.next(), Ordering::Release);
+        self.waiting.fetch_sub(seqs.len(), Ordering::AcqRel);
+    }
+}
+
+impl RelayHandle {
+    /// Hands over messages whose group is durable. The caller keeps [`RelayHandle::waiting`] within the outbox's bound.
+    pub(crate) fn send(&self, messages: Vec<(LaneSeq, Outgoing)>) {
+        self.state.waiting.fetch_add(messages.len(), Ordering::AcqRel);
+        if self.inbox.send(messages).is_err() {
+            tracing::debug!("The relay has ended; its messages are sent after the next start.");
+        }
+    }
+
+    /// Counts messages as confirmed.
+    pub(crate) fn confirm(&self, seqs: &[LaneSeq]) {
+        self.state.confirm(seqs);
+    }
+
+    /// Every message below this number is confirmed.
+    pub(crate) fn confirmed(&self) -> LaneSeq {
+        self.state.confirmed.load(Ordering::Acquire)
+    }
+
+    /// Messages handed over and not confirmed.
+    pub(crate) fn waiting(&self) -> usize {
+        self.state.waiting.load(Ordering::Acquire)
+    }
+}
+
+/// Sends what it is given, for as long as it is given something.
+pub(crate) struct Relay {
+    lane: Lane,
+    name: String,
+    sink: Box<dyn Sink>,
+    inbox: mpsc::UnboundedReceiver<Vec<(LaneSeq, Outgoing)>>,
+    state: Arc<State>,
+    unsent: Vec<crossbeam_channel::Sender<Job>>,
+}
+
+impl Relay {
+    /// A relay for a lane whose messages below `confirmed` are confirmed.
+    pub(crate) fn new(
+        lane: Lane,
+        name: &str,
+        sink: Box<dyn Sink>,
+        confirmed: LaneSeq,
+        unsent: Vec<crossbeam_channel::Sender<Job>>,
+    ) -> (Self, RelayHandle) {
+        let (sender, inbox) = mpsc::unbounded_channel();
+        let state = Arc::new(State {
+            watermark: Mutex::new(Watermark::new(confirmed)),
+            confirmed: AtomicU64::new(confirmed),
+            waiting: AtomicUsize::new(0),
+        });
+        let handle = RelayHandle { inbox: sender, state: Arc::clone(&state) };
+        (Self { lane, name: name.into(), sink, inbox, state, unsent }, handle)
+    }
+
+    /// Works until every handle is gone.
+    pub(crate) async fn run(mut self) {
+        let mut gathered: std::collections::VecDeque<(LaneSeq, Outgoing)> = Default::default();
+        loop {
+            if gathered.is_empty() {
+                match self.inbox.recv().await {
+                    Some(messages) => gathered.extend(messages),
+                    None => return,
+                }
+            }
+            while gathered.len() < WINDOW_MAX
+                && let Ok(messages) = self.inbox.try_recv()
+            {
+                gathered.extend(messages);
+            }
+            let mut bytes = 0;
+            let fits = gathered.iter().take(WINDOW_MAX).take_while(|(_, outgoing)| {
+                let before = bytes;
+                bytes += outgoing.message.body.len();
+                before == 0 || bytes <= WINDOW_BYTES_MAX
+            });
+            let count = fits.count();
+            let window: Vec<_> = gathered.drain(..count).collect();
+            self.send_window(window).await;
+        }
+    }
+
+    /// Sends a window until each of its messages is decided.
+    async fn send_window(&mut self, window: Vec<(LaneSeq, Outgoing)>) {
+        let mut heads = Vec::with_capacity(window.len());
+        let mut messages = Vec::with_capacity(window.len());
+        for (seq, Outgoing { sender, message, .. }) in window {
+            heads.push((seq, sender));
+            messages.push(message);
+        }
+        let mut delays = Delays::new();
+        while !messages.is_empty() {
+            let outcomes = self.sink.send(&messages).await;
+            let mut confirmed = Vec::with_capacity(outcomes.len());
+            let mut again = (Vec::new(), Vec::new());
+            let mut unknown = None;
+            for (((seq, sender), message), sent) in heads.into_iter().zip(messages).zip(outcomes) {
+                match sent {
+                    Sent::Confirmed => confirmed.push(seq),
+                    Sent::Unknown { text } => {
+                        unknown = Some(text);
+                        again.0.push((seq, sender));
+                        again.1.push(message);
+                    }
+                    Sent::Unsent { reason, text } => {
+                        match self.cannot_send(seq, sender, message, reason, &text) {
+                            Disposed::Confirmed => confirmed.push(seq),
+                            Disposed::ByInstance => {}
+                            Disposed::Again(message) => {
+                                again.0.push((seq, sender));
+                                again.1.push(message);
+                            }
+                        }
+                    }
+                }
+            }
+            if !confirmed.is_empty() {
+                self.state.confirm(&confirmed);
+            }
+            (heads, messages) = again;
+            if let Some(text) = unknown {
+                tracing::warn!(
+                    connector = self.name,
+                    count = messages.len(),
+                    text,
+                    "Messages are not confirmed; sending them again."
+                );
+                tokio::time::sleep(delays.after_failure()).await;
+            }
+        }
+    }
+
+    fn cannot_send(
+        &self,
+        seq: LaneSeq,
+        sender: Option<Sender>,
+        mut message: Message,
+        reason: UnsentReason,
+        text: &str,
+    ) -> Disposed {
+        if let Some(Sender { instance, node, leg, attempt }) = sender {
+            let text = format!("{reason} on `{}`: {text}", message.channel);
+            let confirm = Confirm { lane: self.lane, seq };
+            let cause = message.attributes.get(names::ID).map(ToOwned::to_owned);
+            let what = What::Unsent { node, leg, attempt, text, confirm };
+            let shard = crate::engine::shard_of(instance, self.unsent.len());
+            let job = Job { instance, what, cause, delivery: None };
+            // A shard that has ended leaves the message above the watermark: it is tried again after the next start.
+            self.unsent[shard].send(job).unwrap_or_default();
+            return Disposed::ByInstance;
+        }
+        let is_letter = message.attributes.get(envelope::DEAD_REASON).is_some();
+        if is_letter && reason == UnsentReason::TooLarge && !message.body.is_empty() {
+            // The place it came from and the reason are kept; the bytes are where they came from.
+            let note = format!(
+                "{} (body of {} bytes left out: too large to set aside)",
+                text,
+                message.body.len()
+            );
+            message.attributes.set(envelope::DEAD_TEXT, note);
+            message.body = Default::default();
+            return Disposed::Again(message);
+        }
+        let id = message.attributes.get(names::ID).unwrap_or_default();
+        let kind = message.attributes.get(names::TYPE).unwrap_or_default();
+        tracing::error!(channel = message.channel, key = message.key, id, kind, %reason, text, "A message that no saga waits for can't be sent; it is given up.");
+        Disposed::Confirmed
+    }
+}
+
+/// What becomes of a message that can't be sent.
+enum Disposed {
+    Confirmed,
+    ByInstance,
+    Again(Message),
+}
