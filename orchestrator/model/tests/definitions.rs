@@ -1,5 +1,7 @@
 //! What the builder makes of a declaration: the graph, its fingerprint, and every mistake, reported together.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
+
 mod sagas;
 
 use dirigent_model::definition::{

@@ -112,23 +112,41 @@ pub struct Unlimited(());
 /// A step with a time limit for its reply.
 pub struct Limited(());
 
-/// A step's rejection is handled, or can't happen.
+/// A step's rejection `J` is handled, or can't happen.
 #[diagnostic::on_unimplemented(
-    message = "the rejection of `{C}` is not handled",
-    label = "say what it does to the data with `.on_rejection(|data, reply| ..)`",
-    note = "only a command whose `Rejection` is `Never` needs no handler"
+    message = "the rejection `{J}` of this step is not handled",
+    label = "the saga would turn back without a word about it",
+    note = "say what it does to the data, before the way back: `.on_rejection(|data, reply| ..)`",
+    note = "only a command with `type Rejection = Never` needs no handler"
 )]
-pub trait RejectionSettled<C> {}
-impl<C> RejectionSettled<C> for Handled {}
-impl<C: Command<Rejection = Never>> RejectionSettled<C> for Unhandled {}
+pub trait RejectionSettled<J> {}
+impl<J> RejectionSettled<J> for Handled {}
+impl RejectionSettled<Never> for Unhandled {}
 
 /// A step's reply has a time limit.
 #[diagnostic::on_unimplemented(
     message = "this step has no time limit for its reply",
-    label = "add `.reply_within(Duration::from_secs(..))` before its way back"
+    label = "it would wait for ever",
+    note = "say how long each attempt waits, before the way back: `.reply_within(Duration::from_secs(..))`"
 )]
 pub trait TimeLimited {}
 impl TimeLimited for Limited {}
+
+/// A rejection that can't happen: [`Never`].
+#[diagnostic::on_unimplemented(
+    message = "this command can be refused with `{Self}`",
+    label = "needs a command that can't be refused",
+    note = "a compensation and a retriable step are asked until they are done: their command has `type Rejection = Never`",
+    note = "a step that can be refused is finished by `.compensated_by(..)`, `.nothing_to_compensate(\"why\")` or `.pivot()`"
+)]
+pub trait CanNotHappen: sealed::Sealed {}
+impl CanNotHappen for Never {}
+
+mod sealed {
+    /// Keeps others from declaring that their rejection can't happen.
+    pub trait Sealed {}
+    impl Sealed for crate::message::Never {}
+}
 
 /// A step being declared.
 #[must_use = "a step is finished by its way back and used in `.then(..)` or `.branch(..)`"]
@@ -251,11 +269,13 @@ impl<D: Data, C: Command, R, T> StepDraft<D, C, R, T> {
 
 type UndoAct = super::behaviour::UndoAct;
 
-impl<D: Data, C: Command, R: RejectionSettled<C>, T: TimeLimited> StepDraft<D, C, R, T> {
+impl<D: Data, C: Command, R, T> StepDraft<D, C, R, T> {
     /// Compensatable: this command undoes the step. It may be asked again, but never refused.
     pub fn compensated_by<X>(self, undo: fn(&D, Outcome<'_, C::Success>) -> X) -> Block<D>
     where
-        X: Command<Rejection = Never>,
+        X: Command<Rejection: CanNotHappen>,
+        R: RejectionSettled<C::Rejection>,
+        T: TimeLimited,
     {
         let way_back = WayBack::Compensated {
             command: MessageRef::of::<X>(X::TO),
@@ -272,20 +292,31 @@ impl<D: Data, C: Command, R: RejectionSettled<C>, T: TimeLimited> StepDraft<D, C
         self.finish(way_back, Some(act))
     }
 
-    /// There is nothing to undo; the reason is kept with the definition.
-    pub fn nothing_to_compensate(self, reason: &str) -> Block<D> {
+    /// There is nothing to undo. The written reason is kept with the definition and makes the exception an accepted one:
+    /// with a blank reason [`check`](crate::definition::Plan::check) reports the compensation as missing.
+    pub fn nothing_to_compensate(self, reason: &str) -> Block<D>
+    where
+        R: RejectionSettled<C::Rejection>,
+        T: TimeLimited,
+    {
         self.finish(WayBack::Nothing { reason: reason.into() }, None)
     }
 
     /// The point of no return: once it is done the saga only goes forward. It is never left in doubt.
-    pub fn pivot(self) -> Block<D> {
+    pub fn pivot(self) -> Block<D>
+    where
+        R: RejectionSettled<C::Rejection>,
+        T: TimeLimited,
+    {
         self.finish(WayBack::Pivot, None)
     }
-}
 
-impl<D: Data, C: Command<Rejection = Never>, R, T: TimeLimited> StepDraft<D, C, R, T> {
     /// After the pivot: asked until it is done.
-    pub fn retriable(self) -> Block<D> {
+    pub fn retriable(self) -> Block<D>
+    where
+        C::Rejection: CanNotHappen,
+        T: TimeLimited,
+    {
         self.finish(WayBack::Retriable, None)
     }
 }

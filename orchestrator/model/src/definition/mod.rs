@@ -4,6 +4,7 @@
 
 mod behaviour;
 mod block;
+mod draw;
 mod errors;
 mod fingerprint;
 mod graph;
@@ -12,10 +13,11 @@ mod rules;
 pub use behaviour::Data;
 pub(crate) use behaviour::{BeginAct, Behaviour, Declared};
 pub use block::{
-    AllDraft, Block, ChooseDraft, Handled, IntoBlock, Limited, Outcome, RejectionSettled,
-    StepDraft, TimeLimited, Unhandled, Unlimited, WaitDraft, all, choose, pause, publish, step,
-    wait, when,
+    AllDraft, Block, CanNotHappen, ChooseDraft, Handled, IntoBlock, Limited, Outcome,
+    RejectionSettled, StepDraft, TimeLimited, Unhandled, Unlimited, WaitDraft, all, choose, pause,
+    publish, step, wait, when,
 };
+pub(crate) use draw::plain;
 pub use errors::{DefinitionError, DefinitionErrors};
 pub use fingerprint::Fingerprint;
 pub use graph::{
@@ -83,6 +85,19 @@ impl fmt::Debug for Plan {
 }
 
 impl Plan {
+    /// A plan without an author: `read` makes the data of a start event's body.
+    pub(crate) fn symbolic(graph: Graph, behaviour: Arc<dyn Behaviour>, read: ReadData) -> Self {
+        Self {
+            fingerprint: Fingerprint::of(&graph),
+            graph,
+            behaviour,
+            begin: Box::new(move |body, _| read(&body.bytes)),
+            start_key: Box::new(|_, _| Ok(Key::from("explored"))),
+            event_keys: Vec::new(),
+            read_data: read,
+        }
+    }
+
     /// The shape.
     pub fn graph(&self) -> &Graph {
         &self.graph
