@@ -19,7 +19,7 @@ impl fmt::Display for Fingerprint {
 }
 
 impl Fingerprint {
-    pub(super) fn of(graph: &Graph) -> Self {
+    pub(crate) fn of(graph: &Graph) -> Self {
         let text = canonical(graph).expect("writing to a string does not fail");
         let digest = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, text.as_bytes());
         Self(digest.as_u64_pair().0)

@@ -1,0 +1,648 @@
+//! What stands for the world: empty bodies, choices that take every arm, due times in any order, and all that can come in.
+//!
+//! A state is a few bytes, so that millions fit; [`Symbols::decode`] makes an instance of them again.
+
+use super::reference::Fate;
+use crate::{
+    decision::{Action, Decision, Input, Reply, Unreadable},
+    definition::{Behaviour, Data, Graph, Kind, NodeId, Plan, WayBack},
+    history::History,
+    instance::{
+        Ask, Cause, CauseKind, Core, Early, Incident, Instance, InstanceId, Leg, Next, NoEffect,
+        NodeState, Status, Trace,
+    },
+    message::{Body, Codec, CodecError, Failure, FailureEffect, Format, JsonOnly, Key},
+    time::Timestamp,
+    transition::{self, Start},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+/// The instant at which everything happens.
+const NOW: Timestamp = Timestamp(1_000_000);
+/// When what was chosen to be due is due.
+const SOON: Timestamp = Timestamp(1_000_001);
+/// When everything else is due.
+const LATER: Timestamp = Timestamp(2_000_000);
+
+/// What a participant says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Word {
+    Success,
+    Rejection,
+    Failure { retriable: bool, effect: FailureEffect },
+}
+
+/// Something that can come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Move {
+    Start,
+    /// An awaited reply.
+    Reply(NodeId, Leg, Word),
+    /// A reply nobody awaits: to a command that was settled, or never sent.
+    Unawaited(NodeId, Leg, Word),
+    /// A failure of an attempt before the one under way.
+    Stale(NodeId, Leg),
+    /// Something is due: the saga's deadline for `None`.
+    Due(Option<NodeId>),
+    /// An event, by its place among all that are awaited.
+    Event(u16),
+    Unsent(NodeId, Leg),
+    Cancel,
+    Retry(NodeId),
+    Resolve(NodeId),
+}
+
+impl Move {
+    pub(super) fn node(self) -> Option<NodeId> {
+        match self {
+            Self::Reply(node, ..)
+            | Self::Unawaited(node, ..)
+            | Self::Stale(node, _)
+            | Self::Unsent(node, _)
+            | Self::Retry(node)
+            | Self::Resolve(node) => Some(node),
+            Self::Due(node) => node,
+            Self::Start | Self::Event(_) | Self::Cancel => None,
+        }
+    }
+
+    pub(super) fn moves_time(self) -> bool {
+        matches!(self, Self::Due(_))
+    }
+
+    pub(super) fn is_unawaited(self) -> bool {
+        matches!(self, Self::Unawaited(..) | Self::Stale(..))
+    }
+}
+
+/// Answers to choices, in the order of nodes: the data of an instance that has none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Choices(Vec<(NodeId, Option<usize>)>);
+
+/// A state, taken apart.
+pub(super) struct Situation {
+    pub(super) core: Core,
+    /// What the reference knows, by node.
+    pub(super) fates: Vec<Fate>,
+}
+
+pub(super) struct Symbols {
+    plan: Plan,
+    attempts_max: u32,
+    /// What an instance is like before anything is known of it.
+    blank: Core,
+    chooses: Vec<NodeId>,
+    events: Vec<String>,
+}
+
+impl Symbols {
+    pub(super) fn new(graph: &Graph, attempts_max: u32) -> Self {
+        let mut graph = graph.clone();
+        for node in &mut graph.nodes {
+            if let Kind::Step(step) = &mut node.kind {
+                let bound = |retry: &mut crate::retry::Retry| {
+                    retry.attempts_max = retry.attempts_max.min(attempts_max);
+                    // Giving up earlier than that is the same as a failure after which asking again is no use.
+                    retry.within = None;
+                };
+                bound(&mut step.retry);
+                if let WayBack::Compensated { retry, .. } = &mut step.way_back {
+                    bound(retry);
+                }
+            }
+        }
+        let mut events: Vec<String> = Vec::new();
+        for event in graph.events_awaited() {
+            if !events.contains(&event.name) {
+                events.push(event.name.clone());
+            }
+        }
+        let chooses =
+            graph.ids().filter(|id| matches!(graph.node(*id).kind, Kind::Choose { .. })).collect();
+        let ends = [graph.ends.completed.is_some(), graph.ends.failed.is_some()];
+        let plan = Plan::symbolic(graph, Arc::new(Silent { ends }), read_choices);
+        let key = Key::from("explored");
+        let blank = Core {
+            id: InstanceId::of(&plan.graph().name, &key),
+            definition: plan.graph().name.clone(),
+            version: plan.graph().version,
+            fingerprint: plan.fingerprint(),
+            key,
+            run: 0,
+            status: Status::Running,
+            revision: 1,
+            nodes: vec![NodeState::Idle; plan.graph().nodes.len()],
+            cause: None,
+            incidents: Vec::new(),
+            early: Vec::new(),
+            events_taken: Vec::new(),
+            started_at: NOW,
+            ended_at: None,
+            deadline: plan.graph().deadline.map(|_| LATER),
+            trace: Trace::default(),
+        };
+        Self { plan, attempts_max, blank, chooses, events }
+    }
+
+    pub(super) fn graph(&self) -> &Graph {
+        self.plan.graph()
+    }
+
+    pub(super) fn event(&self, place: u16) -> &str {
+        &self.events[usize::from(place)]
+    }
+
+    /// What there is before the start.
+    pub(super) fn unstarted(&self) -> Situation {
+        let fates = vec![Fate::default(); self.blank.nodes.len()];
+        Situation { core: self.blank.clone(), fates }
+    }
+
+    /// Every way to start.
+    pub(super) fn starts(&self) -> Result<Vec<(Choices, Decision)>, String> {
+        let first = self.start(&Choices::default())?;
+        Ok(self.branch(&self.blank, first, |choices| self.start(choices)))
+    }
+
+    pub(super) fn start(&self, choices: &Choices) -> Result<Decision, String> {
+        let body = start_body(choices);
+        let key = self.blank.key.clone();
+        let start = Start { key, run: 0, body: &body, cause: None, trace: Trace::default() };
+        told(|| transition::start(&self.plan, start, NOW, &JsonOnly))
+    }
+
+    pub(super) fn instance(&self, core: &Core) -> Instance {
+        let (core, data) = (core.clone(), Box::new(Choices::default()));
+        Instance { core, data, history: History::default() }
+    }
+
+    /// The same instance for another input.
+    pub(super) fn again(&self, mut instance: Instance) -> Instance {
+        instance.history = History::default();
+        instance
+    }
+
+    /// Applies an input; the text of the panic or of the refusal if that fails.
+    pub(super) fn apply(&self, mut instance: Instance, by: Move) -> Result<Decision, String> {
+        let mut now = NOW;
+        if let Move::Due(place) = by {
+            now = SOON;
+            match place.map(|node| &mut instance.core.nodes[node.index()]) {
+                Some(NodeState::Open(ask) | NodeState::Undoing(_, ask)) => {
+                    ask.next = match ask.next {
+                        Next::GiveUp(_) => Next::GiveUp(SOON),
+                        Next::AskAgain(_) => Next::AskAgain(SOON),
+                    }
+                }
+                Some(NodeState::Waiting(until)) => *until = SOON,
+                Some(_) => {}
+                None => instance.core.deadline = Some(SOON),
+            }
+        }
+        let cause = match by {
+            Move::Event(place) => Some(self.event(place).to_owned()),
+            _ => None,
+        };
+        let input = self.input(&instance.core, by);
+        told(|| {
+            transition::apply(&self.plan, instance, input, cause, now, &JsonOnly)
+                .map_err(|(_, unreadable)| unreadable)
+        })
+    }
+
+    /// One decision for each answer to the choices that this input makes the saga ask.
+    pub(super) fn each_choice(
+        &self,
+        before: &Core,
+        by: Move,
+        decision: Decision,
+    ) -> Vec<(Choices, Decision)> {
+        self.branch(before, decision, |choices| self.apply_choosing(before, by, choices))
+    }
+
+    pub(super) fn apply_choosing(
+        &self,
+        before: &Core,
+        by: Move,
+        choices: &Choices,
+    ) -> Result<Decision, String> {
+        let instance = Instance { data: Box::new(choices.clone()), ..self.instance(before) };
+        self.apply(instance, by)
+    }
+
+    fn branch(
+        &self,
+        before: &Core,
+        decision: Decision,
+        run: impl Fn(&Choices) -> Result<Decision, String>,
+    ) -> Vec<(Choices, Decision)> {
+        let mut open = vec![(Choices::default(), decision)];
+        let mut done = Vec::new();
+        while let Some((choices, decision)) = open.pop() {
+            let after = &decision.instance.core;
+            let asked = self.chooses.iter().find(|node| {
+                matches!(before.state(**node), NodeState::Idle)
+                    && matches!(after.state(**node), NodeState::Chosen(_))
+                    && !choices.0.iter().any(|(known, _)| known == *node)
+            });
+            let Some(node) = asked else {
+                done.push((choices, decision));
+                continue;
+            };
+            let Kind::Choose { arms, .. } = &self.graph().node(*node).kind else { continue };
+            for answer in (0..arms.len()).map(Some).chain([None]) {
+                let mut choices = choices.clone();
+                choices.0.push((*node, answer));
+                // A panic that depends on the arm is met again when that arm is gone along.
+                if let Ok(decision) = run(&choices) {
+                    open.push((choices, decision));
+                }
+            }
+        }
+        done
+    }
+
+    fn input(&self, core: &Core, by: Move) -> Input {
+        let operator =
+            |action| Input::Operator { action, by: "operator".into(), why: "explored".into() };
+        match by {
+            Move::Start => unreachable!("an instance starts once"),
+            Move::Reply(node, leg, word) | Move::Unawaited(node, leg, word) => {
+                self.reply(node, leg, word, None)
+            }
+            Move::Stale(node, leg) => {
+                let word = Word::Failure { retriable: false, effect: FailureEffect::None };
+                self.reply(node, leg, word, Some(attempt_of(core.state(node)).saturating_sub(1)))
+            }
+            Move::Due(_) => Input::Due,
+            Move::Event(place) => {
+                Input::Event { name: self.event(place).into(), body: empty(Format::Json) }
+            }
+            Move::Unsent(node, leg) => {
+                let attempt = attempt_of(core.state(node));
+                Input::Unsent { node, leg, attempt, text: "unroutable".into() }
+            }
+            Move::Cancel => operator(Action::Cancel),
+            Move::Retry(node) => operator(Action::Retry(node)),
+            Move::Resolve(node) => operator(Action::Resolve(node)),
+        }
+    }
+
+    fn reply(&self, node: NodeId, leg: Leg, word: Word, attempt: Option<u32>) -> Input {
+        let step = self.graph().step(node).expect("replies are made up for steps only");
+        let (name, body) = match (word, leg, &step.way_back) {
+            (Word::Success, Leg::Compensate, WayBack::Compensated { success, .. }) => {
+                (success.clone(), empty(Format::Json))
+            }
+            (Word::Success, ..) => (step.success.clone(), empty(Format::Json)),
+            (Word::Rejection, ..) => {
+                (step.rejection.clone().unwrap_or_default(), empty(Format::Json))
+            }
+            (Word::Failure { retriable, effect }, ..) => {
+                let failure = Failure {
+                    code: "trouble".into(),
+                    message: "explored".into(),
+                    retriable,
+                    effect,
+                };
+                let body = Body::write(&failure, Format::Json, &JsonOnly);
+                (
+                    <Failure as crate::message::Message>::NAME.into(),
+                    body.expect("a failure can be written as JSON"),
+                )
+            }
+        };
+        Input::Reply(Reply { node, leg, key: None, attempt, name, body })
+    }
+
+    /// All that can come in, wanted or not.
+    pub(super) fn moves(&self, core: &Core) -> Vec<Move> {
+        let mut moves = Vec::with_capacity(core.nodes.len() * 3);
+        let failure = |retriable, effect| Word::Failure { retriable, effect };
+        let failures = [
+            failure(true, FailureEffect::None),
+            failure(true, FailureEffect::Unknown),
+            failure(false, FailureEffect::None),
+            failure(false, FailureEffect::Unknown),
+        ];
+        for node in self.graph().ids() {
+            let state = core.state(node);
+            let Some(step) = self.graph().step(node) else {
+                if matches!(state, NodeState::Waiting(_)) {
+                    moves.push(Move::Due(Some(node)));
+                }
+                continue;
+            };
+            let rejection = step.rejection.as_ref().map(|_| Word::Rejection);
+            let undone_by_command = matches!(step.way_back, WayBack::Compensated { .. });
+            let mut under_way = |leg, ask: &Ask, words: &[Word]| {
+                moves.push(Move::Reply(node, leg, Word::Success));
+                if leg == Leg::Do {
+                    moves.extend(rejection.map(|word| Move::Reply(node, leg, word)));
+                }
+                moves.push(Move::Due(Some(node)));
+                moves.push(Move::Retry(node));
+                if ask.attempt > 1 {
+                    moves.push(Move::Stale(node, leg));
+                }
+                if matches!(ask.next, Next::GiveUp(_)) {
+                    moves.extend(words.iter().map(|word| Move::Reply(node, leg, *word)));
+                    moves.push(Move::Unsent(node, leg));
+                } else {
+                    moves.push(Move::Unawaited(node, leg, words[0]));
+                }
+            };
+            match state {
+                NodeState::Open(ask) => under_way(Leg::Do, ask, &failures),
+                // For a compensation it makes no difference whether a failed attempt had an effect.
+                NodeState::Undoing(_, ask) => {
+                    under_way(Leg::Compensate, ask, &[failures[0], failures[2]]);
+                }
+                NodeState::Stuck(..) => {
+                    moves.push(Move::Reply(node, Leg::Compensate, Word::Success));
+                    moves.push(Move::Unawaited(node, Leg::Compensate, failures[0]));
+                    moves.push(Move::Retry(node));
+                    moves.push(Move::Resolve(node));
+                }
+                _ => {}
+            }
+            if !matches!(state, NodeState::Open(_)) {
+                let words = [Word::Success, failures[3]].into_iter().chain(rejection);
+                moves.extend(words.map(|word| Move::Unawaited(node, Leg::Do, word)));
+            }
+            if undone_by_command && !matches!(state, NodeState::Undoing(..) | NodeState::Stuck(..))
+            {
+                moves.push(Move::Unawaited(node, Leg::Compensate, Word::Success));
+            }
+        }
+        let events = u16::try_from(self.events.len()).expect("fewer events than nodes fit");
+        moves.extend((0..events).map(Move::Event));
+        moves.push(Move::Cancel);
+        moves.extend(core.deadline.map(|_| Move::Due(None)));
+        moves
+    }
+
+    /// A state as bytes.
+    pub(super) fn encode(&self, core: &Core, fates: &[Fate]) -> Vec<u8> {
+        let mut key = Vec::with_capacity(core.nodes.len() * 2 + 8);
+        let status = match core.status {
+            Status::Running => 0,
+            Status::TurningBack => 1,
+            Status::Completed => 2,
+            Status::Compensated => 3,
+            Status::Killed => 4,
+        };
+        key.push(status | u8::from(core.deadline.is_some()) << 3);
+        for (state, fate) in core.nodes.iter().zip(fates) {
+            let ask = |ask: &Ask| {
+                let attempt = ask.attempt.clamp(1, self.attempts_max) as u8 - 1;
+                attempt << 2 | u8::from(matches!(ask.next, Next::AskAgain(_))) << 1
+            };
+            key.push(match state {
+                NodeState::Idle => 0,
+                NodeState::Entered => 1,
+                NodeState::Waiting(_) => 2,
+                NodeState::Done(None) => 3,
+                NodeState::Done(Some(_)) => 4,
+                NodeState::InDoubt => 5,
+                NodeState::NoEffect(_) => 6,
+                NodeState::Ended => 7,
+                NodeState::Undone | NodeState::Resolved => 8,
+                NodeState::Stuck(..) => 9,
+                NodeState::Chosen(None) => 10,
+                NodeState::Chosen(Some(place)) => {
+                    key.extend_from_slice(&[11]);
+                    key.extend_from_slice(&place.to_le_bytes());
+                    continue;
+                }
+                NodeState::Open(open) => 0x40 | ask(open) | u8::from(open.doubt),
+                NodeState::Undoing(_, open) => 0x80 | ask(open),
+            });
+            // Only steps have a fate, and one that was never asked has none.
+            if !matches!(state, NodeState::Idle | NodeState::Entered | NodeState::Waiting(_)) {
+                key.push(fate.to_byte());
+            }
+        }
+        let mut incidents: Vec<u16> = core
+            .incidents
+            .iter()
+            .map(|incident| incident.node.0 << 1 | u16::from(incident.leg == Leg::Compensate))
+            .collect();
+        incidents.sort_unstable();
+        key.push(u8::try_from(core.early.len()).expect("EARLY_EVENTS_MAX fits"));
+        for early in &core.early {
+            let place = self.events.iter().position(|event| *event == early.event);
+            let place = place.and_then(|place| u16::try_from(place).ok());
+            let place = place.expect("only awaited events are kept");
+            key.extend_from_slice(&place.to_le_bytes());
+        }
+        incidents.iter().for_each(|incident| key.extend_from_slice(&incident.to_le_bytes()));
+        key
+    }
+
+    /// A state from its bytes.
+    pub(super) fn decode(&self, key: &[u8]) -> Situation {
+        let mut bytes = key.iter().copied();
+        let mut next = || bytes.next().unwrap_or_default();
+        let mut core = self.blank.clone();
+        let head = next();
+        core.status = match head & 7 {
+            0 => Status::Running,
+            1 => Status::TurningBack,
+            2 => Status::Completed,
+            3 => Status::Compensated,
+            _ => Status::Killed,
+        };
+        core.deadline = (head & 8 != 0).then_some(LATER);
+        core.ended_at = core.status.is_end().then_some(NOW);
+        let back = matches!(core.status, Status::TurningBack | Status::Compensated);
+        core.cause =
+            back.then(|| Cause { node: None, what: CauseKind::Cancelled, text: "explored".into() });
+        let mut fates = vec![Fate::default(); core.nodes.len()];
+        for (state, fate) in core.nodes.iter_mut().zip(&mut fates) {
+            let code = next();
+            let ask = || Ask {
+                attempt: u32::from(code >> 2 & 15) + 1,
+                first_at: NOW,
+                asked_at: NOW,
+                next: if code & 2 == 0 { Next::GiveUp(LATER) } else { Next::AskAgain(LATER) },
+                doubt: code & 1 == 1,
+            };
+            *state = match code {
+                0 => NodeState::Idle,
+                1 => NodeState::Entered,
+                2 => NodeState::Waiting(LATER),
+                3 => NodeState::Done(None),
+                4 => NodeState::Done(Some(empty(Format::Json))),
+                5 => NodeState::InDoubt,
+                6 => NodeState::NoEffect(NoEffect::Failed),
+                7 => NodeState::Ended,
+                8 => NodeState::Undone,
+                9 => {
+                    let attempt = self.attempts_max;
+                    NodeState::Stuck(None, Ask { attempt, next: Next::GiveUp(LATER), ..ask() })
+                }
+                10 => NodeState::Chosen(None),
+                11 => NodeState::Chosen(Some(u16::from_le_bytes([next(), next()]))),
+                open if open & 0x80 == 0 => NodeState::Open(ask()),
+                _ => NodeState::Undoing(None, ask()),
+            };
+            if code > 2 && code != 11 {
+                *fate = Fate::from_byte(next());
+            }
+        }
+        for _ in 0..next() {
+            let event = self.event(u16::from_le_bytes([next(), next()])).to_owned();
+            let cause = Some(event.clone());
+            core.early.push(Early { event, body: empty(Format::Json), since: NOW, cause });
+        }
+        let rest: Vec<u8> = bytes.collect();
+        core.incidents = rest
+            .chunks_exact(2)
+            .map(|pair| u16::from_le_bytes([pair[0], pair[1]]))
+            .map(|incident| Incident {
+                node: NodeId(incident >> 1),
+                leg: if incident & 1 == 0 { Leg::Do } else { Leg::Compensate },
+                since: NOW,
+                text: String::new(),
+            })
+            .collect();
+        Situation { core, fates }
+    }
+}
+
+impl Core {
+    /// The same state with everything due later: which is first is chosen by the next input.
+    pub(super) fn calmed(mut self) -> Self {
+        for state in &mut self.nodes {
+            match state {
+                NodeState::Open(ask) | NodeState::Undoing(_, ask) | NodeState::Stuck(_, ask) => {
+                    ask.next = match ask.next {
+                        Next::GiveUp(_) => Next::GiveUp(LATER),
+                        Next::AskAgain(_) => Next::AskAgain(LATER),
+                    }
+                }
+                NodeState::Waiting(until) => *until = LATER,
+                _ => {}
+            }
+        }
+        self.deadline = self.deadline.map(|_| LATER);
+        self
+    }
+}
+
+/// A decision, or why there is none.
+fn told(run: impl FnOnce() -> Result<Decision, Unreadable>) -> Result<Decision, String> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(decision)) => Ok(decision),
+        Ok(Err(unreadable)) => Err(format!("the input is refused: {unreadable}")),
+        Err(panic) => {
+            let text = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(format!("the transition panics: {}", text.unwrap_or("without a word")))
+        }
+    }
+}
+
+fn attempt_of(state: &NodeState) -> u32 {
+    match state {
+        NodeState::Open(ask) | NodeState::Undoing(_, ask) | NodeState::Stuck(_, ask) => ask.attempt,
+        _ => 0,
+    }
+}
+
+fn empty(format: Format) -> Body {
+    Body { format, bytes: Vec::new() }
+}
+
+/// The start event carries the answers: an instance comes by its data in no other way.
+fn start_body(choices: &Choices) -> Body {
+    let bytes = serde_json::to_vec(choices).expect("places and numbers can be written as JSON");
+    Body { format: Format::Json, bytes }
+}
+
+fn read_choices(json: &[u8]) -> Result<Box<dyn Data>, CodecError> {
+    serde_json::from_slice::<Choices>(json)
+        .map(|choices| Box::new(choices) as Box<dyn Data>)
+        .map_err(|error| CodecError::new("choices", Format::Json, error))
+}
+
+/// Functions without content: what is sent is empty, and what comes in is not read.
+struct Silent {
+    ends: [bool; 2],
+}
+
+impl Behaviour for Silent {
+    fn command(&self, _: NodeId, _: &dyn Data, _: &dyn Codec) -> Result<Body, CodecError> {
+        Ok(empty(Format::Json))
+    }
+
+    fn succeeded(
+        &self,
+        _: NodeId,
+        _: &mut dyn Data,
+        _: &Body,
+        _: &dyn Codec,
+    ) -> Result<(), CodecError> {
+        Ok(())
+    }
+
+    fn rejected(
+        &self,
+        _: NodeId,
+        _: &mut dyn Data,
+        _: &Body,
+        _: &dyn Codec,
+    ) -> Result<(), CodecError> {
+        Ok(())
+    }
+
+    fn undo(
+        &self,
+        _: NodeId,
+        _: &dyn Data,
+        _: Option<&Body>,
+        _: &dyn Codec,
+    ) -> Result<Body, CodecError> {
+        Ok(empty(Format::Json))
+    }
+
+    fn event(
+        &self,
+        _: Option<NodeId>,
+        _: &str,
+        _: &mut dyn Data,
+        _: &Body,
+        _: &dyn Codec,
+    ) -> Result<(), CodecError> {
+        Ok(())
+    }
+
+    fn choose(&self, node: NodeId, data: &dyn Data) -> Option<usize> {
+        let choices: &Choices = data
+            .as_any()
+            .downcast_ref()
+            .expect("an explored instance carries answers to choices as its data");
+        choices.0.iter().find(|(known, _)| *known == node).and_then(|(_, answer)| *answer)
+    }
+
+    fn publish(&self, _: NodeId, _: &dyn Data, _: &dyn Codec) -> Result<Body, CodecError> {
+        Ok(empty(Format::Json))
+    }
+
+    fn end(
+        &self,
+        completed: bool,
+        _: &dyn Data,
+        _: &dyn Codec,
+    ) -> Option<Result<Body, CodecError>> {
+        let is_told = self.ends[usize::from(!completed)];
+        is_told.then(|| Ok(empty(Format::Json)))
+    }
+}

@@ -1,0 +1,188 @@
+//! Every order of inputs: what sound sagas are told, and what wrong ones.
+
+mod explore_sagas;
+
+use dirigent_model::{
+    definition::{Definition, DefinitionErrors, Graph, Kind, NodeId, OnTimeout, WayBack},
+    explore::{Bounds, Checked, ViolationKind, check_graph, check_graph_within},
+};
+use explore_sagas::{Own, chain, choices, fan, order, order_without_release, trip};
+
+fn graph(definition: Result<Definition<Own>, DefinitionErrors>) -> Graph {
+    definition.expect("the saga is well declared").graph().clone()
+}
+
+fn edited(
+    definition: Result<Definition<Own>, DefinitionErrors>,
+    step: &str,
+    way_back: WayBack,
+) -> Checked {
+    let mut graph = graph(definition);
+    let node = graph.find(step).expect("the saga has that step");
+    if let Kind::Step(step) = &mut graph.nodes[node.index()].kind {
+        step.way_back = way_back;
+    }
+    check_graph(&graph)
+}
+
+fn kinds(checked: &Checked) -> Vec<ViolationKind> {
+    checked.violations.iter().map(|violation| violation.kind).collect()
+}
+
+#[test]
+fn an_order_and_a_trip_hold_under_every_order_of_inputs() {
+    for definition in [order(), trip(), choices(), chain(6), fan(3, 1), fan(2, 2)] {
+        let checked = definition.expect("the saga is well declared").check();
+        println!("{checked}");
+        assert!(checked.is_sound(), "{checked}");
+        assert_eq!(checked.bounds, Bounds::default());
+    }
+}
+
+#[test]
+fn the_summary_is_one_line() {
+    let checked = graph(order_without_release("reading only"));
+    let text = check_graph(&checked).to_string();
+    assert!(!text.contains('\n'), "{text}");
+    assert!(text.starts_with("order v1: "), "{text}");
+    let end = "every order of inputs explored (≤ 2 attempts per command): no violation";
+    assert!(text.ends_with(end), "{text}");
+}
+
+#[test]
+fn a_compensation_that_is_missing_is_reported_with_its_shortest_sequence() {
+    let checked = order_without_release("").expect("the saga is well declared").check();
+    let left = checked
+        .violations
+        .iter()
+        .find(|violation| violation.kind == ViolationKind::LeftUncompensated)
+        .expect("the missing compensation is found");
+    assert_eq!(left.node.as_deref(), Some("reserve-stock"));
+    assert_eq!(
+        left.to_string(),
+        "left uncompensated: `reserve-stock` took effect and stays uncompensated: it has no compensation, and no reason is written why it needs none
+  1. OrderPlaced starts it
+       sends   ReserveStock (reserve-stock) to inventory
+       now     reserve-stock: attempt 1 is out
+       saga    running
+  2. reserve-stock succeeds
+       sends   AuthorisePayment (authorise-payment) to payment
+       now     reserve-stock: done
+       now     authorise-payment: attempt 1 is out
+       saga    running
+  3. authorise-payment is rejected
+       sends   OrderFailed to order-events
+       now     authorise-payment: no effect
+       saga    compensated"
+    );
+    assert_eq!(
+        left.to_mermaid(),
+        "sequenceDiagram
+    participant saga
+    participant p0 as orders
+    participant p1 as inventory
+    participant p2 as payment
+    participant p3 as order-events
+    p0->>saga: OrderPlaced starts it
+    saga->>p1: ReserveStock (reserve-stock)
+    Note over saga: running
+    p1->>saga: reserve-stock succeeds
+    saga->>p2: AuthorisePayment (authorise-payment)
+    p2->>saga: authorise-payment is rejected
+    saga->>p3: OrderFailed
+    Note over saga: compensated
+    Note over saga: VIOLATION #96;reserve-stock#96; took effect and stays uncompensated: it has no compensation, and no reason is written why it needs none
+"
+    );
+}
+
+#[test]
+fn a_step_that_may_have_taken_effect_is_reported_too() {
+    let checked = order_without_release(" ").expect("the saga is well declared").check();
+    let doubt = &checked.violations[0];
+    assert_eq!(doubt.kind, ViolationKind::LeftInDoubt);
+    assert_eq!(doubt.sequence.len(), 2, "{doubt}");
+}
+
+#[test]
+fn a_graph_edited_as_json_is_checked_as_it_then_stands() {
+    let json = serde_json::to_string(&graph(order())).unwrap();
+    let read: Graph = serde_json::from_str(&json).unwrap();
+    assert!(check_graph(&read).is_sound());
+    let nothing = WayBack::Nothing { reason: String::new() };
+    let checked = edited(order(), "reserve-stock", nothing);
+    assert!(kinds(&checked).contains(&ViolationKind::LeftUncompensated), "{checked}");
+}
+
+#[test]
+fn a_step_behind_the_pivot_that_may_fail_is_reported() {
+    let nothing = WayBack::Nothing { reason: "a letter".into() };
+    let checked = edited(order(), "ship", nothing);
+    assert!(!checked.is_sound(), "{checked}");
+}
+
+#[test]
+fn a_pivot_among_siblings_that_may_fail_is_reported() {
+    let checked = edited(order(), "reserve-stock", WayBack::Pivot);
+    assert!(!checked.is_sound(), "{checked}");
+}
+
+#[test]
+fn a_retriable_step_before_the_pivot_is_reported() {
+    let checked = edited(chain(2), "step-0", WayBack::Retriable);
+    assert!(!checked.is_sound(), "{checked}");
+}
+
+#[test]
+fn a_wait_that_refuses_behind_the_pivot_is_reported() {
+    let mut graph = graph(trip());
+    let pivot = graph.find("book-flight").expect("the trip has that step");
+    if let Kind::Step(step) = &mut graph.nodes[pivot.index()].kind {
+        step.way_back = WayBack::Pivot;
+    }
+    let wait = graph.find("confirmation").expect("the trip has that wait");
+    if let Kind::Wait { on_timeout, .. } = &mut graph.nodes[wait.index()].kind {
+        *on_timeout = OnTimeout::Reject;
+    }
+    assert!(!check_graph(&graph).is_sound());
+}
+
+#[test]
+fn nodes_that_hold_one_another_are_refused_and_not_walked() {
+    let mut graph = graph(order());
+    graph.nodes[0].kind = Kind::Sequence { children: vec![NodeId(0)] };
+    let checked = check_graph(&graph);
+    assert_eq!(kinds(&checked), [ViolationKind::Malformed]);
+    assert!(!checked.is_sound());
+}
+
+#[test]
+fn reaching_the_bound_is_not_success() {
+    let bounds = Bounds { states_max: 50, attempts_max: 2 };
+    let checked = check_graph_within(&graph(order()), bounds);
+    assert!(checked.violations.is_empty() && !checked.exhausted && !checked.is_sound());
+    assert!(checked.to_string().contains("NOT EXHAUSTED"), "{checked}");
+}
+
+#[test]
+fn the_outcome_can_be_written_and_read() {
+    let checked = order_without_release("").expect("the saga is well declared").check();
+    let json = serde_json::to_string(&checked).unwrap();
+    assert_eq!(serde_json::from_str::<Checked>(&json).unwrap(), checked);
+}
+
+#[test]
+#[ignore = "measures; takes minutes without optimisation"]
+#[allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "it is about the time taken"
+)]
+fn how_many_states_there_are_and_how_long_they_take() {
+    let definitions = [order(), trip(), choices(), chain(30), fan(4, 1), fan(3, 2), fan(5, 1)];
+    for definition in definitions {
+        let begun = std::time::Instant::now();
+        let checked = definition.expect("the saga is well declared").check();
+        println!("{:?}: {checked}", begun.elapsed());
+    }
+}
