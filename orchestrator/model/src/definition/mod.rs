@@ -12,7 +12,6 @@ mod rules;
 
 pub use behaviour::Data;
 pub(crate) use behaviour::{BeginAct, Behaviour, Declared};
-pub(crate) use draw::plain;
 pub use block::{
     AllDraft, Block, CanNotHappen, ChooseDraft, Handled, IntoBlock, Limited, Outcome,
     RejectionSettled, StepDraft, TimeLimited, Unhandled, Unlimited, WaitDraft, all, choose, pause,
@@ -86,19 +85,6 @@ impl fmt::Debug for Plan {
 }
 
 impl Plan {
-    /// A plan without an author: `read` makes the data of a start event's body.
-    pub(crate) fn symbolic(graph: Graph, behaviour: Arc<dyn Behaviour>, read: ReadData) -> Self {
-        Self {
-            fingerprint: Fingerprint::of(&graph),
-            graph,
-            behaviour,
-            begin: Box::new(move |body, _| read(&body.bytes)),
-            start_key: Box::new(|_, _| Ok(Key::from("explored"))),
-            event_keys: Vec::new(),
-            read_data: read,
-        }
-    }
-
     /// A plan without an author: `read` makes the data of a start event's body.
     pub(crate) fn symbolic(graph: Graph, behaviour: Arc<dyn Behaviour>, read: ReadData) -> Self {
         Self {
