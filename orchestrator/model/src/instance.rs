@@ -274,8 +274,8 @@ pub struct Core {
     pub incidents: Vec<Incident>,
     /// Events kept for waits not yet open.
     pub early: Vec<Early>,
-    /// Ids of the latest events that were taken, so that one delivered again is not given to a later wait.
-    pub events_taken: Vec<String>,
+    /// Hashed ids of the latest events that were taken, so that one delivered again is not given to a later wait.
+    pub events_taken: Vec<Uuid>,
     /// When it began.
     pub started_at: Timestamp,
     /// When it ended.

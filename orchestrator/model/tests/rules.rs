@@ -384,6 +384,30 @@ fn r5_a_failure_that_will_stay_is_not_retried() {
 }
 
 #[test]
+fn r5_no_attempt_begins_later_than_the_policy_says() {
+    // Delays of up to an hour, and a policy that ends after ten seconds.
+    let hour = seconds(60 * 60);
+    let definition =
+        saga("brief", 1, |e: &TripAsked| e.trip.clone(), |_: TripAsked| Trip::default())
+            .then(
+                step("visa", |_: &Trip| Book { place: "visa".into() })
+                    .on_rejection(|_, _| ())
+                    .reply_within(seconds(4))
+                    .retry(Retry::exponential(9, hour, hour).within(seconds(10)))
+                    .nothing_to_compensate("a test"),
+            )
+            .ends()
+            .unwrap();
+    scenario(&definition)
+        .starts(rome(0))
+        .fails("visa", passing("busy"))
+        .after(seconds(10))
+        .says(&["Book place=visa (attempt 2)"])
+        .fails("visa", passing("busy"))
+        .ends_compensated("busy");
+}
+
+#[test]
 fn r5_a_code_that_asking_again_does_not_help_ends_the_retries() {
     order(80)
         .succeeds("reserve-stock", reserved())

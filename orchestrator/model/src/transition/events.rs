@@ -13,6 +13,7 @@ use crate::{
     message::Body,
 };
 use std::time::Duration;
+use uuid::Uuid;
 
 /// How long an early event is kept for its wait.
 const EARLY_EVENT_AGE_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -54,7 +55,13 @@ impl Turn<'_> {
 
     fn has_seen(&self, id: &String) -> bool {
         let Core { early, events_taken, .. } = &self.instance.core;
-        events_taken.contains(id) || early.iter().any(|kept| kept.cause.as_ref() == Some(id))
+        let is_kept = early.iter().any(|kept| kept.cause.as_ref() == Some(id));
+        is_kept || events_taken.contains(&self.hash_of(id))
+    }
+
+    /// Ids come from outside and may be long; what is remembered of each is not.
+    fn hash_of(&self, id: &str) -> Uuid {
+        Uuid::new_v5(&self.instance.core.id.0, id.as_bytes())
     }
 
     fn awaits(&self, node: NodeId, name: &str) -> bool {
@@ -97,8 +104,9 @@ impl Turn<'_> {
             body,
             self.codec,
         )?;
+        let id = cause.map(|id| self.hash_of(&id));
         let taken = &mut self.instance.core.events_taken;
-        taken.extend(cause);
+        taken.extend(id);
         taken.drain(..taken.len().saturating_sub(EVENTS_TAKEN_MAX));
         self.settle_incident(node, Leg::Do);
         let lets_on =

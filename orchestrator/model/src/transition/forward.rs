@@ -237,7 +237,10 @@ impl Turn<'_> {
     ) {
         let graph = self.graph();
         let seed = self.instance.core.idempotency_key(graph.name_of(node), leg).as_u64_pair().0;
-        ask.next = Next::AskAgain(self.now + retry.delay(ask.attempt, seed).max(shortest));
+        let at = self.now + retry.delay(ask.attempt, seed).max(shortest);
+        // The delay before the last attempt is cut where the policy's time ends; once that is over, asking goes on regardless.
+        let latest = retry.within.map(|span| ask.first_at + span).filter(|at| *at > self.now);
+        ask.next = Next::AskAgain(latest.map_or(at, |latest| at.min(latest)));
         let state = match (leg, self.state(node)) {
             (Leg::Compensate, NodeState::Undoing(done, _)) => NodeState::Undoing(done.clone(), ask),
             _ => NodeState::Open(ask),
