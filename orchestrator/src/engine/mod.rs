@@ -18,6 +18,7 @@ mod committer;
 mod group;
 mod handle;
 mod job;
+mod reader;
 mod recovery;
 mod schedule;
 mod shard;
@@ -28,8 +29,9 @@ mod wire;
 pub use accounts::{Accounts, Count, Counts, Progress, Tally};
 pub use clock::{Clock, SystemClock};
 pub use committer::OUTBOX_MAX;
-pub use handle::{Handle, HandleError, InstanceView, ListFilter, NodeView};
+pub use handle::{Handle, HandleError};
 pub use job::{OperatorAction, OperatorError};
+pub use reader::{AtRestError, InstanceView, ListFilter, NodeView, Reader, open_at_rest};
 pub use shard::INSTANCE_BYTES_MAX;
 pub use start::{Engine, EngineError, EngineParts, Lane as LaneParts};
 
@@ -74,7 +76,7 @@ impl Routes {
 
 /// What all threads of an engine share.
 pub(crate) struct Shared {
-    pub registry: Registry,
+    pub registry: Arc<Registry>,
     pub codec: Arc<dyn Codec>,
     pub envelopes: Envelopes,
     pub dead_letters: String,

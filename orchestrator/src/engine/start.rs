@@ -155,7 +155,7 @@ impl Engine {
         });
         let shards = parts.shards.max(1);
         let shared = Arc::new(Shared {
-            registry: parts.registry,
+            registry: Arc::new(parts.registry),
             codec: parts.codec,
             envelopes: Envelopes::new(&parts.app, &parts.replies),
             dead_letters: parts.dead_letters,

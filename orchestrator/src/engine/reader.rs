@@ -1,0 +1,249 @@
+//! Instances as people see them: read through the same layers, whether an engine runs on them or they lie at rest.
+
+use super::{
+    recovery::{Recovered, recover},
+    shard::Fatal,
+    table::Table,
+};
+use crate::{
+    journal::{FileDisk, JournalOptions, Preparation},
+    registry::Registry,
+    store::{DataFolder, FolderError, SledStore, StoreError, StoreOptions},
+};
+use dirigent_model::{
+    history::Line,
+    instance::{Core, Instance, InstanceId, NodeState, Status},
+    message::Key,
+    time::Timestamp,
+};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
+
+/// Which instances to list.
+#[derive(Debug, Clone, Default)]
+pub struct ListFilter {
+    /// Only of this saga.
+    pub saga: Option<String>,
+    /// Only in this state: `running`, `turning-back`, `completed`, `compensated`, `killed`, `blocked`.
+    pub status: Option<String>,
+    /// Only with this key.
+    pub key: Option<String>,
+    /// At the most this many; 0 for all of them.
+    pub limit: usize,
+}
+
+/// An instance as people see it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InstanceView {
+    /// Its id.
+    pub id: InstanceId,
+    /// The saga's name.
+    pub saga: String,
+    /// Its version.
+    pub version: u32,
+    /// The business key.
+    pub key: Key,
+    /// Which run for this key.
+    pub run: u32,
+    /// Where it stands; `blocked` where something wants a person.
+    pub status: String,
+    /// Why it turned back.
+    pub cause: Option<String>,
+    /// What wants a person.
+    pub incidents: Vec<String>,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// When something happens by itself.
+    pub due: Option<Timestamp>,
+    /// The trace it belongs to.
+    pub trace: String,
+    /// Its nodes; empty in a list.
+    pub nodes: Vec<NodeView>,
+    /// Its data; null in a list.
+    pub data: serde_json::Value,
+    /// Its history; empty in a list.
+    pub history: Vec<Line>,
+    /// Older lines that are no longer kept.
+    pub history_forgotten: u32,
+}
+
+/// A node as people see it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NodeView {
+    /// Its name.
+    pub name: String,
+    /// What is known of it.
+    pub state: String,
+}
+
+/// Reads instances. Cheap to clone. Goes through the store: not for hot paths.
+#[derive(Clone)]
+pub struct Reader {
+    table: Arc<Table>,
+    registry: Arc<Registry>,
+}
+
+impl Reader {
+    pub(super) fn new(table: Arc<Table>, registry: Arc<Registry>) -> Self {
+        Self { table, registry }
+    }
+
+    /// The names of the sagas that are declared here.
+    pub fn sagas(&self) -> BTreeSet<&str> {
+        self.registry.plans().iter().map(|plan| plan.graph().name.as_str()).collect()
+    }
+
+    /// Instances, as of the last commit. Reads through the store: not for hot paths.
+    pub fn list(&self, filter: &ListFilter) -> Result<Vec<InstanceView>, StoreError> {
+        let mut found = Vec::new();
+        self.table.each(|_, resting| {
+            if let Ok((core, _)) = Instance::peek(&resting.state)
+                && filter.matches(&core)
+            {
+                found.push(view(&core));
+            }
+            filter.limit == 0 || found.len() < filter.limit
+        })?;
+        Ok(found)
+    }
+
+    /// One instance with everything known of it.
+    pub fn show(&self, id: InstanceId) -> Result<Option<InstanceView>, StoreError> {
+        let Some(resting) = self.table.get(id)? else { return Ok(None) };
+        let Ok((core, json)) = Instance::peek(&resting.state) else { return Ok(None) };
+        let plan = self.registry.plan(&core.definition, core.version);
+        let name = |index: usize| {
+            let node = plan.and_then(|plan| plan.graph().nodes.get(index));
+            node.map_or_else(|| format!("node {index}"), |node| node.name.clone())
+        };
+        let mut view = view(&core);
+        view.nodes = core
+            .nodes
+            .iter()
+            .enumerate()
+            .map(|(index, state)| NodeView { name: name(index), state: describe_state(state) })
+            .collect();
+        view.data = serde_json::from_slice(json).unwrap_or_default();
+        view.history = resting.history.lines();
+        view.history_forgotten = resting.history.forgotten();
+        Ok(Some(view))
+    }
+}
+
+/// Why a data folder at rest can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum AtRestError {
+    /// There is none.
+    #[error("{folder} is no data folder; name the one that the process was started with, by --data")]
+    NoFolder {
+        /// What was named.
+        folder: String,
+    },
+    /// Another process has it, or the disk is in the way.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The journal, or what is in it.
+    #[error("reading the journal of data folder {folder}")]
+    Journal {
+        /// Which folder.
+        folder: String,
+        /// Why not.
+        #[source]
+        source: Fatal,
+    },
+}
+
+/// Reads a data folder that no process runs on: its store, and the journal on top. Locks it as long as the reader lives,
+/// sends nothing and decides nothing. Blocks: not for the async runtime's threads.
+///
+/// Changes what any opening changes: what a crash left half-written is cut off.
+pub fn open_at_rest(folder: &Path, registry: Arc<Registry>) -> Result<Reader, AtRestError> {
+    let named = || folder.display().to_string();
+    if !folder.join("journal").is_dir() || !folder.join("store").is_dir() {
+        return Err(AtRestError::NoFolder { folder: named() });
+    }
+    let opened = DataFolder::open(folder)?;
+    let journal = |source: Fatal| AtRestError::Journal { folder: named(), source };
+    let disk = FileDisk::open(&opened.journal()).map_err(|error| journal(error.into()))?;
+    let table = Arc::new(Table::new(Arc::new(SledStore::open(&opened, StoreOptions::default())?)));
+    // No segment is prepared for writing that never comes.
+    let options =
+        JournalOptions { preparation: Preparation::OnDemand, ..JournalOptions::default() };
+    // As many connectors as there can be: whose messages are still to be sent does not matter here.
+    let lanes = usize::from(u8::MAX) + 1;
+    let Recovered { .. } = recover(&table, Box::new(disk), options, lanes).map_err(journal)?;
+    Ok(Reader::new(table, registry))
+}
+
+impl ListFilter {
+    fn matches(&self, core: &Core) -> bool {
+        self.saga.as_ref().is_none_or(|saga| *saga == core.definition)
+            && self.key.as_ref().is_none_or(|key| key == core.key.as_str())
+            && self.status.as_ref().is_none_or(|status| *status == status_of(core))
+    }
+}
+
+fn status_of(core: &Core) -> &'static str {
+    match core.status {
+        _ if core.is_blocked() => "blocked",
+        Status::Running => "running",
+        Status::TurningBack => "turning-back",
+        Status::Completed => "completed",
+        Status::Compensated => "compensated",
+        Status::Killed => "killed",
+    }
+}
+
+fn view(core: &Core) -> InstanceView {
+    InstanceView {
+        id: core.id,
+        saga: core.definition.clone(),
+        version: core.version,
+        key: core.key.clone(),
+        run: core.run,
+        status: status_of(core).into(),
+        cause: core.cause.as_ref().map(|cause| cause.text.clone()),
+        incidents: core.incidents.iter().map(|incident| incident.text.clone()).collect(),
+        started_at: core.started_at,
+        ended_at: core.ended_at,
+        due: core.next_due().map(|(due, _)| due),
+        trace: format!("{:032x}", u128::from_be_bytes(core.trace.id)),
+        nodes: Vec::new(),
+        data: serde_json::Value::Null,
+        history: Vec::new(),
+        history_forgotten: 0,
+    }
+}
+
+fn describe_state(state: &NodeState) -> String {
+    use dirigent_model::instance::{Next, NoEffect};
+    let asked = |attempt: u32, next: &Next| match next {
+        Next::GiveUp(at) => format!("attempt {attempt}, until {at}"),
+        Next::AskAgain(at) => format!("after attempt {attempt}, again at {at}"),
+    };
+    match state {
+        NodeState::Idle => "not reached".into(),
+        NodeState::Entered => "under way".into(),
+        NodeState::Chosen(Some(arm)) => format!("took arm {}", arm + 1),
+        NodeState::Chosen(None) => "took no arm".into(),
+        NodeState::Open(ask) => format!("asked ({})", asked(ask.attempt, &ask.next)),
+        NodeState::Waiting(until) => format!("waiting until {until}"),
+        NodeState::Done(_) => "done".into(),
+        NodeState::InDoubt => "in doubt".into(),
+        NodeState::NoEffect(NoEffect::Rejected) => "rejected".into(),
+        NodeState::NoEffect(NoEffect::Unsent) => "unsent".into(),
+        NodeState::NoEffect(NoEffect::Failed) => "failed without effect".into(),
+        NodeState::Ended => "ended".into(),
+        NodeState::Undoing(_, ask) => {
+            format!("being compensated ({})", asked(ask.attempt, &ask.next))
+        }
+        NodeState::Stuck(_, ask) => format!("compensation given up after attempt {}", ask.attempt),
+        NodeState::Undone => "compensated".into(),
+        NodeState::Resolved => "resolved by hand".into(),
+    }
+}
