@@ -90,6 +90,11 @@ impl MemoryBroker {
         Self { shared: Arc::new(Shared { settings, channels: RwLock::default() }) }
     }
 
+    /// Forgets a channel with its queues, as an operator who deletes them would.
+    pub fn remove(&self, channel: &ChannelSpec) {
+        self.shared.channels.write().unwrap_or_else(PoisonError::into_inner).remove(&channel.name);
+    }
+
     /// How many messages wait in the queues of a channel, of all groups together, without those that are out with a source.
     pub fn waiting(&self, channel: &str) -> usize {
         let channels = self.shared.channels.read().unwrap_or_else(PoisonError::into_inner);

@@ -60,6 +60,9 @@ pub(crate) struct Committer {
 pub(super) struct Written {
     pub last: GroupSeq,
     pub bytes_since: u64,
+    /// Of this process, ever.
+    pub bytes: u64,
+    pub syncs: u64,
     pub checkpoint_at: Instant,
 }
 
@@ -93,6 +96,7 @@ impl Committer {
             firsts.push(self.append(batch)?);
         }
         self.journal.sync()?;
+        self.written.syncs += 1;
         // Everything of these batches is durable now; nothing of them has been seen outside yet.
         for (batch, (seq, firsts)) in batches.iter_mut().zip(firsts) {
             self.shared.table.put(batch.take_resting(seq.0));
@@ -145,7 +149,9 @@ impl Committer {
         let seq = self.journal.append(&[&head_bytes, encoded])?;
         self.accounts.fold(&head, body);
         self.written.last = seq;
-        self.written.bytes_since += (head_bytes.len() + encoded.len()) as u64;
+        let bytes = (head_bytes.len() + encoded.len()) as u64;
+        self.written.bytes_since += bytes;
+        self.written.bytes += bytes;
         if !body.outgoing.is_empty() {
             self.unconfirmed.push_back((seq, self.accounts.lanes_next.clone()));
         }
@@ -203,6 +209,8 @@ impl Committer {
     pub(super) fn publish_snapshot(&self) {
         let mut snapshot = self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
         snapshot.update(&self.accounts, self.journal.bytes_live());
+        snapshot.journal_bytes_written = self.written.bytes;
+        snapshot.syncs = self.written.syncs;
         for (lane, relay) in self.relays.iter().enumerate() {
             snapshot.confirmed[lane] = relay.confirmed().saturating_sub(1);
         }

@@ -136,7 +136,9 @@ impl Reader {
 #[derive(Debug, thiserror::Error)]
 pub enum AtRestError {
     /// There is none.
-    #[error("{folder} is no data folder; name the one that the process was started with, by --data")]
+    #[error(
+        "{folder} is no data folder; name the one that the process was started with, by --data"
+    )]
     NoFolder {
         /// What was named.
         folder: String,

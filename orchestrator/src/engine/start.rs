@@ -286,10 +286,15 @@ async fn run(
         if lane.reads.is_empty() {
             continue;
         }
+        let reads_it = |channel: &str| lane.reads.iter().any(|read| read.name == channel);
         let spec = SourceSpec {
             channels: lane.reads.clone(),
             group: reads.app.clone(),
-            positions: accounts.positions(),
+            positions: accounts
+                .positions()
+                .into_iter()
+                .filter(|position| reads_it(&position.channel))
+                .collect(),
             unsettled_max: reads.unsettled_max,
         };
         intakes.push(Intake {
@@ -312,6 +317,8 @@ async fn run(
         written: Written {
             last: crate::journal::GroupSeq(journal.next().0 - 1),
             bytes_since: u64::from(!fresh.is_empty()),
+            bytes: 0,
+            syncs: 0,
             checkpoint_at: Instant::now(),
         },
         journal,

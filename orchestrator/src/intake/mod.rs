@@ -43,8 +43,9 @@ impl Intake {
     pub(crate) fn run(mut self, runtime: &tokio::runtime::Handle) -> Result<(), Fatal> {
         let settler = self.source.settler();
         while !self.shared.stopping.load(Ordering::Acquire) {
-            let received =
-                runtime.block_on(tokio::time::timeout(IDLE, self.source.receive(FETCH_MAX)));
+            let received = runtime.block_on(async {
+                tokio::time::timeout(IDLE, self.source.receive(FETCH_MAX)).await
+            });
             let Ok(received) = received else { continue };
             let mut jobs: Vec<Vec<Job>> = self.shards.iter().map(|_| Vec::new()).collect();
             for delivery in received? {
