@@ -1,3 +1,7 @@
-//! Trips: flight, hotel and car, all or none.
+//! Trips: flight, hotel and car, all or none. There is no point of no return: everything can be given back.
 
 pub mod messages;
+pub mod saga;
+pub mod services;
+
+pub use saga::{Trip, trip_saga};
