@@ -1,6 +1,6 @@
 //! The graph for people and tools: a Mermaid flowchart, Graphviz dot, JSON.
 //!
-//! [`Drawing`] decides what is drawn; the two printers only spell it. Whatever a label says, it stays inside its node.
+//! `Drawing` decides what is drawn; the two printers only spell it. Whatever a label says, it stays inside its node.
 
 use super::{
     fingerprint::Fingerprint,

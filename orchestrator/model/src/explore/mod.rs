@@ -6,9 +6,9 @@
 //!                    └────────────── states not seen before, breadth first ◄─────────────────┘
 //! ```
 //!
-//! [`symbols`] stands for participants, people, time and data. [`reference`](mod@reference) is written from the rules alone
+//! `symbols` stands for participants, people, time and data. `reference` is written from the rules alone
 //! and shares nothing with the transition: it keeps its own account of what took effect, and its own order of undoing.
-//! [`report`] tells a violation as text and as a diagram. Breadth first, so the first sequence found is a shortest one.
+//! `report` tells a violation as text and as a diagram. Breadth first, so the first sequence found is a shortest one.
 //!
 //! What is merged, and why that loses nothing: instants (which of the due things comes first is chosen freely instead),
 //! bodies and data (a choice takes every arm), the cause and the revision (no decision rests on them), the three
