@@ -7,6 +7,7 @@
 //!
 //! An input is settled only after its group is durable in the journal; a command leaves only after that.
 
+pub mod config;
 pub mod engine;
 pub mod envelope;
 pub mod journal;

@@ -1,0 +1,162 @@
+//! The file of settings: TOML, where a key that nobody knows is an error and not a wish unheard.
+
+use super::{ConfigError, Origin, Raw, kafka, near};
+use serde::Deserialize;
+use std::{collections::BTreeMap, path::Path};
+use toml::Spanned;
+
+/// Bytes of a file of settings, at the most. A real one is a page; this keeps a wrong path from filling the memory.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Root {
+    app: Option<Spanned<String>>,
+    data: Option<Spanned<String>>,
+    broker: Option<Spanned<String>>,
+    durability: Option<Spanned<String>>,
+    shards: Option<Spanned<u64>>,
+    unsettled_max: Option<Spanned<u64>>,
+    body_bytes_max: Option<Spanned<u64>>,
+    wait_for_broker_seconds: Option<Spanned<u64>>,
+    #[serde(default)]
+    kafka: Kafka,
+    #[serde(default)]
+    rabbitmq: RabbitMq,
+    #[serde(default)]
+    log: Log,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Kafka {
+    address: Option<Spanned<String>>,
+    partitions: Option<Spanned<u64>>,
+    replicas: Option<Spanned<u64>>,
+    #[serde(default)]
+    properties: BTreeMap<String, Spanned<Scalar>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RabbitMq {
+    uri: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Log {
+    filter: Option<Spanned<String>>,
+    format: Option<Spanned<String>>,
+}
+
+/// A property as people write it; librdkafka takes all of them as text.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Scalar {
+    Text(String),
+    Number(i64),
+    Switch(bool),
+}
+
+impl Scalar {
+    fn into_text(self) -> String {
+        match self {
+            Self::Text(text) => text,
+            Self::Number(number) => number.to_string(),
+            Self::Switch(switch) => switch.to_string(),
+        }
+    }
+}
+
+/// What a file says.
+#[derive(Default)]
+pub(super) struct Said {
+    pub(super) values: BTreeMap<&'static str, Raw>,
+    /// Properties for librdkafka. Values may be secrets.
+    pub(super) properties: BTreeMap<String, Raw>,
+}
+
+/// Reads a file. Properties that would break a promise are refused.
+pub(super) fn read(path: &Path) -> Result<Said, Vec<ConfigError>> {
+    let shown = path.display().to_string();
+    let unreadable = |source| vec![ConfigError::File { file: shown.clone(), source }];
+    let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
+    if bytes > FILE_BYTES_MAX {
+        let text = format!("it has {bytes} bytes, and a file of settings at most {FILE_BYTES_MAX}");
+        return Err(unreadable_text(&shown, text));
+    }
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| vec![ConfigError::File { file: shown.clone(), source }])?;
+    parse(&shown, &text)
+}
+
+fn unreadable_text(file: &str, text: String) -> Vec<ConfigError> {
+    vec![ConfigError::File { file: file.into(), source: std::io::Error::other(text) }]
+}
+
+pub(super) fn parse(file: &str, text: &str) -> Result<Said, Vec<ConfigError>> {
+    let line_of =
+        |offset: usize| 1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count();
+    let root: Root = toml::from_str(text).map_err(|error| {
+        let span = error.span();
+        let line = span.as_ref().map_or(1, |span| line_of(span.start));
+        let word = span.and_then(|span| text.get(span)).unwrap_or_default();
+        vec![tell(file, line, word, error.message())]
+    })?;
+    let origin = |offset| Origin::File { file: file.into(), line: line_of(offset) };
+    let mut said = Said::default();
+    let mut texts = |key, value: Option<Spanned<String>>| {
+        if let Some(value) = value {
+            let origin = origin(value.span().start);
+            said.values.insert(key, Raw { text: value.into_inner(), origin });
+        }
+    };
+    texts("app", root.app);
+    texts("data", root.data);
+    texts("broker", root.broker);
+    texts("durability", root.durability);
+    texts("kafka.address", root.kafka.address);
+    texts("rabbitmq.uri", root.rabbitmq.uri);
+    texts("log.filter", root.log.filter);
+    texts("log.format", root.log.format);
+    let mut numbers = |key, value: Option<Spanned<u64>>| {
+        if let Some(value) = value {
+            let origin = origin(value.span().start);
+            said.values.insert(key, Raw { text: value.into_inner().to_string(), origin });
+        }
+    };
+    numbers("shards", root.shards);
+    numbers("unsettled_max", root.unsettled_max);
+    numbers("body_bytes_max", root.body_bytes_max);
+    numbers("wait_for_broker_seconds", root.wait_for_broker_seconds);
+    numbers("kafka.partitions", root.kafka.partitions);
+    numbers("kafka.replicas", root.kafka.replicas);
+    let mut refused = Vec::new();
+    for (name, value) in root.kafka.properties {
+        let origin = origin(value.span().start);
+        match kafka::why_refused(&name) {
+            Some(why) => refused.push(ConfigError::Property { origin, name, why }),
+            None => {
+                said.properties.insert(name, Raw { text: value.into_inner().into_text(), origin });
+            }
+        }
+    }
+    if refused.is_empty() { Ok(said) } else { Err(refused) }
+}
+
+/// What the parser says, in words for people. The line itself is never repeated: it may hold a secret.
+fn tell(file: &str, line: usize, word: &str, message: &str) -> ConfigError {
+    let file = file.to_owned();
+    if !message.starts_with("unknown field") {
+        let text = message.lines().next().unwrap_or_default().into();
+        return ConfigError::Syntax { file, line, text };
+    }
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let key = quoted.next().unwrap_or(word).to_owned();
+    let here: Vec<&str> = quoted.collect();
+    let everywhere = super::KNOWN.iter().map(|known| known.key);
+    let hint = near::did_you_mean(&key, here.iter().copied().chain(everywhere));
+    let hint = if hint.is_empty() { format!("; known here: {}", here.join(", ")) } else { hint };
+    ConfigError::Unknown { file, line, key, hint }
+}

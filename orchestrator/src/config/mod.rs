@@ -1,0 +1,575 @@
+//! Settings: said by a flag, the environment, a file, or nobody; the first of these that says something counts.
+//!
+//! ```text
+//! flags ─► environment (DIRIGENT_*) ─► file (--config, or dirigent.toml where it is) ─► defaults ─► Settings
+//! ```
+//!
+//! [`KNOWN`] names every setting once. What came from where is kept for `config show`; secrets are never shown.
+
+mod file;
+mod kafka;
+mod near;
+mod redact;
+
+pub use redact::uri as redact_uri;
+
+pub(crate) use near::did_you_mean;
+
+use crate::{BODY_BYTES_MAX, UNSETTLED_MAX, journal::Durability};
+use dirigent_connectors::{
+    Connector, ConnectorError,
+    kafka::{KafkaConnector, KafkaSettings},
+    memory::MemoryBroker,
+    rabbitmq::{RabbitMqConnector, RabbitMqSettings, RabbitMqUri},
+};
+use redact::HIDDEN;
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+/// The file that is read if it lies in the working folder and no other is named.
+pub const FILE: &str = "dirigent.toml";
+
+/// What the names of our variables of the environment begin with.
+const PREFIX: &str = "DIRIGENT_";
+
+/// Variables that name the file, or are meant for the tests and what starts brokers for them.
+const ELSEWHERE: &[&str] = &[
+    "DIRIGENT_CONFIG",
+    "DIRIGENT_REQUIRE_BROKERS",
+    "DIRIGENT_KEEP",
+    "DIRIGENT_CI_BOUNDED",
+    "DIRIGENT_RABBITMQCTL",
+];
+const TESTS: &str = "DIRIGENT_TEST_";
+
+/// A setting: its name in the file, and its variable of the environment.
+pub(crate) struct Known {
+    pub(crate) key: &'static str,
+    pub(crate) variable: &'static str,
+    flag: &'static str,
+    default: &'static str,
+}
+
+const fn known(
+    key: &'static str,
+    variable: &'static str,
+    flag: &'static str,
+    default: &'static str,
+) -> Known {
+    Known { key, variable, flag, default }
+}
+
+/// Every setting, in the order people read them. An empty default is told where it is used.
+pub(crate) const KNOWN: &[Known] = &[
+    known("app", "DIRIGENT_APP", "--app", ""),
+    known("data", "DIRIGENT_DATA", "--data", ""),
+    known("broker", "DIRIGENT_BROKER", "--broker", ""),
+    known("kafka.address", "DIRIGENT_KAFKA", "--kafka", "localhost:9092"),
+    known("kafka.partitions", "DIRIGENT_KAFKA_PARTITIONS", "", "6"),
+    known("kafka.replicas", "DIRIGENT_KAFKA_REPLICAS", "", ""),
+    known(
+        "rabbitmq.uri",
+        "DIRIGENT_RABBITMQ",
+        "--rabbitmq",
+        "amqp://guest:guest@localhost:5672/%2f",
+    ),
+    known("wait_for_broker_seconds", "DIRIGENT_WAIT_FOR_BROKER_SECONDS", "--wait-for-broker", ""),
+    known("durability", "DIRIGENT_DURABILITY", "--durability", "power-loss"),
+    known("shards", "DIRIGENT_SHARDS", "--shards", ""),
+    known("unsettled_max", "DIRIGENT_UNSETTLED_MAX", "", ""),
+    known("body_bytes_max", "DIRIGENT_BODY_BYTES_MAX", "", ""),
+    known("log.filter", "DIRIGENT_LOG", "--log", "info"),
+    known("log.format", "DIRIGENT_LOG_FORMAT", "--log-format", "text"),
+];
+
+/// Where traces go, by the names every tool knows.
+const OTLP: &[&str] = &["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+
+/// Who said it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody.
+    Default,
+    /// A file.
+    File {
+        /// Which.
+        file: String,
+        /// Where in it, from 1.
+        line: usize,
+    },
+    /// A variable of the environment.
+    Environment(&'static str),
+    /// A flag.
+    Flag(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { file, line } => write!(f, "{file}:{line}"),
+            Self::Environment(variable) => f.write_str(variable),
+            Self::Flag(flag) => f.write_str(flag),
+        }
+    }
+}
+
+/// What somebody said, before it is understood.
+#[derive(Clone)]
+pub(crate) struct Raw {
+    text: String,
+    origin: Origin,
+}
+
+/// Settings that can't be used: all of them at once.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.iter().map(|error| crate::describe(error)).collect::<Vec<_>>().join("\n"))]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+/// A setting that can't be used. Never repeats what may be a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("reading the settings in {file}")]
+    File {
+        /// Which.
+        file: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is no TOML, or a value has the wrong type.
+    #[error("{file}:{line}: {text}")]
+    Syntax {
+        /// Which.
+        file: String,
+        /// Where in it, from 1.
+        line: usize,
+        /// What is wrong.
+        text: String,
+    },
+    /// Nobody knows this key.
+    #[error("{file}:{line}: unknown key `{key}`{hint}")]
+    Unknown {
+        /// Which file.
+        file: String,
+        /// Where in it, from 1.
+        line: usize,
+        /// The key.
+        key: String,
+        /// What was perhaps meant.
+        hint: String,
+    },
+    /// A property that the promises of the Kafka connector rest on.
+    #[error("{origin}: `kafka.properties` may not set `{name}`: {why}; remove it")]
+    Property {
+        /// Who said it.
+        origin: Origin,
+        /// Which property.
+        name: String,
+        /// Why it is refused.
+        why: &'static str,
+    },
+    /// A value makes no sense.
+    #[error("{origin}: `{key}` {text}")]
+    Value {
+        /// Who said it.
+        origin: Origin,
+        /// Which setting.
+        key: &'static str,
+        /// What is wrong, and what would be right.
+        text: String,
+    },
+    /// A variable that nobody reads. A warning, unless settings are being checked.
+    #[error("nobody reads the environment's {variable}{hint}")]
+    Variable {
+        /// Its name.
+        variable: String,
+        /// What was perhaps meant.
+        hint: String,
+    },
+    /// Something that has no sensible default was not said.
+    #[error("{text}")]
+    Missing {
+        /// What, and how to say it.
+        text: String,
+    },
+    /// A broker's connector refuses its settings.
+    #[error(transparent)]
+    Connector(#[from] ConnectorError),
+}
+
+/// Which broker carries the messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BrokerName {
+    /// One within this process.
+    Memory,
+    /// Apache Kafka.
+    Kafka,
+    /// RabbitMQ.
+    RabbitMq,
+}
+
+impl fmt::Display for BrokerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Memory => "memory",
+            Self::Kafka => "kafka",
+            Self::RabbitMq => "rabbitmq",
+        })
+    }
+}
+
+/// How logs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// An object per line.
+    Json,
+}
+
+/// What can be said by flags; each wins over environment, file and default.
+#[derive(clap::Args, Clone, Default)]
+pub struct SettingsArgs {
+    /// File of settings [default: dirigent.toml, where it is]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Name of the application: its consumer group, and the names of its channels
+    #[arg(long, value_name = "NAME")]
+    pub app: Option<String>,
+    /// The data folder
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// The broker that carries the messages: memory, kafka or rabbitmq
+    #[arg(long, value_name = "BROKER")]
+    pub broker: Option<String>,
+    /// Address of Kafka, host:port
+    #[arg(long, value_name = "ADDRESS")]
+    pub kafka: Option<String>,
+    /// Address of RabbitMQ, amqp://user:password@host:port/vhost; others on this machine can read flags, so prefer DIRIGENT_RABBITMQ
+    #[arg(long, value_name = "URI")]
+    pub rabbitmq: Option<String>,
+    /// How long to wait for a broker that does not answer, in seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub wait_for_broker: Option<String>,
+    /// What a settled message survives: power-loss or process-crash
+    #[arg(long, value_name = "LEVEL")]
+    pub durability: Option<String>,
+    /// Threads that do the pure work
+    #[arg(long, value_name = "N")]
+    pub shards: Option<String>,
+    /// Which logs to write, for instance info or dirigent=debug
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+    /// How logs are written: text or json
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+}
+
+impl SettingsArgs {
+    fn said(&self) -> BTreeMap<&'static str, String> {
+        let data = self.data.as_ref().map(|path| path.to_string_lossy().into_owned());
+        let all = [
+            ("app", &self.app),
+            ("data", &data),
+            ("broker", &self.broker),
+            ("kafka.address", &self.kafka),
+            ("rabbitmq.uri", &self.rabbitmq),
+            ("wait_for_broker_seconds", &self.wait_for_broker),
+            ("durability", &self.durability),
+            ("shards", &self.shards),
+            ("log.filter", &self.log),
+            ("log.format", &self.log_format),
+        ];
+        all.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect()
+    }
+}
+
+/// What settings are read from beside the flags.
+pub struct World {
+    /// The environment.
+    pub environment: BTreeMap<String, String>,
+    /// Where [`FILE`] is looked for.
+    pub folder: PathBuf,
+}
+
+impl World {
+    /// Of this process.
+    pub fn here() -> Self {
+        let texts = std::env::vars_os().map(|(name, value)| {
+            (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
+        });
+        Self { environment: texts.collect(), folder: PathBuf::new() }
+    }
+}
+
+/// The settings of a process.
+#[derive(Clone)]
+pub struct Settings {
+    /// The application's name.
+    pub app: String,
+    /// The data folder; none for everything in memory.
+    pub data: Option<PathBuf>,
+    /// The broker, if one was chosen.
+    pub broker: Option<BrokerName>,
+    /// `host:port` of Kafka.
+    pub kafka: String,
+    /// Further properties of librdkafka; may be secrets.
+    pub kafka_properties: BTreeMap<String, String>,
+    /// Partitions of topics that are created.
+    pub kafka_partitions: u32,
+    /// Replicas of topics that are created; the brokers' own number if not said.
+    pub kafka_replicas: Option<u16>,
+    /// The address of RabbitMQ; holds a password.
+    pub rabbitmq: String,
+    /// How long to wait for a broker; the connector's own limit if not said.
+    pub wait_for_broker: Option<Duration>,
+    /// What a settled message survives.
+    pub durability: Durability,
+    /// Threads that do the pure work; half of the cores if not said.
+    pub shards: Option<usize>,
+    /// Deliveries of one source that may be unsettled.
+    pub unsettled_max: usize,
+    /// The largest body that is looked into, in bytes.
+    pub body_bytes_max: usize,
+    /// Which logs are written.
+    pub log_filter: String,
+    /// How logs are written.
+    pub log_format: LogFormat,
+    /// Each setting as it is shown: its name, its value without secrets, and who said it.
+    pub shown: Vec<(String, String, String)>,
+    /// What is odd, but no reason not to start.
+    pub warnings: Vec<String>,
+}
+
+impl Settings {
+    /// Puts together what is said about an application.
+    ///
+    /// # Errors
+    /// All that is wrong, at once.
+    pub fn load(app: &str, flags: &SettingsArgs, world: &World) -> Result<Self, ConfigErrors> {
+        let file = match file_of(flags, world) {
+            Some(path) => file::read(&path).map_err(ConfigErrors)?,
+            None => file::Said::default(),
+        };
+        let flags = flags.said();
+        let say = |known: &Known| {
+            let said = |text: &String, origin| Some(Raw { text: text.clone(), origin });
+            let flag = flags.get(known.key).and_then(|text| said(text, Origin::Flag(known.flag)));
+            flag.or_else(|| {
+                // An empty variable is how composed files say nothing.
+                let value = world.environment.get(known.variable).filter(|text| !text.is_empty());
+                value.and_then(|text| said(text, Origin::Environment(known.variable)))
+            })
+            .or_else(|| file.values.get(known.key).cloned())
+        };
+        let said = KNOWN.iter().filter_map(|known| Some((known.key, say(known)?))).collect();
+        let mut understood = Understood { said, shown: Vec::new(), wrong: Vec::new() };
+        let mut settings = understood.settings(app);
+        for (name, raw) in file.properties {
+            let shown = (format!("kafka.properties.{name}"), HIDDEN.into(), raw.origin.to_string());
+            understood.shown.push(shown);
+            settings.kafka_properties.insert(name, raw.text);
+        }
+        let endpoint = OTLP.iter().find_map(|name| Some((*name, world.environment.get(*name)?)));
+        understood.shown.push(match endpoint {
+            Some((name, address)) => ("otlp".into(), redact_uri(address), name.into()),
+            None => ("otlp".into(), "(no traces)".into(), Origin::Default.to_string()),
+        });
+        if !understood.wrong.is_empty() {
+            return Err(ConfigErrors(understood.wrong));
+        }
+        settings.shown = understood.shown;
+        settings.warnings =
+            unread_variables(&world.environment).map(|error| error.to_string()).collect();
+        Ok(settings)
+    }
+
+    /// The connector of the chosen broker; `memory` is the broker within this process.
+    ///
+    /// # Errors
+    /// No broker was chosen, or its settings can't be used.
+    pub fn connector(&self, memory: &MemoryBroker) -> Result<Arc<dyn Connector>, ConfigError> {
+        let Some(broker) = self.broker else {
+            let text = "no broker is chosen; say --broker kafka, rabbitmq or memory, or set DIRIGENT_BROKER";
+            return Err(ConfigError::Missing { text: text.into() });
+        };
+        Ok(match broker {
+            BrokerName::Memory => Arc::new(memory.clone()),
+            BrokerName::Kafka => {
+                let mut settings = KafkaSettings::new(&self.kafka);
+                settings.properties.clone_from(&self.kafka_properties);
+                settings.partitions = self.kafka_partitions;
+                settings.replicas = self.kafka_replicas;
+                if let Some(wait) = self.wait_for_broker {
+                    settings.open_wait_max = wait;
+                }
+                Arc::new(KafkaConnector::new(settings)?)
+            }
+            BrokerName::RabbitMq => {
+                let mut settings = RabbitMqSettings::new(&self.rabbitmq)?;
+                settings.connection_name = format!("dirigent {}", self.app);
+                if let Some(wait) = self.wait_for_broker {
+                    settings.connect_time_max = wait;
+                }
+                Arc::new(RabbitMqConnector::new(settings))
+            }
+        })
+    }
+
+    /// Where the chosen broker is, without secrets.
+    pub fn broker_shown(&self) -> String {
+        match self.broker {
+            None => "no broker".into(),
+            Some(BrokerName::Memory) => "memory".into(),
+            Some(BrokerName::Kafka) => format!("kafka at {}", self.kafka),
+            Some(BrokerName::RabbitMq) => format!("rabbitmq at {}", redact_uri(&self.rabbitmq)),
+        }
+    }
+}
+
+fn file_of(flags: &SettingsArgs, world: &World) -> Option<PathBuf> {
+    let variable = world.environment.get("DIRIGENT_CONFIG").filter(|path| !path.is_empty());
+    let named = flags.config.clone().or_else(|| variable.map(PathBuf::from));
+    let here = || Some(world.folder.join(FILE)).filter(|path| Path::exists(path));
+    named.or_else(here)
+}
+
+/// Variables that look like ours and are read by nobody.
+fn unread_variables(
+    environment: &BTreeMap<String, String>,
+) -> impl Iterator<Item = ConfigError> + '_ {
+    let ours = environment.keys().filter(|name| name.starts_with(PREFIX));
+    let known = || KNOWN.iter().map(|known| known.variable).chain(ELSEWHERE.iter().copied());
+    let unread =
+        ours.filter(move |name| !name.starts_with(TESTS) && !known().any(|known| known == **name));
+    unread.map(move |name| ConfigError::Variable {
+        variable: name.clone(),
+        hint: did_you_mean(name, known()),
+    })
+}
+
+/// Turns what was said into what is meant, and remembers how to show it.
+struct Understood {
+    said: BTreeMap<&'static str, Raw>,
+    shown: Vec<(String, String, String)>,
+    wrong: Vec<ConfigError>,
+}
+
+impl Understood {
+    fn settings(&mut self, app: &str) -> Settings {
+        let text = |text: &str| Ok(text.to_owned());
+        let names = |text: &str| {
+            let allowed =
+                |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
+            match (1..=64).contains(&text.len()) && text.chars().all(allowed) {
+                true => Ok(text.to_owned()),
+                false => {
+                    Err("takes 1 to 64 lower-case letters, digits, `-`, `_` and `.`".to_owned())
+                }
+            }
+        };
+        Settings {
+            app: self.take("app", app, names).unwrap_or_default(),
+            data: self.take("data", "(none)", |text| {
+                if text.is_empty() { Err("is empty; name a folder".into()) } else { Ok(PathBuf::from(text)) }
+            }),
+            broker: self.take("broker", "(none)", |text| match text {
+                "memory" => Ok(BrokerName::Memory),
+                "kafka" => Ok(BrokerName::Kafka),
+                "rabbitmq" => Ok(BrokerName::RabbitMq),
+                other => Err(one_of(other, &["memory", "kafka", "rabbitmq"])),
+            }),
+            kafka: self.take("kafka.address", "", |text| match text.trim() {
+                "" => Err("is empty; name at least one broker as host:port".into()),
+                address => Ok(address.to_owned()),
+            }).unwrap_or_default(),
+            kafka_properties: BTreeMap::new(),
+            kafka_partitions: self.take("kafka.partitions", "", whole(1, 10_000)).unwrap_or(1),
+            kafka_replicas: self.take("kafka.replicas", "(the brokers' own)", whole(1, 100)),
+            rabbitmq: self.take("rabbitmq.uri", "", |text| match RabbitMqUri::parse(text) {
+                Ok(_) => Ok(text.to_owned()),
+                Err(ConnectorError::Setting { text, .. }) => Err(text),
+                Err(error) => Err(error.to_string()),
+            }).unwrap_or_default(),
+            wait_for_broker: self
+                .take("wait_for_broker_seconds", "(20 for kafka, 30 for rabbitmq)", whole(1, 86_400))
+                .map(Duration::from_secs),
+            durability: self.take("durability", "", |text| match text {
+                "power-loss" => Ok(Durability::PowerLoss),
+                "process-crash" => Ok(Durability::ProcessCrash),
+                other => Err(one_of(other, &["power-loss", "process-crash"])),
+            }).unwrap_or_default(),
+            shards: self.take("shards", "(half of the cores)", whole(1, 256)),
+            unsettled_max: self
+                .take("unsettled_max", &UNSETTLED_MAX.to_string(), whole(1, 1_000_000))
+                .unwrap_or(UNSETTLED_MAX),
+            body_bytes_max: self
+                .take("body_bytes_max", &BODY_BYTES_MAX.to_string(), whole(1_024, 64 * 1024 * 1024))
+                .unwrap_or(BODY_BYTES_MAX),
+            log_filter: self.take("log.filter", "", |filter| {
+                match tracing_subscriber::EnvFilter::try_new(filter) {
+                    Ok(_) => text(filter),
+                    Err(error) => Err(format!("is no filter of logs ({error}); say for instance info, or dirigent=debug,warn")),
+                }
+            }).unwrap_or_default(),
+            log_format: self.take("log.format", "", |text| match text {
+                "text" => Ok(LogFormat::Text),
+                "json" => Ok(LogFormat::Json),
+                other => Err(one_of(other, &["text", "json"])),
+            }).unwrap_or(LogFormat::Text),
+            shown: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// The value of a setting: what was said, or its default where that has a meaning of its own.
+    fn take<T>(
+        &mut self,
+        key: &'static str,
+        otherwise: &str,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let default = KNOWN.iter().find(|known| known.key == key).map(|known| known.default);
+        let default = default.filter(|default| !default.is_empty()).unwrap_or(otherwise);
+        let raw = self.said.remove(key);
+        let (text, origin) = match &raw {
+            Some(raw) => (raw.text.as_str(), raw.origin.clone()),
+            None => (default, Origin::Default),
+        };
+        let shown = if key == "rabbitmq.uri" { redact_uri(text) } else { text.to_owned() };
+        self.shown.push((key.into(), shown, origin.to_string()));
+        if raw.is_none() && default.starts_with('(') {
+            return None;
+        }
+        match read(text) {
+            Ok(value) => Some(value),
+            Err(text) => {
+                self.wrong.push(ConfigError::Value { origin, key, text });
+                None
+            }
+        }
+    }
+}
+
+fn one_of(word: &str, words: &[&str]) -> String {
+    let hint = did_you_mean(word, words.iter().copied());
+    format!("can't be `{word}`, only one of {}{hint}", words.join(", "))
+}
+
+fn whole<T: TryFrom<u64>>(least: u64, most: u64) -> impl Fn(&str) -> Result<T, String> {
+    move |text| {
+        let number = text.trim().parse().ok().filter(|number| (least..=most).contains(number));
+        let fits = number.and_then(|number| T::try_from(number).ok());
+        fits.ok_or_else(|| format!("takes a whole number from {least} to {most}"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! Settings: who wins, what is refused, and what is never shown.
+
+use super::*;
+
+fn world(variables: &[(&str, &str)]) -> World {
+    let pairs = variables.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+    World { environment: pairs.collect(), folder: "no-such-folder".into() }
+}
+
+fn with_file(text: &str) -> (tempfile::TempDir, World) {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join(FILE), text).unwrap();
+    let world = World { environment: BTreeMap::new(), folder: folder.path().into() };
+    (folder, world)
+}
+
+fn load(world: &World) -> Result<Settings, String> {
+    Settings::load("order", &SettingsArgs::default(), world).map_err(|error| error.to_string())
+}
+
+fn refused(text: &str) -> String {
+    match file::parse("dirigent.toml", text) {
+        Ok(_) => {
+            let (_folder, world) = with_file(text);
+            load(&world).err().expect("it is refused")
+        }
+        Err(errors) => ConfigErrors(errors).to_string(),
+    }
+}
+
+#[test]
+fn nothing_said_gives_the_defaults() {
+    let settings = load(&world(&[])).unwrap();
+    assert_eq!((settings.app.as_str(), settings.data), ("order", None));
+    assert_eq!((settings.broker, settings.kafka.as_str()), (None, "localhost:9092"));
+    assert_eq!(settings.durability, Durability::PowerLoss);
+    assert_eq!((settings.kafka_partitions, settings.kafka_replicas), (6, None));
+    assert_eq!((settings.unsettled_max, settings.shards), (UNSETTLED_MAX, None));
+    assert!(settings.warnings.is_empty());
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_which_wins_over_the_file() {
+    let (_folder, mut world) =
+        with_file("data = 'a'\nshards = 3\n[kafka]\naddress = 'file:1'\n[log]\nformat = 'json'\n");
+    world.environment.insert("DIRIGENT_KAFKA".into(), "environment:1".into());
+    world.environment.insert("DIRIGENT_DATA".into(), "b".into());
+    world.environment.insert("DIRIGENT_SHARDS".into(), String::new());
+    let flags = SettingsArgs { data: Some("c".into()), ..SettingsArgs::default() };
+    let settings = Settings::load("order", &flags, &world).unwrap();
+    assert_eq!(settings.data, Some("c".into()));
+    assert_eq!(settings.kafka, "environment:1");
+    assert_eq!(settings.shards, Some(3), "an empty variable says nothing");
+    assert_eq!(settings.log_format, LogFormat::Json);
+    let origin = |key: &str| {
+        let shown = settings.shown.iter().find(|(shown, ..)| shown == key);
+        shown.map(|(_, _, origin)| origin.clone()).unwrap()
+    };
+    assert_eq!(origin("data"), "--data");
+    assert_eq!(origin("kafka.address"), "DIRIGENT_KAFKA");
+    assert!(origin("shards").ends_with("dirigent.toml:2"), "{}", origin("shards"));
+    assert_eq!(origin("durability"), "default");
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
+    let cases = [
+        (
+            "data = 'x'\nborker = 'kafka'\n",
+            "dirigent.toml:2: unknown key `borker`; did you mean `broker`?",
+        ),
+        (
+            "[kafka]\nadress = 'x'\n",
+            "dirigent.toml:2: unknown key `adress`; did you mean `address`?",
+        ),
+        (
+            "address = 'x'\n",
+            "dirigent.toml:1: unknown key `address`; did you mean `kafka.address`?",
+        ),
+        (
+            "[log]\ncolour = 'x'\n",
+            "dirigent.toml:2: unknown key `colour`; known here: filter, format",
+        ),
+    ];
+    for (text, error) in cases {
+        assert_eq!(refused(text), error);
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_its_place_and_what_would_be_right() {
+    for (text, error) in [
+        (
+            "broker = 'kafak'",
+            "`broker` can't be `kafak`, only one of memory, kafka, rabbitmq; did you mean `kafka`?",
+        ),
+        ("\nshards = 0", ":2: `shards` takes a whole number from 1 to 256"),
+        ("shards = 'many'", ":1: invalid type: string \"many\", expected u64"),
+        ("data = ", ":1: "),
+        ("[log]\nfilter = 'a=b=c'", "`log.filter` is no filter of logs"),
+        ("app = 'My App'", "`app` takes 1 to 64 lower-case letters"),
+        ("durability = 'none'", "only one of power-loss, process-crash"),
+    ] {
+        let told = refused(text);
+        assert!(told.contains(error), "{text}: {told}");
+    }
+}
+
+#[test]
+fn properties_of_kafka_are_passed_on_unless_a_promise_rests_on_them() {
+    let (_folder, world) = with_file(
+        "[kafka.properties]\n'sasl.password' = 's3cret'\n'socket.keepalive.enable' = true\n'linger.ms' = 5\n",
+    );
+    let settings = load(&world).unwrap();
+    assert_eq!(settings.kafka_properties["sasl.password"], "s3cret");
+    assert_eq!(settings.kafka_properties["socket.keepalive.enable"], "true");
+    assert_eq!(settings.kafka_properties["linger.ms"], "5");
+    let told = refused("[kafka.properties]\n'linger.ms' = 5\n'enable.auto.commit' = true\n");
+    assert!(told.starts_with("dirigent.toml:3: ") && told.contains("enable.auto.commit"), "{told}");
+    assert!(told.contains("positions are kept in the journal"), "{told}");
+}
+
+#[test]
+fn secrets_are_shown_nowhere() {
+    let (_folder, world) = with_file(
+        "[rabbitmq]\nuri = 'amqp://ann:s3cret@broker:5672/%2f'\n[kafka.properties]\n'sasl.password' = 's3cret'\n",
+    );
+    let mut settings = load(&world).unwrap();
+    settings.broker = Some(BrokerName::RabbitMq);
+    let shown = format!("{:?} {}", settings.shown, settings.broker_shown());
+    assert!(shown.contains("amqp://ann:***@broker:5672"), "{shown}");
+    assert!(!shown.contains("s3cret"), "{shown}");
+    for text in [
+        "[rabbitmq]\nuri = 'http://ann:s3cret@broker'\n",
+        "[kafka.properties]\n'sasl.password' = ['s3cret']\n",
+        "[rabbitmq]\nuri = 'amqp://ann:s3cret@broker\n",
+    ] {
+        let told = refused(text);
+        assert!(!told.contains("s3cret"), "{told}");
+    }
+}
+
+#[test]
+fn a_variable_nobody_reads_is_a_warning() {
+    let settings = load(&world(&[
+        ("DIRIGENT_KAFAK", "x:1"),
+        ("DIRIGENT_REQUIRE_BROKERS", "1"),
+        ("DIRIGENT_TEST_ANYTHING", "1"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://jaeger:4318"),
+    ]))
+    .unwrap();
+    assert_eq!(
+        settings.warnings,
+        ["nobody reads the environment's DIRIGENT_KAFAK; did you mean `DIRIGENT_KAFKA`?"]
+    );
+    assert!(
+        settings.shown.iter().any(|(key, value, _)| key == "otlp" && value == "http://jaeger:4318")
+    );
+}
+
+#[test]
+fn a_run_without_a_broker_says_how_to_choose_one() {
+    let settings = load(&world(&[])).unwrap();
+    let error = settings.connector(&MemoryBroker::new()).err().unwrap().to_string();
+    assert!(error.contains("--broker kafka"), "{error}");
+}
+
+#[test]
+fn a_file_that_is_named_and_not_there_is_an_error() {
+    let flags =
+        SettingsArgs { config: Some("no-such-file.toml".into()), ..SettingsArgs::default() };
+    let error = Settings::load("order", &flags, &world(&[])).err().unwrap().to_string();
+    assert!(error.starts_with("reading the settings in no-such-file.toml: "), "{error}");
+}
