@@ -1,0 +1,151 @@
+//! What a person can say on the command line, beyond what every process of this project understands.
+
+use crate::order::Rates;
+use clap::{Args, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// The verbs of this example.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Verb {
+    /// Run orchestrator, services and customers in one process, then reconcile the services' ledgers with the sagas
+    Demo(DemoArgs),
+    /// Run the five services of the order saga and the three of the trip saga
+    Participants(ParticipantsArgs),
+    /// Place orders
+    Publish(PublishArgs),
+}
+
+/// Which broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BrokerKind {
+    /// Within this process
+    Memory,
+    /// At the address in DIRIGENT_KAFKA, by docker compose, or started here
+    Kafka,
+    /// At the address in DIRIGENT_RABBITMQ, by docker compose, or started here
+    Rabbitmq,
+}
+
+/// `demo`.
+#[derive(Debug, Clone, Args)]
+pub struct DemoArgs {
+    /// How many orders are placed
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub orders: u32,
+    /// What goes wrong
+    #[command(flatten)]
+    pub rates: RateArgs,
+    /// The broker between orchestrator and services
+    #[arg(long, value_enum, default_value_t = BrokerKind::Memory)]
+    pub broker: BrokerKind,
+    /// Lose, double, delay and reorder messages on their way in and out
+    #[arg(long)]
+    pub chaos: bool,
+    /// Keep everything in this folder, and go on from there next time; a temporary folder if not said
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Print one JSON object instead of a text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `participants`.
+#[derive(Debug, Clone, Args)]
+pub struct ParticipantsArgs {
+    /// What goes wrong
+    #[command(flatten)]
+    pub rates: RateArgs,
+    /// The broker
+    #[arg(long, value_enum)]
+    pub broker: BrokerKind,
+    /// Each service keeps its ledger in a folder of its own in here
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+}
+
+/// `publish`.
+#[derive(Debug, Clone, Args)]
+pub struct PublishArgs {
+    /// How many orders are placed
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub orders: u32,
+    /// The number of the first order
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub from: i64,
+    /// Repeats the same orders
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// The broker
+    #[arg(long, value_enum)]
+    pub broker: BrokerKind,
+}
+
+/// How often what goes wrong.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct RateArgs {
+    /// The part of the orders that is refused: no stock, card declined, declined by a person, hold not taken
+    #[arg(long, value_name = "RATE", default_value_t = 0.1, value_parser = rate)]
+    pub reject_rate: f64,
+    /// The part of the orders for which one service acts and does not answer
+    #[arg(long, value_name = "RATE", default_value_t = 0.0, value_parser = rate)]
+    pub silent_rate: f64,
+    /// Repeats the same orders and decisions
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+impl RateArgs {
+    /// As the services want them.
+    pub fn rates(&self) -> Rates {
+        Rates { seed: self.seed, reject: self.reject_rate, silent: self.silent_rate }
+    }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if (0.0..=1.0).contains(&rate) => Ok(rate),
+        Ok(_) | Err(_) => Err("a rate lies between 0.0 and 1.0".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Order {
+        #[command(subcommand)]
+        verb: Verb,
+    }
+
+    fn demo(line: &str) -> Result<DemoArgs, clap::Error> {
+        match Order::try_parse_from(line.split(' '))?.verb {
+            Verb::Demo(demo) => Ok(demo),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_demo_needs_no_arguments() {
+        let demo = demo("order demo").unwrap();
+        assert_eq!((demo.orders, demo.broker, demo.chaos), (1_000, BrokerKind::Memory, false));
+    }
+
+    #[test]
+    fn everything_of_a_demo_can_be_said() {
+        let demo = demo(
+            "order demo --orders 5 --reject-rate 0.2 --silent-rate 0.01 --seed 7 --broker rabbitmq --chaos --data d --json",
+        )
+        .unwrap();
+        let rates = Rates { seed: 7, reject: 0.2, silent: 0.01 };
+        assert_eq!((demo.orders, demo.rates.rates(), demo.json), (5, rates, true));
+    }
+
+    #[test]
+    fn a_rate_above_one_and_a_demo_of_nothing_are_refused() {
+        let refused = demo("order demo --reject-rate 1.5").unwrap_err().to_string();
+        assert!(refused.contains("a rate lies between 0.0 and 1.0"), "{refused}");
+        assert!(demo("order demo --orders 0").is_err());
+    }
+}

@@ -1,0 +1,402 @@
+//! The demo: orchestrator, services and customers in one process; and the services and the customers alone.
+//!
+//! ```text
+//! customers ─► broker ─► orchestrator ─► broker ─► services with ledgers
+//!                              └──── sagas ──► reconciliation ◄── ledgers ────┘
+//! ```
+
+mod apart;
+mod args;
+mod broker;
+mod customers;
+mod report;
+mod stores;
+
+pub use args::{BrokerKind, DemoArgs, ParticipantsArgs, PublishArgs, RateArgs, Verb};
+pub use broker::{DELAY_MAX, Found, NoBroker, find, find_shared};
+pub use customers::{Customers, NotPlaced, WINDOW_MAX};
+pub use report::{Ledger, Report};
+pub use stores::NoStore;
+
+use crate::{
+    ledger,
+    order::{OrderTiming, Reconciliation, SagaEnd, order_saga_with, reconcile, services::services},
+    trip::trip_saga,
+};
+use dirigent::{
+    Orchestrator,
+    engine::{Engine, Handle, ListFilter, Snapshot},
+    participant::{Participant, ParticipantError, Running},
+    store::{Store, StoreError},
+};
+use dirigent_connectors::{Connector, ConnectorError};
+use dirigent_model::instance::Status;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::{
+    fs, io,
+    io::IsTerminal,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use uuid::Uuid;
+
+/// Orders under way at the most: a few windows of every queue on the way, far from filling any.
+const IN_FLIGHT_MAX: u64 = 4_000;
+
+/// How often the demo looks at what is going on.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// After how long without any progress the demo gives up. Longer than anything [`OrderTiming`] lets wait, a person apart.
+const STALLED_AFTER: Duration = Duration::from_secs(180);
+
+/// How long the services may take after the last saga has ended to take in what is still on its way to them.
+const SETTLED_WITHIN: Duration = Duration::from_secs(20);
+
+/// Why a demo has no outcome.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// There is no broker.
+    #[error(transparent)]
+    NoBroker(#[from] NoBroker),
+    /// A folder can't be used.
+    #[error("{doing} {}; check the permissions and the disk, or choose another folder with --data", .path.display())]
+    Folder {
+        /// What was being done.
+        doing: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A service has no store.
+    #[error(transparent)]
+    NoStore(#[from] NoStore),
+    /// A service did not start, or had to end.
+    #[error(transparent)]
+    Participant(#[from] ParticipantError),
+    /// The orchestrator did not start.
+    #[error("starting the orchestrator")]
+    Start(#[source] Box<dirigent::StartError>),
+    /// The orchestrator had to end.
+    #[error("running the orchestrator")]
+    Engine(#[source] Box<dirigent::engine::EngineError>),
+    /// The customers have no broker.
+    #[error("connecting the customers")]
+    Customers(#[source] Box<ConnectorError>),
+    /// An order can't be placed.
+    #[error(transparent)]
+    NotPlaced(#[from] NotPlaced),
+    /// The sagas can't be read.
+    #[error("reading the sagas")]
+    Sagas(#[source] StoreError),
+    /// A ledger can't be read.
+    #[error("reading the ledger of {service}")]
+    Ledger {
+        /// Whose.
+        service: &'static str,
+        /// What the store says.
+        #[source]
+        source: StoreError,
+    },
+}
+
+/// Runs a demo to its end.
+///
+/// # Errors
+/// Something needed for it is not to be had.
+pub async fn demo(args: &DemoArgs) -> Result<Report, DemoError> {
+    let place = Place::of(args)?;
+    let found = find(args.broker).await?;
+    let mut connector = match args.broker {
+        BrokerKind::Memory => Arc::clone(&found.connector),
+        BrokerKind::Kafka | BrokerKind::Rabbitmq => {
+            broker::apart(Arc::clone(&found.connector), &place.prefix)
+        }
+    };
+    if args.chaos {
+        connector = broker::chaos(connector, args.rates.seed);
+    }
+    // Before anybody sends: events nobody listens to are gone.
+    let services =
+        Services::start(services(args.rates.rates()), &connector, place.services.as_deref())
+            .await?;
+    let is_hurried = args.chaos || args.rates.silent_rate > 0.0;
+    let timing = if is_hurried { OrderTiming::brisk() } else { OrderTiming::default() };
+    let engine = Orchestrator::builder("order")
+        .saga(order_saga_with(&timing))
+        .saga(trip_saga())
+        .connector(Arc::clone(&connector))
+        .data(&place.orchestrator)
+        .start()
+        .await
+        .map_err(|error| DemoError::Start(Box::new(error)))?;
+    let watched = watch(args, &engine, &connector).await;
+    let found_out = match watched {
+        Ok(seconds) => {
+            settled(args, &engine.handle(), &services).await.map(|found| (seconds, found))
+        }
+        Err(error) => Err(error),
+    };
+    let handle = engine.handle();
+    let stopped = engine.stop().await;
+    services.stop().await?;
+    stopped.map_err(|error| DemoError::Engine(Box::new(error)))?;
+    let (seconds, details) = found_out?;
+    Ok(report(&handle.snapshot(), details, seconds, found.how))
+}
+
+/// Places the orders, a window at a time, until all have ended. The seconds it took.
+async fn watch(
+    args: &DemoArgs,
+    engine: &Engine,
+    connector: &Arc<dyn Connector>,
+) -> Result<f64, DemoError> {
+    let mut customers = Customers::at(connector, args.rates.seed)
+        .await
+        .map_err(|error| DemoError::Customers(Box::new(error)))?;
+    let handle = engine.handle();
+    let bar = progress_bar(args);
+    let began = Instant::now();
+    let (mut placed, mut last, mut progressed) = (0_u32, handle.snapshot(), Instant::now());
+    loop {
+        let snapshot = handle.snapshot();
+        let ended = ended(&snapshot);
+        bar.set_position(ended);
+        if snapshot.inputs != last.inputs {
+            progressed = Instant::now();
+        }
+        last = snapshot;
+        if placed == args.orders && last.started >= u64::from(args.orders) && last.in_flight == 0 {
+            break;
+        }
+        if progressed.elapsed() > STALLED_AFTER {
+            tracing::error!(
+                in_flight = last.in_flight,
+                blocked = last.blocked,
+                "Nothing has happened for a long time, giving up."
+            );
+            break;
+        }
+        let under_way = u64::from(placed).saturating_sub(ended);
+        if placed < args.orders && under_way < IN_FLIGHT_MAX {
+            let count = WINDOW_MAX.min(args.orders - placed);
+            customers.place(i64::from(placed) + 1, count).await?;
+            placed += count;
+            continue;
+        }
+        tokio::select! {
+            () = engine.failed() => break,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+    }
+    bar.finish_and_clear();
+    Ok(began.elapsed().as_secs_f64())
+}
+
+fn ended(snapshot: &Snapshot) -> u64 {
+    snapshot.completed + snapshot.compensated + snapshot.killed
+}
+
+fn progress_bar(args: &DemoArgs) -> ProgressBar {
+    if args.json || !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style =
+        ProgressStyle::with_template("{bar:40} {pos}/{len} orders ended, {per_sec}, {eta} left");
+    let bar = ProgressBar::new(args.orders.into());
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// Reconciles once everything on its way has arrived: as soon as it balances, or when it had its time.
+async fn settled(
+    args: &DemoArgs,
+    handle: &Handle,
+    services: &Services,
+) -> Result<Reconciliation, DemoError> {
+    if args.chaos {
+        // What is held back comes now: it must change nothing.
+        tokio::time::sleep(2 * DELAY_MAX).await;
+    }
+    let until = Instant::now() + SETTLED_WITHIN;
+    loop {
+        let found = reconcile(services.entries()?, sagas(handle).map_err(DemoError::Sagas)?);
+        if found.balanced || Instant::now() >= until {
+            return Ok(found);
+        }
+        tokio::time::sleep(LOOK_EVERY * 10).await;
+    }
+}
+
+fn sagas(handle: &Handle) -> Result<Vec<SagaEnd>, StoreError> {
+    let filter = ListFilter { saga: Some("order".into()), ..ListFilter::default() };
+    let end = |view: dirigent::engine::InstanceView| {
+        let status = match view.status.as_str() {
+            "completed" => Status::Completed,
+            "compensated" => Status::Compensated,
+            "killed" => Status::Killed,
+            _ => Status::Running,
+        };
+        view.key.as_str().parse().ok().map(|order| SagaEnd { order, status })
+    };
+    Ok(handle.list(&filter)?.into_iter().filter_map(end).collect())
+}
+
+fn report(snapshot: &Snapshot, details: Reconciliation, seconds: f64, broker: String) -> Report {
+    let inputs = &snapshot.inputs;
+    let events_consumed =
+        inputs.applied + inputs.duplicate + inputs.ignored + inputs.parked + inputs.quarantined;
+    Report {
+        started: snapshot.started,
+        completed: snapshot.completed,
+        compensated: snapshot.compensated,
+        blocked: snapshot.blocked,
+        in_flight: snapshot.in_flight,
+        events_consumed,
+        duplicates_ignored: inputs.duplicate + inputs.ignored,
+        commands_sent: snapshot.sent,
+        ledger: Ledger::from(&details),
+        seconds,
+        events_per_second: events_consumed as f64 / seconds.max(f64::EPSILON),
+        broker,
+        details,
+    }
+}
+
+/// Running services and their stores.
+struct Services {
+    running: Vec<Running>,
+    stores: Vec<(&'static str, Arc<dyn Store>)>,
+}
+
+impl Services {
+    async fn start(
+        participants: impl IntoIterator<Item = (&'static str, Participant)>,
+        connector: &Arc<dyn Connector>,
+        folder: Option<&Path>,
+    ) -> Result<Self, DemoError> {
+        let (mut running, mut stores) = (Vec::new(), Vec::new());
+        for (name, participant) in participants {
+            let store = stores::open(folder, name)?;
+            running.push(participant.start(Arc::clone(connector), Arc::clone(&store)).await?);
+            stores.push((name, store));
+        }
+        Ok(Self { running, stores })
+    }
+
+    fn entries(&self) -> Result<Vec<ledger::Entry>, DemoError> {
+        let mut entries = Vec::new();
+        for (service, store) in &self.stores {
+            let read = ledger::read(&**store);
+            entries.extend(read.map_err(|source| DemoError::Ledger { service, source })?);
+        }
+        Ok(entries)
+    }
+
+    /// Waits until one of them has to end.
+    async fn failed(&mut self) -> ParticipantError {
+        let ended = self.running.iter_mut().map(|running| Box::pin(running.ended()));
+        match futures::future::select_all(ended).await.0 {
+            Err(error) => error,
+            Ok(()) => std::future::pending().await,
+        }
+    }
+
+    async fn stop(self) -> Result<(), ParticipantError> {
+        for running in self.running {
+            running.stop().await?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs the services of both sagas until asked to stop.
+///
+/// # Errors
+/// One of them did not start, or had to end.
+pub async fn participants(
+    args: &ParticipantsArgs,
+    stop: impl Future<Output = ()>,
+) -> Result<(), DemoError> {
+    let found = find_shared(args.broker).await?;
+    let both = services(args.rates.rates()).into_iter().chain(crate::trip::services::services());
+    let mut services = Services::start(both, &found.connector, Some(&args.data)).await?;
+    let names: Vec<_> = services.running.iter().map(Running::name).collect();
+    tracing::info!(broker = found.how, services = names.join(" "), "Services are running.");
+    tokio::select! {
+        () = stop => {}
+        error = services.failed() => return Err(error.into()),
+    }
+    Ok(services.stop().await?)
+}
+
+/// Places orders.
+///
+/// # Errors
+/// There is no broker, or it refuses one.
+pub async fn publish(args: &PublishArgs) -> Result<(), DemoError> {
+    let found = find_shared(args.broker).await?;
+    let mut customers = Customers::at(&found.connector, args.seed)
+        .await
+        .map_err(|error| DemoError::Customers(Box::new(error)))?;
+    let mut placed = 0;
+    while placed < args.orders {
+        let count = WINDOW_MAX.min(args.orders - placed);
+        customers.place(args.from + i64::from(placed), count).await?;
+        placed += count;
+    }
+    Ok(())
+}
+
+/// Where a demo keeps what.
+struct Place {
+    orchestrator: PathBuf,
+    /// In memory without a folder of one's own: services die with the demo.
+    services: Option<PathBuf>,
+    /// What channels begin with at a broker that others use too.
+    prefix: String,
+    _temporary: Option<tempfile::TempDir>,
+}
+
+impl Place {
+    fn of(args: &DemoArgs) -> Result<Self, DemoError> {
+        let failed = |doing, path: &Path| {
+            let path = path.to_owned();
+            move |source| DemoError::Folder { doing, path, source }
+        };
+        let Some(folder) = &args.data else {
+            let temporary = tempfile::Builder::new()
+                .prefix("order-demo-")
+                .tempdir()
+                .map_err(failed("making a folder in", &std::env::temp_dir()))?;
+            let orchestrator = temporary.path().join("orchestrator");
+            return Ok(Self {
+                orchestrator,
+                services: None,
+                prefix: new_prefix(),
+                _temporary: Some(temporary),
+            });
+        };
+        fs::create_dir_all(folder).map_err(failed("making the folder", folder))?;
+        let name = folder.join("channels");
+        let prefix = match fs::read_to_string(&name) {
+            Ok(prefix) => prefix.trim().to_owned(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let prefix = new_prefix();
+                fs::write(&name, &prefix).map_err(failed("writing", &name))?;
+                prefix
+            }
+            Err(error) => return Err(failed("reading", &name)(error)),
+        };
+        let (orchestrator, services) = (folder.join("orchestrator"), Some(folder.join("services")));
+        Ok(Self { orchestrator, services, prefix, _temporary: None })
+    }
+}
+
+fn new_prefix() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let unique = format!("{}/{}", std::process::id(), now.unwrap_or_default().as_nanos());
+    let id = Uuid::new_v5(&Uuid::NAMESPACE_OID, unique.as_bytes()).simple().to_string();
+    format!("demo-{}.", &id[..8])
+}
