@@ -73,7 +73,7 @@ const ROOMS: &[(&str, &str, &[&str])] = &[
     ("orchestrator/src", "relay", &["engine", "envelope"]),
     ("orchestrator/src", "telemetry", &["engine", "envelope"]),
     // Of the engine only the clock, of the journal only the level of durability.
-    ("orchestrator/src", "participant", &["engine", "envelope", "journal", "store"]),
+    ("orchestrator/src", "participant", &["engine", "envelope", "journal", "store", "telemetry"]),
     (
         "orchestrator/src",
         "engine",
@@ -96,6 +96,9 @@ const ROOMS: &[(&str, &str, &[&str])] = &[
 
 /// The only file of the product that asks for the time of day.
 const CLOCK: &str = "orchestrator/src/engine/clock.rs";
+
+/// Programs around the product, which may ask for it too.
+const AROUND: &[&str] = &["integration-tests/", "orchestrator/examples/"];
 
 /// A file of the repository.
 struct File {
@@ -361,7 +364,7 @@ fn only_the_clock_asks_for_the_time_of_day() {
     let product = files.iter().filter(|file| {
         file.is_rust()
             && file.path != CLOCK
-            && !file.path.starts_with("integration-tests/")
+            && !AROUND.iter().any(|folder| file.path.starts_with(folder))
             && !tests.contains(file.path.as_str())
     });
     none(&breaches_in(product, &asks));
@@ -503,17 +506,45 @@ fn the_documents_link_to_files_that_exist() {
     let mut breaches = Vec::new();
     for file in files.iter().filter(|file| file.path.ends_with(".md")) {
         let folder = Path::new(&file.path).parent().expect("a file lies in a folder");
+        let mut is_code = false;
         for (number, line) in file.lines() {
+            is_code ^= line.starts_with("```");
             for (_, rest) in line.match_indices("](").map(|(at, _)| line.split_at(at + 2)) {
                 let Some((link, _)) = rest.split_once(')') else { continue };
                 let path = link.split('#').next().unwrap_or(link);
-                let outside = path.is_empty() || path.contains("://");
-                if !outside && !root().join(folder).join(path).exists() {
+                let elsewhere = is_code || path.is_empty() || path.contains("://");
+                if !elsewhere && !root().join(folder).join(path).exists() {
                     breaches.push(format!("{}:{number}: no file {path}", file.path));
                 }
             }
         }
     }
+    none(&breaches);
+}
+
+#[test]
+fn every_bound_and_every_test_that_the_architecture_names_exists() {
+    let files = files();
+    let page = files.iter().find(|file| file.path == "ARCHITECTURE.md").expect("it is there");
+    let (mut named, mut breaches) = (0, Vec::new());
+    for (number, line) in page.lines() {
+        // | `BOUND` | value | `file` | .. |    or    | fault | what happens | `file` `test` |
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [first, _, third, ..] = cells[..] else { continue };
+        let (path, what) = match third.trim_matches('`').split_once("` `") {
+            Some((path, test)) => (path, format!("fn {test}(")),
+            None => (third.trim_matches('`'), format!("const {}:", first.trim_matches('`'))),
+        };
+        if !third.starts_with('`') || !path.ends_with(".rs") {
+            continue;
+        }
+        named += 1;
+        let file = files.iter().find(|file| file.path == path);
+        if !file.is_some_and(|file| file.text.contains(&what)) {
+            breaches.push(format!("ARCHITECTURE.md:{number}: no `{what}` in {path}"));
+        }
+    }
+    assert!(named > 50, "only {named} rows are understood");
     none(&breaches);
 }
 
