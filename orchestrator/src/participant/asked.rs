@@ -2,7 +2,7 @@
 //!
 //! Called first for every delivery. What can't be answered, because it does not say to whom or for what, is [`Unanswerable`].
 
-use crate::envelope::{self, SAGA_ATTEMPT, SAGA_ID, SAGA_LEG, SAGA_STEP};
+use crate::envelope::{SAGA_ATTEMPT, SAGA_ID, SAGA_LEG, SAGA_STEP};
 use dirigent_connectors::{Attributes, Message, names};
 use dirigent_model::instance::Leg;
 
@@ -128,11 +128,6 @@ fn number<N: std::str::FromStr>(
             text.parse().map_err(|_| Unanswerable(format!("`{name}` is not such a number")))
         }
     }
-}
-
-/// The trace a message belongs to, where it says so.
-pub(super) fn trace(attributes: &Attributes) -> Option<[u8; 16]> {
-    attributes.get(names::TRACEPARENT).and_then(envelope::parse_traceparent).map(|(id, _)| id)
 }
 
 #[cfg(test)]

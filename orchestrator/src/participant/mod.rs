@@ -16,6 +16,7 @@ mod asked;
 mod remembered;
 mod reply;
 mod running;
+mod traced;
 mod turn;
 mod tx;
 
@@ -31,6 +32,7 @@ use crate::{
     engine::{Clock, SystemClock},
     journal::Durability,
     store::{Store, StoreError},
+    telemetry::Spans,
 };
 use dirigent_connectors::{ChannelKind, ChannelSpec, Connector, ConnectorError};
 use dirigent_model::message::{
@@ -202,6 +204,7 @@ struct Service {
     remember_for: Duration,
     durability: Durability,
     clock: Arc<dyn Clock>,
+    spans: Spans,
 }
 
 /// A handler's answer, its types forgotten.
@@ -262,6 +265,7 @@ impl Participant {
             remember_for: REMEMBER_FOR,
             durability: Durability::default(),
             clock: Arc::new(SystemClock::default()),
+            spans: Spans::quiet(),
         };
         Self { service, undone: Vec::new(), twice: None }
     }
@@ -342,6 +346,12 @@ impl Participant {
         how: impl Fn(&Asked) -> Misbehaviour + Send + Sync + 'static,
     ) -> Self {
         self.service.misbehave = Box::new(how);
+        self
+    }
+
+    /// Notes a span for each command and event it handles; none if not said.
+    pub fn spans(mut self, spans: Spans) -> Self {
+        self.service.spans = spans;
         self
     }
 

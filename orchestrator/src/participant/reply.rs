@@ -2,8 +2,11 @@
 //!
 //! Ids follow from what they answer, so that whatever is sent again after a crash is recognised.
 
-use super::asked::{Asked, SAGA_RUN, trace};
-use crate::envelope::{self, SAGA_ATTEMPT, SAGA_ID, SAGA_LEG, SAGA_STEP};
+use super::{
+    asked::{Asked, SAGA_RUN},
+    traced::Place,
+};
+use crate::envelope::{SAGA_ATTEMPT, SAGA_ID, SAGA_LEG, SAGA_STEP};
 use bytes::Bytes;
 use dirigent_connectors::{Attributes, ChannelKind, Message, names};
 use dirigent_model::{
@@ -16,13 +19,15 @@ use uuid::Uuid;
 pub(super) fn reply(
     service: &str,
     asked: &Asked,
-    command: &Attributes,
+    place: Option<&Place>,
     name: &str,
     body: Body,
     now: Timestamp,
 ) -> Message {
-    let id = stable_id(&asked.idempotency_key, &format!("reply/{}", asked.attempt));
-    let mut attributes = head(service, id, name, &asked.subject, &body, trace(command), now);
+    let mut attributes = head(service, reply_id(asked), name, &asked.subject, &body, now);
+    if let Some(place) = place {
+        attributes.set(names::TRACEPARENT, place.traceparent());
+    }
     attributes.set(SAGA_ID, asked.saga.as_str());
     attributes.set(SAGA_RUN, asked.run.to_string());
     attributes.set(SAGA_STEP, asked.step.as_str());
@@ -60,18 +65,18 @@ pub(super) fn complete(
     service: &str,
     cause: &str,
     number: usize,
-    of: &Attributes,
+    place: Option<&Place>,
     now: Timestamp,
 ) {
-    let id = stable_id(cause, &format!("event/{service}/{number}"));
+    let id = event_id(cause, service, number);
     let attributes = &mut event.attributes;
     attributes.set(names::SPEC_VERSION, "1.0");
     attributes.set(names::ID, id.to_string());
     attributes.set(names::SOURCE, source(service));
     attributes.set(names::SUBJECT, event.key.as_str());
     attributes.set(names::TIME, now.to_string());
-    if let Some(trace) = trace(of) {
-        attributes.set(names::TRACEPARENT, envelope::traceparent(&trace, &envelope::span_of(&id)));
+    if let Some(place) = place {
+        attributes.set(names::TRACEPARENT, place.traceparent_of_event(&id));
     }
 }
 
@@ -81,7 +86,6 @@ fn head(
     name: &str,
     subject: &str,
     body: &Body,
-    trace: Option<[u8; 16]>,
     now: Timestamp,
 ) -> Attributes {
     let mut attributes = Attributes::new();
@@ -92,9 +96,6 @@ fn head(
     attributes.set(names::SUBJECT, subject);
     attributes.set(names::TIME, now.to_string());
     attributes.set(names::CONTENT_TYPE, body.format.content_type());
-    if let Some(trace) = trace {
-        attributes.set(names::TRACEPARENT, envelope::traceparent(&trace, &envelope::span_of(&id)));
-    }
     attributes
 }
 
@@ -102,8 +103,18 @@ fn source(service: &str) -> String {
     format!("/{service}")
 }
 
+/// The id of the reply to an attempt.
+pub(super) fn reply_id(asked: &Asked) -> Uuid {
+    stable_id(&asked.idempotency_key, &format!("reply/{}", asked.attempt))
+}
+
+/// The id of the event with this number, caused by the message with this key or id.
+pub(super) fn event_id(cause: &str, service: &str, number: usize) -> Uuid {
+    stable_id(cause, &format!("event/{service}/{number}"))
+}
+
 /// An id that follows from a cause. Keys of other orchestrators need not be UUIDs.
-fn stable_id(cause: &str, what: &str) -> Uuid {
+pub(super) fn stable_id(cause: &str, what: &str) -> Uuid {
     let cause = Uuid::parse_str(cause)
         .unwrap_or_else(|_| Uuid::new_v5(&Uuid::NAMESPACE_OID, cause.as_bytes()));
     Uuid::new_v5(&cause, what.as_bytes())

@@ -7,7 +7,10 @@ use super::{
     Counts, ParticipantError, Service,
     turn::{Outgoing, Worker},
 };
-use crate::store::{Store, StoreError};
+use crate::{
+    store::{Store, StoreError},
+    telemetry::SpanFact,
+};
 use dirigent_connectors::{
     Connector, Delivery, Memory, Sent, Settle, Settler, Sink, Source, SourceSpec, retry::Delays,
 };
@@ -178,6 +181,7 @@ impl AtWork {
             .await;
             self.worker = Some(worker);
             let turn = turn.map_err(failed(&self.service.name))?;
+            self.note(turn.spans);
             if self.send(&turn.out).await == Goes::ToItsEnd {
                 return Ok(Goes::ToItsEnd);
             }
@@ -193,6 +197,17 @@ impl AtWork {
             window.drain(..turn.taken);
         }
         Ok(Goes::On)
+    }
+
+    /// Notes the spans of a turn, which is durable by now.
+    fn note(&self, spans: Vec<SpanFact>) {
+        if spans.is_empty() {
+            return;
+        }
+        let until = self.service.clock.now();
+        for span in spans {
+            self.service.spans.record(SpanFact { until: until.max(span.from), ..span });
+        }
     }
 
     /// Sends until the broker has decided every message. Only a stop ends that early.

@@ -12,14 +12,16 @@ use super::{
         write_message,
     },
     reply,
+    traced::Place,
     tx::{CHANGES_BYTES_MAX, Kept, Tx, Void},
 };
 use crate::{
     envelope::{self, DeadLetter},
     journal::Durability,
     store::{BATCH_BYTES_MAX, Change, Store, StoreError, prefix_end},
+    telemetry::SpanFact,
 };
-use dirigent_connectors::{Attributes, Delivery, Message, Position, names};
+use dirigent_connectors::{Delivery, Message, Position, names};
 use dirigent_model::{
     instance::Leg,
     message::{Body, CodecError, Failure, FailureEffect, Format, Message as _},
@@ -66,6 +68,8 @@ pub(super) struct Turn {
     pub out: Vec<Outgoing>,
     pub taken: usize,
     pub counts: Counts,
+    /// To be noted once `changes` are durable.
+    pub spans: Vec<SpanFact>,
 }
 
 /// A turn being made.
@@ -74,6 +78,7 @@ struct Making<'a> {
     out: Vec<Outgoing>,
     outbox_next: u64,
     counts: Counts,
+    spans: Vec<SpanFact>,
     now: Timestamp,
 }
 
@@ -165,6 +170,7 @@ impl Worker {
             out: Vec::new(),
             outbox_next: self.outbox_next,
             counts: Counts::default(),
+            spans: Vec::new(),
             now,
         };
         note_progress(&mut making.batch, &mut self.confirmed, &mut self.answered);
@@ -178,8 +184,8 @@ impl Worker {
             }
         }
         self.outbox_next = making.outbox_next;
-        let (out, counts) = (making.out, making.counts);
-        Ok(Turn { changes: making.batch.into_changes(), out, taken, counts })
+        let Making { batch, out, counts, spans, .. } = making;
+        Ok(Turn { changes: batch.into_changes(), out, taken, counts, spans })
     }
 
     fn deliver(&self, making: &mut Making<'_>, delivery: &Delivery) -> Result<(), StoreError> {
@@ -211,13 +217,17 @@ impl Worker {
             making.counts.silent += 1;
             return Ok(Ok(()));
         }
-        let (name, body) = self.answer(making, &mut asked, message)?;
+        let service = &self.service.name;
+        let place = Place::of_command(&asked, &message.attributes, self.service.spans.is_on());
+        let (name, body) = self.answer(making, &mut asked, message, place.as_ref())?;
+        making.spans.extend(
+            place.and_then(|place| place.handled_command(service, &asked, message, making.now)),
+        );
         if misbehaviour == Misbehaviour::SilentAfter {
             making.counts.silent += 1;
             return Ok(Ok(()));
         }
-        let service = &self.service.name;
-        let reply = reply::reply(service, &asked, &message.attributes, &name, body, making.now);
+        let reply = reply::reply(service, &asked, place.as_ref(), &name, body, making.now);
         making.out.push(Outgoing { message: reply, outbox: None });
         Ok(Ok(()))
     }
@@ -228,6 +238,7 @@ impl Worker {
         making: &mut Making<'_>,
         asked: &mut Asked,
         message: &Message,
+        place: Option<&Place>,
     ) -> Result<(String, Body), StoreError> {
         let key = answer_key(&asked.idempotency_key);
         match making.batch.get_as::<Remembered>(&key) {
@@ -363,7 +374,7 @@ impl Worker {
         };
         match kept {
             Ok((kept, name, reply, rejected)) => {
-                self.commit(making, kept, &asked.idempotency_key, &message.attributes);
+                self.commit(making, kept, &asked.idempotency_key, place);
                 self.keep(making, &key, name, &reply, rejected);
                 if undoes {
                     self.put_mark(making, &mark, Effect::Undone);
@@ -428,7 +439,15 @@ impl Worker {
         }
         match tx.finish() {
             Ok(kept) => {
-                self.commit(making, kept, &heard.id, &message.attributes);
+                let service = &self.service.name;
+                let is_noted = self.service.spans.is_on();
+                let place = Place::of_event(service, &heard, &message.attributes, is_noted);
+                self.commit(making, kept, &heard.id, place.as_ref());
+                making.spans.extend(
+                    place.and_then(|place| {
+                        place.handled_event(service, &heard, message, making.now)
+                    }),
+                );
                 let expires = making.now + self.service.remember_for;
                 making.batch.set(expiry_key(expires, &key), Some(Vec::new()));
                 making.batch.set(key, Some(write(&expires)));
@@ -442,12 +461,16 @@ impl Worker {
     }
 
     /// Takes what a handler did into the batch, its events by way of the outbox.
-    fn commit(&self, making: &mut Making<'_>, kept: Kept, cause: &str, of: &Attributes) {
+    fn commit(&self, making: &mut Making<'_>, kept: Kept, cause: &str, place: Option<&Place>) {
         for (key, value) in kept.changes {
             making.batch.set(key, value);
         }
         for (number, mut event) in kept.events.into_iter().enumerate() {
-            reply::complete(&mut event, &self.service.name, cause, number, of, making.now);
+            let service = &self.service.name;
+            reply::complete(&mut event, service, cause, number, place, making.now);
+            making.spans.extend(
+                place.and_then(|place| place.published(cause, service, number, &event, making.now)),
+            );
             making.put_out(event);
         }
     }
