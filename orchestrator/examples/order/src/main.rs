@@ -16,8 +16,8 @@ struct Order {
 #[tokio::main]
 async fn main() -> ExitCode {
     let order = Order::parse();
-    // What a demo has to say it says at its end; chaos makes many warnings.
-    let quiet = EnvFilter::new("error");
+    // What a demo has to say it says at its end; chaos makes many warnings, and lapin calls an orderly end an error.
+    let quiet = EnvFilter::new("error,lapin=off");
     let filter = EnvFilter::try_from_default_env().unwrap_or(quiet);
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match carry_out(order.verb).await {
