@@ -1,58 +1,87 @@
-//! The `order` binary: the demo, the services and the customers of the example.
+//! The `order` binary: what every process of sagas can do, and the demo, the services and the customers of the example.
 
-use clap::Parser;
-use order::demo::{self, DemoError, Verb};
-use std::{io::Write, process::ExitCode};
-use tracing_subscriber::EnvFilter;
+use clap::{Parser, Subcommand};
+use dirigent::telemetry::logs::{LogFormat, init_logs};
+use order::{
+    demo::{self, Verb},
+    order::order_saga,
+    trip::trip_saga,
+};
+use std::{error::Error, io::Write, process::ExitCode};
 
-/// Orders and trips, orchestrated.
-#[derive(Debug, Parser)]
+/// What the demo, which has its say at its end, logs by itself: chaos makes many warnings, and lapin calls an orderly end an error.
+const QUIET: &str = "error,lapin=off";
+
+/// Orders and trips: sagas, their services, and customers.
+#[derive(Parser)]
 #[command(name = "order", version)]
 struct Order {
     #[command(subcommand)]
-    verb: Verb,
+    verb: Any,
+}
+
+#[derive(Subcommand)]
+enum Any {
+    #[command(flatten)]
+    Example(Verb),
+    #[command(flatten)]
+    Sagas(dirigent::cli::Verb),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let order = Order::parse();
-    // What a demo has to say it says at its end; chaos makes many warnings, and lapin calls an orderly end an error.
-    let quiet = EnvFilter::new("error,lapin=off");
-    let filter = EnvFilter::try_from_default_env().unwrap_or(quiet);
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match carry_out(order.verb).await {
-        Ok(code) => code,
-        Err(error) => {
-            tracing::debug!(?error, "The verb failed.");
-            say(&mut std::io::stderr(), &format!("error: {}", dirigent::describe(&error)));
-            ExitCode::FAILURE
+    let ended = match Order::parse().verb {
+        Any::Example(verb) => Box::pin(carry_out(verb)).await,
+        Any::Sagas(verb) => {
+            let cli = dirigent::cli("order").saga(order_saga()).saga(trip_saga());
+            return Box::pin(cli.execute(verb)).await;
         }
-    }
+    };
+    ended.unwrap_or_else(|error| {
+        say(&mut std::io::stderr(), &format!("error: {}", dirigent::describe(&*error)));
+        ExitCode::FAILURE
+    })
 }
 
-async fn carry_out(verb: Verb) -> Result<ExitCode, DemoError> {
+async fn carry_out(verb: Verb) -> Result<ExitCode, Box<dyn Error>> {
     match verb {
         Verb::Demo(args) => {
+            init_logs(LogFormat::Text, Some(QUIET))?;
             let report = demo::demo(&args).await?;
-            let text = if args.json {
-                serde_json::to_string(&report).expect("a report is numbers and flags")
-            } else {
-                report.to_string()
-            };
+            let text = if args.json { serde_json::to_string(&report)? } else { report.to_string() };
             say(&mut std::io::stdout(), &text);
             Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Verb::Participants(args) => {
-            let stop = async {
-                // Where signals can't be listened to, the process ends by them.
-                if tokio::signal::ctrl_c().await.is_err() {
-                    std::future::pending().await
-                }
-            };
-            demo::participants(&args, stop).await.map(|()| ExitCode::SUCCESS)
+            init_logs(LogFormat::Text, None)?;
+            demo::participants(&args, told_to_stop()?).await?;
+            Ok(ExitCode::SUCCESS)
         }
-        Verb::Publish(args) => demo::publish(&args).await.map(|()| ExitCode::SUCCESS),
+        Verb::Publish(args) => {
+            init_logs(LogFormat::Text, Some(QUIET))?;
+            demo::publish(&args).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Reconcile(args) => {
+            let found = demo::reconcile_at_rest(&args)?;
+            let text = if args.json { serde_json::to_string(&found)? } else { found.to_string() };
+            say(&mut std::io::stdout(), &text);
+            Ok(if found.ledger.balanced { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
     }
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+fn told_to_stop() -> std::io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
 }
 
 /// A reader that has gone away is no error of ours.

@@ -13,6 +13,8 @@ pub enum Verb {
     Participants(ParticipantsArgs),
     /// Place orders
     Publish(PublishArgs),
+    /// Reconcile the folders of an orchestrator and of services that have ended
+    Reconcile(ReconcileArgs),
 }
 
 /// Which broker.
@@ -78,6 +80,20 @@ pub struct PublishArgs {
     /// The broker
     #[arg(long, value_enum)]
     pub broker: BrokerKind,
+}
+
+/// `reconcile`.
+#[derive(Debug, Clone, Args)]
+pub struct ReconcileArgs {
+    /// The folder of the orchestrator
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// The folder of the services
+    #[arg(long, value_name = "DIR")]
+    pub services: PathBuf,
+    /// Print one JSON object instead of a text
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// How often what goes wrong.

@@ -7,12 +7,16 @@
 
 mod apart;
 mod args;
+mod at_rest;
 mod broker;
 mod customers;
 mod report;
 mod stores;
 
-pub use args::{BrokerKind, DemoArgs, ParticipantsArgs, PublishArgs, RateArgs, Verb};
+pub use args::{
+    BrokerKind, DemoArgs, ParticipantsArgs, PublishArgs, RateArgs, ReconcileArgs, Verb,
+};
+pub use at_rest::{AtRest, AtRestFailed, reconcile_at_rest};
 pub use broker::{DELAY_MAX, Found, NoBroker, find, find_shared};
 pub use customers::{Customers, NotPlaced, WINDOW_MAX};
 pub use report::{Ledger, Report};
@@ -25,7 +29,7 @@ use crate::{
 };
 use dirigent::{
     Orchestrator,
-    engine::{Engine, Handle, ListFilter, Snapshot},
+    engine::{Engine, Handle, InstanceView, ListFilter, Snapshot},
     participant::{Participant, ParticipantError, Running},
     store::{Store, StoreError},
 };
@@ -231,16 +235,18 @@ async fn settled(
 
 fn sagas(handle: &Handle) -> Result<Vec<SagaEnd>, StoreError> {
     let filter = ListFilter { saga: Some("order".into()), ..ListFilter::default() };
-    let end = |view: dirigent::engine::InstanceView| {
-        let status = match view.status.as_str() {
-            "completed" => Status::Completed,
-            "compensated" => Status::Compensated,
-            "killed" => Status::Killed,
-            _ => Status::Running,
-        };
-        view.key.as_str().parse().ok().map(|order| SagaEnd { order, status })
+    Ok(handle.list(&filter)?.iter().filter_map(end_of).collect())
+}
+
+/// How far a saga has come; nothing for one whose key is no order.
+fn end_of(view: &InstanceView) -> Option<SagaEnd> {
+    let status = match view.status.as_str() {
+        "completed" => Status::Completed,
+        "compensated" => Status::Compensated,
+        "killed" => Status::Killed,
+        _ => Status::Running,
     };
-    Ok(handle.list(&filter)?.into_iter().filter_map(end).collect())
+    view.key.as_str().parse().ok().map(|order| SagaEnd { order, status })
 }
 
 fn report(snapshot: &Snapshot, details: Reconciliation, seconds: f64, broker: String) -> Report {

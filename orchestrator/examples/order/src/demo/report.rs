@@ -76,21 +76,29 @@ impl fmt::Display for Report {
             self.events_consumed, self.duplicates_ignored, self.commands_sent
         )?;
         writeln!(f, "time          {:.1} s, {:.0} events/s", self.seconds, self.events_per_second)?;
-        if self.ledger.balanced {
-            write!(
-                f,
-                "ledgers       balanced: every completed order has one reservation, capture and shipment, every compensated one nets to nothing"
-            )
-        } else {
-            let Ledger { effects_twice, orphans, .. } = self.ledger;
-            writeln!(
-                f,
-                "ledgers       NOT BALANCED: {effects_twice} effects applied again, {orphans} of unknown orders"
-            )?;
-            for line in &self.details.lines {
-                writeln!(f, "              {line}")?;
-            }
-            write!(f, "              and {} more", self.details.lines_left_out)
+        self.ledger.tell(&self.details, f)
+    }
+}
+
+impl Ledger {
+    /// In words, with what does not fit.
+    pub(super) fn tell(&self, details: &Reconciliation, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.balanced {
+            return f.write_str(
+                "ledgers       balanced: every completed order has one reservation, capture and shipment, every compensated one nets to nothing",
+            );
+        }
+        let Ledger { effects_twice, orphans, .. } = self;
+        write!(
+            f,
+            "ledgers       NOT BALANCED: {effects_twice} effects applied again, {orphans} of unknown orders"
+        )?;
+        for line in &details.lines {
+            write!(f, "\n              {line}")?;
+        }
+        match details.lines_left_out {
+            0 => Ok(()),
+            more => write!(f, "\n              and {more} more"),
         }
     }
 }
