@@ -15,6 +15,7 @@ pub mod otlp;
 pub mod semconv;
 pub mod spans;
 
+mod exporter;
 mod tree;
 
 pub use otlp::{Traces, TracesError, TracesSettings};
