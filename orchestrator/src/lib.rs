@@ -7,6 +7,11 @@
 //!
 //! An input is settled only after its group is durable in the journal; a command leaves only after that.
 
+// Tests in here share what those from outside stand on.
+#[cfg(test)]
+extern crate self as dirigent;
+
+pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod envelope;
@@ -17,12 +22,14 @@ pub mod store;
 pub mod telemetry;
 
 mod api;
+mod control;
 mod intake;
 mod relay;
 
 pub use api::{
     BODY_BYTES_MAX, IntoPlan, Orchestrator, OrchestratorBuilder, StartError, UNSETTLED_MAX,
 };
+pub use cli::cli;
 
 /// An error with all its causes, in one line.
 pub fn describe(error: &(dyn std::error::Error + 'static)) -> String {

@@ -15,7 +15,11 @@ pub use redact::uri as redact_uri;
 
 pub(crate) use near::did_you_mean;
 
-use crate::{BODY_BYTES_MAX, UNSETTLED_MAX, journal::Durability};
+use crate::{
+    BODY_BYTES_MAX, UNSETTLED_MAX,
+    journal::Durability,
+    telemetry::logs::{LOG_DEFAULT, LogFormat},
+};
 use dirigent_connectors::{
     Connector, ConnectorError,
     kafka::{KafkaConnector, KafkaSettings},
@@ -83,7 +87,7 @@ pub(crate) const KNOWN: &[Known] = &[
     known("shards", "DIRIGENT_SHARDS", "--shards", ""),
     known("unsettled_max", "DIRIGENT_UNSETTLED_MAX", "", ""),
     known("body_bytes_max", "DIRIGENT_BODY_BYTES_MAX", "", ""),
-    known("log.filter", "DIRIGENT_LOG", "--log", "info"),
+    known("log.filter", "DIRIGENT_LOG", "--log", LOG_DEFAULT),
     known("log.format", "DIRIGENT_LOG_FORMAT", "--log-format", "text"),
 ];
 
@@ -223,15 +227,6 @@ impl fmt::Display for BrokerName {
             Self::RabbitMq => "rabbitmq",
         })
     }
-}
-
-/// How logs are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Lines for people.
-    Text,
-    /// An object per line.
-    Json,
 }
 
 /// What can be said by flags; each wins over environment, file and default.
@@ -519,11 +514,10 @@ impl Understood {
                     Err(error) => Err(format!("is no filter of logs ({error}); say for instance info, or dirigent=debug,warn")),
                 }
             }).unwrap_or_default(),
-            log_format: self.take("log.format", "", |text| match text {
-                "text" => Ok(LogFormat::Text),
-                "json" => Ok(LogFormat::Json),
-                other => Err(one_of(other, &["text", "json"])),
-            }).unwrap_or(LogFormat::Text),
+            log_format: self.take("log.format", "", |text| {
+                    text.parse().map_err(|_| one_of(text, &["text", "json"]))
+                })
+                .unwrap_or(LogFormat::Text),
             shown: Vec::new(),
             warnings: Vec::new(),
         }

@@ -7,7 +7,8 @@ pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
     let distances = known.into_iter().map(|known| {
         let last = known.rsplit('.').next().unwrap_or(known);
         // A key written outside its table is near, too.
-        let distance = if last == word { 1 } else { strsim::osa_distance(&word, &known.to_lowercase()) };
+        let distance =
+            if last == word { 1 } else { strsim::osa_distance(&word, &known.to_lowercase()) };
         (distance, known)
     });
     distances

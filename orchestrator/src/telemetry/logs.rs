@@ -71,7 +71,14 @@ pub enum LogError {
 /// The filter can't be read, or logs are set up already.
 pub fn init_logs(format: LogFormat, filter: Option<&str>) -> Result<(), LogError> {
     let said = std::env::var(LOG_VARIABLE).ok().filter(|said| !said.is_empty());
-    let filter = said.as_deref().or(filter).unwrap_or(LOG_DEFAULT);
+    install_logs(format, said.as_deref().or(filter).unwrap_or(LOG_DEFAULT))
+}
+
+/// Logs from now on, for the whole process, to the standard error; the environment is not asked.
+///
+/// # Errors
+/// As for [`init_logs`].
+pub fn install_logs(format: LogFormat, filter: &str) -> Result<(), LogError> {
     let subscriber = subscriber(format, filter, io::stderr)?;
     tracing::subscriber::set_global_default(subscriber)
         .map_err(|error| LogError::Installed(error.into()))
@@ -89,7 +96,8 @@ where
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(to);
     Ok(match format {
         LogFormat::Text => {
-            let colours = io::IsTerminal::is_terminal(&io::stderr());
+            let unwanted = std::env::var_os("NO_COLOR").is_some_and(|said| !said.is_empty());
+            let colours = io::IsTerminal::is_terminal(&io::stderr()) && !unwanted;
             Box::new(builder.with_ansi(colours).finish())
         }
         LogFormat::Json => Box::new(builder.json().flatten_event(true).finish()),

@@ -1,0 +1,238 @@
+//! Instances, verdicts and settings in words and tables.
+
+use super::out::{Paint, table, tame};
+use crate::{config::Settings, engine::InstanceView};
+use dirigent_model::{
+    definition::NodeId,
+    history::{Line, Verdict, What, Why},
+    instance::Leg,
+    time::Timestamp,
+};
+use std::time::Duration;
+
+/// Characters of a cause or a note that a table shows; `show --json` has all of it.
+const NOTE_CHARS_MAX: usize = 100;
+
+/// A table of instances, the oldest first.
+pub(super) fn list(instances: &[InstanceView], more: bool, now: Timestamp, paint: Paint) -> String {
+    if instances.is_empty() {
+        return "No instances.\n".into();
+    }
+    let head = ["KEY", "SAGA", "STATUS", "STARTED", "TOOK", "NOTE"].map(ToOwned::to_owned);
+    let mut rows = vec![head.to_vec()];
+    rows.extend(instances.iter().map(|instance| {
+        let started = instance.started_at;
+        let took = instance.ended_at.map_or("-".into(), |ended| span(ended.since(started)));
+        vec![
+            tame(instance.key.as_str()),
+            format!("{} v{}", instance.saga, instance.version),
+            instance.status.clone(),
+            format!("{} ago", span(now.since(started))),
+            took,
+            note(instance),
+        ]
+    }));
+    let mut text = table(&rows, |row, column, cell| match (row, column) {
+        (0, _) => paint.dim(cell),
+        (_, 2) => status(cell, paint),
+        (_, _) => cell.into(),
+    });
+    if more {
+        let count = instances.len();
+        text.push_str(&format!("There are more than these {count}; --limit shows more of them.\n"));
+    }
+    text
+}
+
+fn note(instance: &InstanceView) -> String {
+    let incident = instance.incidents.first();
+    short(incident.or(instance.cause.as_ref()).map_or("", String::as_str))
+}
+
+fn short(text: &str) -> String {
+    let tamed = tame(text);
+    if tamed.chars().count() <= NOTE_CHARS_MAX {
+        return tamed;
+    }
+    tamed.chars().take(NOTE_CHARS_MAX - 1).chain(['…']).collect()
+}
+
+fn status(word: &str, paint: Paint) -> String {
+    match word {
+        "completed" => paint.green(word),
+        "compensated" | "turning-back" => paint.yellow(word),
+        "blocked" | "killed" => paint.red(word),
+        other => other.into(),
+    }
+}
+
+/// Everything about one instance.
+pub(super) fn instance(view: &InstanceView, now: Timestamp, paint: Paint) -> String {
+    let run = if view.run == 0 { String::new() } else { format!(", run {}", view.run + 1) };
+    let title = format!("{} {}", view.saga, tame(view.key.as_str()));
+    let mut text =
+        format!("{}  v{}{run}  {}\n", paint.bold(title), view.version, status(&view.status, paint));
+    let ago = span(now.since(view.started_at));
+    let mut facts = vec![
+        ("id", view.id.to_string()),
+        ("trace", view.trace.clone()),
+        ("started", format!("{} ({ago} ago)", view.started_at)),
+    ];
+    if let Some(ended) = view.ended_at {
+        facts.push(("ended", format!("{ended} (after {})", span(ended.since(view.started_at)))));
+    }
+    if let Some(due) = view.due {
+        facts.push(("next", format!("{due} ({})", due_in(due, now))));
+    }
+    if let Some(cause) = &view.cause {
+        facts.push(("cause", tame(cause)));
+    }
+    facts.extend(view.incidents.iter().map(|incident| ("incident", tame(incident))));
+    let rows: Vec<_> =
+        facts.into_iter().map(|(name, fact)| vec![format!("  {name}"), fact]).collect();
+    text.push_str(&table(&rows, |row, column, cell| match (rows[row][0].trim(), column) {
+        (_, 0) => paint.dim(cell),
+        ("incident", _) => paint.red(cell),
+        (_, _) => cell.into(),
+    }));
+    // Sequences are there to hold others; what is in them says it all.
+    let nodes = view.nodes.iter().filter(|node| node.state != "under way" || !is_inner(&node.name));
+    let nodes: Vec<_> =
+        nodes.map(|node| vec![format!("  {}", node.name), node.state.clone()]).collect();
+    text.push_str(&format!("\n{}\n", paint.bold("steps")));
+    text.push_str(&table(&nodes, |_, column, cell| match (cell, column) {
+        ("done", 1) => paint.green(cell),
+        ("compensated", 1) => paint.yellow(cell),
+        ("not reached", 1) => paint.dim(cell),
+        (_, _) => cell.into(),
+    }));
+    text.push_str(&format!("\n{}\n", paint.bold("data")));
+    let data = serde_json::to_string_pretty(&view.data).unwrap_or_default();
+    data.lines().for_each(|line| text.push_str(&format!("  {}\n", tame(line))));
+    text.push_str(&format!("\n{}\n", paint.bold("history")));
+    if view.history_forgotten > 0 {
+        let gone = view.history_forgotten;
+        text.push_str(&format!("  {}\n", paint.dim(format!("({gone} older lines are not kept)"))));
+    }
+    let lines: Vec<_> = view.history.iter().map(|line| history_row(view, line)).collect();
+    text.push_str(&table(&lines, |row, column, cell| match (view.history[row].verdict, column) {
+        (Verdict::Ignored(_) | Verdict::Duplicate, _) | (_, 0) => paint.dim(cell),
+        (Verdict::Applied | Verdict::Deferred, _) => cell.into(),
+    }));
+    text
+}
+
+/// Whether a name was made up for a block that has none of its own.
+fn is_inner(name: &str) -> bool {
+    name == "saga" || name.contains('/')
+}
+
+fn history_row(view: &InstanceView, line: &Line) -> Vec<String> {
+    let name = |node: NodeId| {
+        let node = view.nodes.get(node.index());
+        node.map_or_else(|| "?".into(), |node| node.name.clone())
+    };
+    let mut told = Vec::new();
+    match line.verdict {
+        Verdict::Applied => {}
+        Verdict::Deferred => told.push("kept for later".into()),
+        Verdict::Duplicate => told.push("ignored: it came before".into()),
+        Verdict::Ignored(because) => told.push(format!("ignored: {}", why(because))),
+    }
+    told.extend(line.note.as_deref().map(short));
+    for (node, leg, attempt) in &line.sent {
+        let verb = match leg {
+            Leg::Do => "asks",
+            Leg::Compensate => "compensates",
+        };
+        let again = if *attempt > 1 { format!(" (attempt {attempt})") } else { String::new() };
+        told.push(format!("{verb} {}{again}", name(*node)));
+    }
+    vec![
+        format!("  +{}", span(line.at.since(view.started_at))),
+        what(line.what).into(),
+        line.node.map(name).unwrap_or_default(),
+        told.join("; "),
+    ]
+}
+
+fn what(what: What) -> &'static str {
+    match what {
+        What::Started => "started",
+        What::Succeeded => "succeeded",
+        What::Rejected => "rejected",
+        What::Failed => "failed",
+        What::Event => "event",
+        What::TimedOut => "timed out",
+        What::Woke => "woke",
+        What::Unsent => "unsent",
+        What::Cancelled => "cancelled",
+        What::Operator => "operator",
+    }
+}
+
+/// Why an input did not matter, for people.
+pub(super) fn why(why: Why) -> &'static str {
+    match why {
+        Why::HasEnded => "the instance has ended",
+        Why::NotAsked => "the step was never asked",
+        Why::AlreadySettled => "the step was settled in another way",
+        Why::EarlierAttempt => "it answers an earlier attempt",
+        Why::OtherKey => "it answers another effect",
+        Why::NotAwaited => "nobody waits for it any more",
+        Why::TooManyEarly => "too many events are kept already",
+        Why::PastPivot => {
+            "the point of no return has been asked for: it only goes forward from here"
+        }
+        Why::TurningBackAlready => "it turns back already",
+        Why::NothingDue => "nothing was due",
+        Why::NoIncident => "the step has nothing that waits for an operator",
+    }
+}
+
+/// A span of time in two parts at the most: `3.207s`, `4m 10s`, `2d 3h`.
+fn span(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}.{:03}s", span.subsec_millis()),
+        (0, 0, minutes) => format!("{minutes}m {}s", seconds % 60),
+        (0, hours, minutes) => format!("{hours}h {minutes}m"),
+        (days, hours, _) => format!("{days}d {hours}h"),
+    }
+}
+
+fn due_in(due: Timestamp, now: Timestamp) -> String {
+    if due > now { format!("in {}", span(due.since(now))) } else { "now".into() }
+}
+
+/// Each setting with its value and who said it.
+pub(super) fn settings(settings: &Settings, paint: Paint) -> String {
+    let row = |(key, value, origin): &(String, String, String)| {
+        vec![key.clone(), tame(value), origin.clone()]
+    };
+    let mut rows = vec![vec!["SETTING".into(), "VALUE".into(), "SAID BY".into()]];
+    rows.extend(settings.shown.iter().map(row));
+    table(&rows, |row, column, cell| match (row, column, cell) {
+        (0, ..) | (_, 2, "default") => paint.dim(cell),
+        (_, _, cell) => cell.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_read_as_people_say_them() {
+        for (millis, said) in [
+            (0, "0.000s"),
+            (3_207, "3.207s"),
+            (250_000, "4m 10s"),
+            (7_260_000, "2h 1m"),
+            (183_600_000, "2d 3h"),
+        ] {
+            assert_eq!(span(Duration::from_millis(millis)), said);
+        }
+    }
+}

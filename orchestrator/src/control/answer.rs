@@ -1,0 +1,120 @@
+//! Answers: the same for a running engine and for a folder at rest, where nobody can be told anything.
+
+use super::protocol::{Action, Answer, LIST_MAX, Named, Question, Refusal};
+use crate::{
+    config::did_you_mean,
+    engine::{Handle, InstanceView, ListFilter, OperatorAction, Reader},
+};
+use dirigent_model::{instance::InstanceId, message::Key};
+
+/// Answers for a running engine. Blocks: not for the async runtime's threads.
+pub(super) fn answer(handle: &Handle, question: Question, user: &str) -> Answer {
+    let answered = match question {
+        Question::Operate { instance, action, by, why } => {
+            operate(handle, &instance, action, &format!("{by} ({user})"), &why)
+        }
+        question @ (Question::List { .. } | Question::Show { .. }) => {
+            at_rest(&handle.reader(), question)
+        }
+    };
+    answered.unwrap_or_else(Answer::Refused)
+}
+
+/// Answers what can be read.
+pub(super) fn at_rest(reader: &Reader, question: Question) -> Result<Answer, Refusal> {
+    match question {
+        Question::List { saga, status, limit } => list(reader, saga, status, limit),
+        Question::Show { instance } => {
+            let instance = Box::new(find_and_show(reader, &instance)?);
+            Ok(Answer::Shown { instance })
+        }
+        Question::Operate { .. } => Err(Refusal::new("nobody runs who could do it")),
+    }
+}
+
+fn list(
+    reader: &Reader,
+    saga: Option<String>,
+    status: Option<String>,
+    limit: usize,
+) -> Result<Answer, Refusal> {
+    let limit = limit.clamp(1, LIST_MAX);
+    // One more than asked for tells whether there are more.
+    let filter = ListFilter { saga, status, key: None, limit: limit + 1 };
+    let mut instances = reader.list(&filter).map_err(|error| Refusal::of(&error))?;
+    let more = instances.len() > limit;
+    instances.truncate(limit);
+    instances.sort_by(|a, b| (a.started_at, &a.key).cmp(&(b.started_at, &b.key)));
+    Ok(Answer::Listed { instances, more })
+}
+
+fn operate(
+    handle: &Handle,
+    named: &Named,
+    action: Action,
+    by: &str,
+    why: &str,
+) -> Result<Answer, Refusal> {
+    let reader = handle.reader();
+    let id = find_and_show(&reader, named)?.id;
+    let action = match action {
+        Action::Cancel => OperatorAction::Cancel,
+        Action::Kill => OperatorAction::Kill,
+        Action::Retry { step } => OperatorAction::Retry(step),
+        Action::Resolve { step } => OperatorAction::Resolve(step),
+    };
+    let verdict = handle.operate(id, action, by, why).map_err(|error| Refusal::of(&error))?;
+    let instance = Box::new(show(&reader, id)?.ok_or_else(|| nobody(&reader, named))?);
+    Ok(Answer::Operated { verdict, instance })
+}
+
+/// The instance people mean by a key or an id.
+fn find_and_show(reader: &Reader, named: &Named) -> Result<InstanceView, Refusal> {
+    if let Some(saga) = &named.saga {
+        let id = InstanceId::of(saga, &Key::from(named.key.as_str()));
+        return show(reader, id)?.ok_or_else(|| nobody(reader, named));
+    }
+    if let Ok(id) = named.key.parse().map(InstanceId)
+        && let Some(view) = show(reader, id)?
+    {
+        return Ok(view);
+    }
+    let key = Key::from(named.key.as_str());
+    let mut found = Vec::new();
+    for saga in reader.sagas() {
+        found.extend(show(reader, InstanceId::of(saga, &key))?);
+    }
+    match found.len() {
+        1 => Ok(found.swap_remove(0)),
+        0 => Err(nobody(reader, named)),
+        _ => {
+            let sagas: Vec<_> = found.iter().map(|view| view.saga.as_str()).collect();
+            let text = format!(
+                "several sagas have an instance with key `{key}`; say which with --saga: {}",
+                sagas.join(", ")
+            );
+            Err(Refusal::new(text))
+        }
+    }
+}
+
+fn show(reader: &Reader, id: InstanceId) -> Result<Option<InstanceView>, Refusal> {
+    reader.show(id).map_err(|error| Refusal::of(&error))
+}
+
+fn nobody(reader: &Reader, named: &Named) -> Refusal {
+    let Named { key, saga } = named;
+    let place = match saga {
+        None => String::new(),
+        Some(saga) if reader.sagas().contains(saga.as_str()) => format!(" in saga `{saga}`"),
+        Some(saga) => {
+            let hint = did_you_mean(saga, reader.sagas());
+            return Refusal::new(format!(
+                "there is no saga `{saga}` here, and no instance of it with key `{key}`{hint}"
+            ));
+        }
+    };
+    Refusal::new(format!(
+        "there is no instance with key or id `{key}`{place}; `list` shows those there are"
+    ))
+}

@@ -1,0 +1,145 @@
+//! A whole process under its command line: ready, asked by another process, told to stop, killed, and started again.
+
+mod support;
+
+use dirigent::{
+    cli::{ListArgs, RunArgs, Verb},
+    config::SettingsArgs,
+};
+use dirigent_connectors::memory::MemoryBroker;
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, ExitCode, Output, Stdio},
+};
+use support::purchase;
+
+/// Names the data folder to whom runs as a child.
+const FOLDER: &str = "DIRIGENT_TEST_PROCESS_FOLDER";
+
+/// What the child of a test does, by the name of a test here. It ends with the exit code of its verb.
+fn child(test: &str, folder: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--ignored", "--nocapture", "--quiet"]).env(FOLDER, folder);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn as_child(verb: impl FnOnce(SettingsArgs) -> Verb) {
+    let Some(folder) = std::env::var_os(FOLDER) else { return };
+    let settings = SettingsArgs { data: Some(folder.into()), ..SettingsArgs::default() };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let cli = dirigent::cli("shop").saga(purchase(1)).memory_broker(MemoryBroker::new());
+    let code = runtime.block_on(cli.execute(verb(settings)));
+    let is_good = format!("{code:?}") == format!("{:?}", ExitCode::SUCCESS);
+    std::process::exit(if is_good { 0 } else { 1 });
+}
+
+#[test]
+#[ignore = "run by the tests below as a process of its own"]
+fn runs() {
+    as_child(|settings| {
+        let settings = SettingsArgs { broker: Some("memory".into()), ..settings };
+        Verb::Run(RunArgs { settings })
+    });
+}
+
+#[test]
+#[ignore = "run by the tests below as a process of its own"]
+fn runs_with_a_broker_that_is_away() {
+    as_child(|settings| {
+        let settings = SettingsArgs {
+            broker: Some("rabbitmq".into()),
+            // Nobody listens on the port of discard.
+            rabbitmq: Some("amqp://ann:s3cret@127.0.0.1:9/%2f".into()),
+            wait_for_broker: Some("1".into()),
+            ..settings
+        };
+        Verb::Run(RunArgs { settings })
+    });
+}
+
+#[test]
+#[ignore = "run by the tests below as a process of its own"]
+fn lists() {
+    as_child(|settings| {
+        let mut args = ListArgs::default();
+        args.folder.data = settings.data;
+        Verb::List(args)
+    });
+}
+
+/// A process that said that it is ready.
+struct Running {
+    child: Child,
+    errors: BufReader<std::process::ChildStderr>,
+}
+
+impl Running {
+    fn start(folder: &Path) -> Self {
+        let mut child = child("runs", folder).spawn().unwrap();
+        let mut errors = BufReader::new(child.stderr.take().unwrap());
+        let mut said = String::new();
+        while !said.contains("ready: shop runs purchase v1 · memory · data in ") {
+            assert!(errors.read_line(&mut said).unwrap() > 0, "it ended: {said}");
+        }
+        Self { child, errors }
+    }
+
+    fn gets(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+    }
+
+    fn ends(mut self) -> (Option<i32>, String) {
+        let status = self.child.wait().unwrap();
+        let said: Vec<String> = self.errors.lines().map_while(Result::ok).collect();
+        (status.code(), said.join("\n"))
+    }
+}
+
+fn list(folder: &Path) -> (Option<i32>, String) {
+    let Output { status, stdout, stderr } = child("lists", folder).output().unwrap();
+    let text = [stdout, stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    (status.code(), text)
+}
+
+#[test]
+fn a_process_answers_stops_in_order_and_starts_again_after_it_was_killed() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path();
+    let running = Running::start(folder);
+    let (code, text) = list(folder);
+    assert!(code == Some(0) && text.contains("No instances."), "{code:?} {text}");
+
+    let (code, text) = child("runs", folder).output().map(|o| (o.status.code(), o.stderr)).unwrap();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    assert!(code == Some(1) && text.contains("error: data folder "), "{code:?} {text}");
+    let holder = format!("is in use by process {}", running.child.id());
+    assert!(text.contains(&holder), "{text}");
+
+    running.gets("-KILL");
+    running.ends();
+    assert!(folder.join("control.sock").exists(), "nobody took it away");
+    let (code, text) = list(folder);
+    assert!(code == Some(0) && text.contains("No instances."), "{code:?} {text}");
+
+    for signal in ["-TERM", "-INT"] {
+        let running = Running::start(folder);
+        running.gets(signal);
+        let (code, said) = running.ends();
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("stopping: ") && said.ends_with("stopped"), "{said}");
+        assert!(!folder.join("control.sock").exists());
+    }
+}
+
+#[test]
+fn a_broker_that_is_away_ends_the_start_with_its_address_and_what_to_do() {
+    let place = tempfile::tempdir().unwrap();
+    let output = child("runs_with_a_broker_that_is_away", place.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("error: rabbitmq at amqp://127.0.0.1:9/%2f did not answer"), "{said}");
+    assert!(said.contains("--rabbitmq or DIRIGENT_RABBITMQ") && !said.contains("s3cret"), "{said}");
+}
