@@ -414,7 +414,9 @@ fn no_marker_of_unfinished_work_is_left() {
     ];
     let mut breaches = Vec::new();
     for file in files().iter().filter(|file| !file.is_locked_versions()) {
-        for (number, line) in file.lines() {
+        // A hidden line of an example stands for what the reader has already.
+        let is_shown = |line: &str| !line.starts_with("//! # ") && !line.contains("/// # ");
+        for (number, line) in file.lines().filter(|(_, line)| is_shown(line)) {
             if let Some(marker) = markers.iter().find(|marker| has_word(line, marker)) {
                 breaches.push(format!("{}:{number}: {marker}", file.path));
             }
