@@ -25,7 +25,7 @@ enum Any {
     #[command(flatten)]
     Example(Verb),
     #[command(flatten)]
-    Sagas(dirigent::cli::Verb),
+    Sagas(Box<dirigent::cli::Verb>),
 }
 
 #[tokio::main]
@@ -34,7 +34,7 @@ async fn main() -> ExitCode {
         Any::Example(verb) => Box::pin(carry_out(verb)).await,
         Any::Sagas(verb) => {
             let cli = dirigent::cli("order").saga(order_saga()).saga(trip_saga());
-            return Box::pin(cli.execute(verb)).await;
+            return Box::pin(cli.execute(*verb)).await;
         }
     };
     ended.unwrap_or_else(|error| {

@@ -7,13 +7,13 @@ use std::path::PathBuf;
 /// The verbs of this example.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Verb {
-    /// Run orchestrator, services and customers in one process, then reconcile the services' ledgers with the sagas
+    /// Runs orchestrator, services and customers in one process, then reconciles the services' ledgers with the sagas
     Demo(DemoArgs),
-    /// Run the five services of the order saga and the three of the trip saga
+    /// Runs the five services of the order saga and the three of the trip saga
     Participants(ParticipantsArgs),
-    /// Place orders
+    /// Places orders
     Publish(PublishArgs),
-    /// Reconcile the folders of an orchestrator and of services that have ended
+    /// Reconciles the folders of an orchestrator and of services that have ended
     Reconcile(ReconcileArgs),
 }
 
@@ -40,13 +40,13 @@ pub struct DemoArgs {
     /// The broker between orchestrator and services
     #[arg(long, value_enum, default_value_t = BrokerKind::Memory)]
     pub broker: BrokerKind,
-    /// Lose, double, delay and reorder messages on their way in and out
+    /// Loses, doubles, delays and reorders messages on their way in and out
     #[arg(long)]
     pub chaos: bool,
-    /// Keep everything in this folder, and go on from there next time; a temporary folder if not said
+    /// Keeps everything in this folder, and goes on from there next time; a temporary folder if not said
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Print one JSON object instead of a text
+    /// Prints one JSON object instead of a text
     #[arg(long)]
     pub json: bool,
 }
@@ -91,7 +91,7 @@ pub struct ReconcileArgs {
     /// The folder of the services
     #[arg(long, value_name = "DIR")]
     pub services: PathBuf,
-    /// Print one JSON object instead of a text
+    /// Prints one JSON object instead of a text
     #[arg(long)]
     pub json: bool,
 }
