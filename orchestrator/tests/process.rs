@@ -3,7 +3,7 @@
 mod support;
 
 use dirigent::{
-    cli::{ListArgs, RunArgs, Verb},
+    cli::{ConfigVerb, ListArgs, RunArgs, Verb},
     config::SettingsArgs,
 };
 use dirigent_connectors::memory::MemoryBroker;
@@ -61,12 +61,38 @@ fn runs_with_a_broker_that_is_away() {
 
 #[test]
 #[ignore = "run by the tests below as a process of its own"]
+fn runs_with_a_log_that_is_away() {
+    as_child(|settings| {
+        let settings = SettingsArgs {
+            broker: Some("kafka".into()),
+            kafka: Some("127.0.0.1:9".into()),
+            wait_for_broker: Some("1".into()),
+            ..settings
+        };
+        Verb::Run(RunArgs { settings })
+    });
+}
+
+#[test]
+#[ignore = "run by the tests below as a process of its own"]
 fn lists() {
     as_child(|settings| {
         let mut args = ListArgs::default();
         args.folder.data = settings.data;
         Verb::List(args)
     });
+}
+
+#[test]
+#[ignore = "run by the tests below as a process of its own"]
+fn shows_settings() {
+    as_child(|settings| Verb::Config(ConfigVerb::Show(RunArgs { settings })));
+}
+
+#[test]
+#[ignore = "run by the tests below as a process of its own"]
+fn checks_settings() {
+    as_child(|settings| Verb::Config(ConfigVerb::Check(RunArgs { settings })));
 }
 
 /// A process that said that it is ready.
@@ -137,9 +163,51 @@ fn a_process_answers_stops_in_order_and_starts_again_after_it_was_killed() {
 #[test]
 fn a_broker_that_is_away_ends_the_start_with_its_address_and_what_to_do() {
     let place = tempfile::tempdir().unwrap();
-    let output = child("runs_with_a_broker_that_is_away", place.path()).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("error: rabbitmq at amqp://127.0.0.1:9/%2f did not answer"), "{said}");
-    assert!(said.contains("--rabbitmq or DIRIGENT_RABBITMQ") && !said.contains("s3cret"), "{said}");
+    for (test, address, setting) in [
+        (
+            "runs_with_a_broker_that_is_away",
+            "rabbitmq at amqp://127.0.0.1:9/%2f",
+            "DIRIGENT_RABBITMQ",
+        ),
+        ("runs_with_a_log_that_is_away", "kafka at 127.0.0.1:9", "DIRIGENT_KAFKA"),
+    ] {
+        let output = child(test, place.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(&format!("error: {address} did not answer")), "{said}");
+        assert!(said.contains(setting) && !said.contains("s3cret"), "{said}");
+    }
+}
+
+#[test]
+fn settings_are_shown_with_who_said_them_and_checked_without_mercy() {
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("settings.toml");
+    std::fs::write(&file, "broker = 'rabbitmq'\n[log]\nformat = 'json'\n").unwrap();
+    let ask = |test: &str, variables: &[(&str, &str)]| {
+        let mut child = child(test, place.path());
+        child.env("DIRIGENT_CONFIG", &file).envs(variables.iter().copied());
+        let Output { status, stdout, stderr } = child.output().unwrap();
+        (status.code(), String::from_utf8([stdout, stderr].concat()).unwrap())
+    };
+    let uri = ("DIRIGENT_RABBITMQ", "amqp://ann:s3cret@broker:5672/%2f");
+    let (code, said) = ask("shows_settings", &[uri]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("amqp://ann:***@broker:5672/%2f") && !said.contains("s3cret"), "{said}");
+    assert!(said.contains("settings.toml:1") && said.contains("DIRIGENT_RABBITMQ"), "{said}");
+    let (code, said) = ask("checks_settings", &[uri]);
+    assert!(code == Some(0) && said.contains("can be used"), "{said}");
+
+    let typo = ("DIRIGENT_KAFAK", "x:9");
+    let (code, said) = ask("shows_settings", &[typo]);
+    assert!(code == Some(0) && said.contains("warning: nobody reads"), "{said}");
+    let (code, said) = ask("checks_settings", &[typo]);
+    assert!(code == Some(1) && said.contains("did you mean `DIRIGENT_KAFKA`?"), "{said}");
+    std::fs::write(&file, "borker = 'rabbitmq'\n").unwrap();
+    let (code, said) = ask("shows_settings", &[]);
+    assert!(code == Some(1), "{said}");
+    assert!(
+        said.contains("settings.toml:1: unknown key `borker`; did you mean `broker`?"),
+        "{said}"
+    );
 }

@@ -56,7 +56,7 @@ pub struct Cli {
 }
 
 /// What can be done.
-#[derive(Subcommand, Clone)]
+#[derive(Subcommand, Debug, Clone)]
 pub enum Verb {
     /// Runs the sagas until told to stop (Ctrl-C or SIGTERM; a second one stops at once)
     Run(RunArgs),
@@ -82,7 +82,7 @@ pub enum Verb {
 }
 
 /// What to run with.
-#[derive(clap::Args, Clone, Default)]
+#[derive(clap::Args, Debug, Clone, Default)]
 pub struct RunArgs {
     /// The settings.
     #[command(flatten)]
@@ -90,7 +90,7 @@ pub struct RunArgs {
 }
 
 /// What to check.
-#[derive(clap::Args, Clone)]
+#[derive(clap::Args, Debug, Clone)]
 pub struct CheckArgs {
     /// The saga, or saga@version; all of them if not said
     pub saga: Option<String>,
@@ -100,7 +100,7 @@ pub struct CheckArgs {
 }
 
 /// What to draw.
-#[derive(clap::Args, Clone)]
+#[derive(clap::Args, Debug, Clone)]
 pub struct GraphArgs {
     /// The saga, or saga@version
     pub saga: String,
@@ -121,7 +121,7 @@ pub enum GraphFormat {
 }
 
 /// Which data folder is meant.
-#[derive(clap::Args, Clone, Default)]
+#[derive(clap::Args, Debug, Clone, Default)]
 pub struct FolderArgs {
     /// The data folder
     #[arg(long, value_name = "DIR")]
@@ -144,7 +144,7 @@ pub enum StatusName {
 }
 
 /// What to list.
-#[derive(clap::Args, Clone)]
+#[derive(clap::Args, Debug, Clone)]
 pub struct ListArgs {
     /// Where they are.
     #[command(flatten)]
@@ -171,7 +171,7 @@ impl Default for ListArgs {
 }
 
 /// Which instance is meant.
-#[derive(clap::Args, Clone)]
+#[derive(clap::Args, Debug, Clone)]
 pub struct InstanceArgs {
     /// Its business key, or its id
     #[arg(value_name = "KEY|ID")]
@@ -185,7 +185,7 @@ pub struct InstanceArgs {
 }
 
 /// What to show.
-#[derive(clap::Args, Clone)]
+#[derive(clap::Args, Debug, Clone)]
 pub struct ShowArgs {
     /// Of which instance.
     #[command(flatten)]
@@ -196,7 +196,7 @@ pub struct ShowArgs {
 }
 
 /// An operator's word.
-#[derive(clap::Args, Clone)]
+#[derive(clap::Args, Debug, Clone)]
 pub struct OperateArgs {
     /// About which instance.
     #[command(flatten)]
@@ -216,7 +216,7 @@ pub struct OperateArgs {
 }
 
 /// An operator's word about a step.
-#[derive(clap::Args, Clone)]
+#[derive(clap::Args, Debug, Clone)]
 pub struct StepArgs {
     /// Its business key, or its id
     #[arg(value_name = "KEY|ID")]
@@ -244,7 +244,7 @@ pub struct StepArgs {
 }
 
 /// What to do with the settings.
-#[derive(Subcommand, Clone)]
+#[derive(Subcommand, Debug, Clone)]
 pub enum ConfigVerb {
     /// Prints each setting with who said it; secrets are not shown
     Show(RunArgs),

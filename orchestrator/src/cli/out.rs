@@ -109,7 +109,8 @@ impl Trouble {
     fn caused_by(mut self, mut cause: Option<&(dyn Error + 'static)>) -> Self {
         while let Some(error) = cause {
             let text = error.to_string();
-            if self.causes.last().unwrap_or(&self.text) != &text {
+            // Many errors of libraries repeat their cause in their own text.
+            if !self.causes.last().unwrap_or(&self.text).ends_with(&text) {
                 self.causes.push(text);
             }
             cause = error.source();
@@ -180,6 +181,14 @@ mod tests {
             trouble.to_string(),
             "error: opening the folder\n  cause: no such disk\n  hint: buy one"
         );
+    }
+
+    #[test]
+    fn a_cause_that_was_told_already_is_not_repeated() {
+        let trouble = Trouble::new("reading: no such disk").because(io::Error::other("gone"));
+        assert_eq!(trouble.to_string(), "error: reading: no such disk\n  cause: gone");
+        let inner = Outer(io::Error::other("opening the folder"));
+        assert_eq!(Trouble::of(inner).to_string(), "error: opening the folder");
     }
 
     #[test]

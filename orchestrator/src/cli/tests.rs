@@ -382,6 +382,29 @@ fn the_command_line_is_sound() {
     }
 }
 
+/// As a binary does that has verbs of its own.
+#[derive(Debug, clap::Parser)]
+struct Embedding {
+    #[command(subcommand)]
+    verb: Embedded,
+}
+
+#[derive(Debug, Subcommand)]
+enum Embedded {
+    Demo,
+    #[command(flatten)]
+    Sagas(Verb),
+}
+
+#[test]
+fn the_verbs_are_a_part_of_another_command() {
+    use clap::{CommandFactory, Parser};
+    Embedding::command().debug_assert();
+    let parse = |line: &str| Embedding::try_parse_from(line.split(' ')).unwrap().verb;
+    assert!(matches!(parse("order demo"), Embedded::Demo));
+    assert!(matches!(parse("order list --data d"), Embedded::Sagas(Verb::List(_))));
+}
+
 #[tokio::test]
 async fn a_saga_is_checked_and_drawn_by_name_and_version() {
     let broker = MemoryBroker::new();

@@ -4,6 +4,14 @@
 //! flags ─► environment (DIRIGENT_*) ─► file (--config, or dirigent.toml where it is) ─► defaults ─► Settings
 //! ```
 //!
+//! ```toml
+//! broker = "kafka"
+//! data = "data"
+//! [kafka]
+//! address = "broker-1:9092,broker-2:9092"
+//! properties = { "security.protocol" = "sasl_plaintext" }
+//! ```
+//!
 //! [`KNOWN`] names every setting once. What came from where is kept for `config show`; secrets are never shown.
 
 mod file;
@@ -265,6 +273,17 @@ pub struct SettingsArgs {
     /// How logs are written: text or json
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
+}
+
+impl fmt::Debug for SettingsArgs {
+    /// Without secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |(key, value): (&'static str, String)| match key {
+            "rabbitmq.uri" => (key, redact_uri(&value)),
+            _ => (key, value),
+        };
+        f.debug_map().entries(self.said().into_iter().map(shown)).finish()
+    }
 }
 
 impl SettingsArgs {

@@ -129,6 +129,8 @@ fn secrets_are_shown_nowhere() {
     settings.broker = Some(BrokerName::RabbitMq);
     let shown = format!("{:?} {}", settings.shown, settings.broker_shown());
     assert!(shown.contains("amqp://ann:***@broker:5672"), "{shown}");
+    let flags = SettingsArgs { rabbitmq: Some("amqp://s3cret@b".into()), ..Default::default() };
+    let shown = format!("{shown} {flags:?}");
     assert!(!shown.contains("s3cret"), "{shown}");
     for text in [
         "[rabbitmq]\nuri = 'http://ann:s3cret@broker'\n",

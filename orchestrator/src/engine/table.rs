@@ -5,7 +5,7 @@
 
 use crate::store::{Change, Space, Store, StoreError};
 use dirigent_model::{history::History, instance::InstanceId, time::Timestamp};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::{
     mem,
     sync::{Arc, PoisonError, RwLock},
@@ -131,13 +131,13 @@ impl Table {
         &self,
         mut each: impl FnMut(InstanceId, &Resting) -> bool,
     ) -> Result<(), StoreError> {
-        let overlay: Layer = {
+        // Names only, and one instance at a time: whoever lists a few must not copy all that changed lately.
+        let overlay: FxHashSet<InstanceId> = {
             let layers = self.layers.read().unwrap_or_else(PoisonError::into_inner);
-            let below = layers.frozen.iter().filter(|(id, _)| !layers.top.contains_key(*id));
-            layers.top.iter().chain(below).map(|(id, resting)| (*id, resting.clone())).collect()
+            layers.top.keys().chain(layers.frozen.keys()).copied().collect()
         };
-        for (id, resting) in &overlay {
-            if resting.as_ref().is_some_and(|resting| !each(*id, resting)) {
+        for id in &overlay {
+            if self.get(*id)?.is_some_and(|resting| !each(*id, &resting)) {
                 return Ok(());
             }
         }
@@ -147,7 +147,7 @@ impl Table {
             let page = self.store.scan(Space::Instances, range, 1_000)?;
             for (key, value) in &page.records {
                 let Ok(id) = uuid::Uuid::from_slice(key).map(InstanceId) else { continue };
-                if !overlay.contains_key(&id) && !each(id, &decode(value)) {
+                if !overlay.contains(&id) && !each(id, &decode(value)) {
                     return Ok(());
                 }
             }
