@@ -75,9 +75,9 @@ fn survives_kills(broker: &Broker) {
                 sleep(after);
             }
         }
-        engine.is_killed();
+        engine.dies();
         if round == 1 {
-            services.is_killed();
+            services.dies();
             services = at.services();
         }
     }
@@ -179,7 +179,7 @@ impl Process {
         self.ready.recv_timeout(READY_WITHIN).expect("the process gets ready");
     }
 
-    fn is_killed(mut self) {
+    fn dies(mut self) {
         self.child.kill().unwrap();
         self.ends();
     }
