@@ -2,3 +2,5 @@
 //!
 //! The tests are in `tests/`, the programs in `src/bin/`. `brokers/` is a crate of its own, which finds or starts a real
 //! Kafka and RabbitMQ; it knows no other crate of ours, so that the example may use it too.
+
+pub mod bench;
