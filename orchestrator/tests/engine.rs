@@ -1,5 +1,7 @@
 //! The engine through its public face, on the memory broker: the main job, bad input, restarts.
 
+#![allow(clippy::unwrap_used, reason = "a test, its helpers included")]
+
 mod support;
 
 use dirigent::{engine::ListFilter, envelope};

@@ -1,5 +1,7 @@
 //! A whole process under its command line: ready, asked by another process, told to stop, killed, and started again.
 
+#![allow(clippy::unwrap_used, reason = "a test, its helpers included")]
+
 mod support;
 
 use dirigent::{

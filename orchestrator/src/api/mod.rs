@@ -267,7 +267,9 @@ impl OrchestratorBuilder {
     }
 }
 
-fn open(place: Place) -> Result<(Arc<dyn Store>, Box<dyn Disk>), StartError> {
+type Opened = (Arc<dyn Store>, Box<dyn Disk>);
+
+fn open(place: Place) -> Result<Opened, StartError> {
     let folder = match place {
         Place::Memory => return Ok((Arc::new(MemoryStore::new()), Box::new(SimDisk::new()))),
         Place::Folder(path) => DataFolder::open(path)?,

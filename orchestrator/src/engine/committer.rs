@@ -274,10 +274,11 @@ impl Committer {
             }
             std::thread::park_timeout(Duration::from_millis(2));
         }
-        if self.shared.table.top_len() > UNCHECKPOINTED_MAX && self.checkpointer.is_busy() {
-            if let Some(done) = self.checkpointer.finished(true)? {
-                self.journal.retire(done)?;
-            }
+        if self.shared.table.top_len() > UNCHECKPOINTED_MAX
+            && self.checkpointer.is_busy()
+            && let Some(done) = self.checkpointer.finished(true)?
+        {
+            self.journal.retire(done)?;
         }
         Ok(())
     }

@@ -224,7 +224,9 @@ impl Engine {
 }
 
 fn join_all(threads: Vec<JoinHandle<()>>) -> bool {
-    threads.into_iter().fold(true, |sound, thread| thread.join().is_ok() && sound)
+    // All are joined, whatever the first of them says.
+    let panicked = threads.into_iter().filter_map(|thread| thread.join().err()).count();
+    panicked == 0
 }
 
 struct Reads {

@@ -3,6 +3,7 @@
 #![allow(
     unreachable_pub,
     dead_code,
+    clippy::unwrap_used,
     reason = "shared by several test binaries, each of which uses a part"
 )]
 
