@@ -2,12 +2,9 @@
 //!
 //! Called first for every delivery. What can't be answered, because it does not say to whom or for what, is [`Unanswerable`].
 
-use crate::envelope::{SAGA_ATTEMPT, SAGA_ID, SAGA_LEG, SAGA_STEP};
+use crate::envelope::{SAGA_ATTEMPT, SAGA_ID, SAGA_LEG, SAGA_RUN, SAGA_STEP};
 use dirigent_connectors::{Attributes, Message, names};
 use dirigent_model::instance::Leg;
-
-/// Extension: which run of the saga for its business key; 0 where it is absent.
-pub const SAGA_RUN: &str = "sagarun";
 
 /// The longest id, step, key or type name that is taken (bytes): they become parts of the store's keys.
 const NAME_BYTES_MAX: usize = 256;

@@ -23,7 +23,7 @@ mod tx;
 #[cfg(test)]
 mod tests;
 
-pub use asked::{Asked, Heard, SAGA_RUN, Undoing};
+pub use asked::{Asked, Heard, Undoing};
 pub use remembered::Records;
 pub use running::Running;
 pub use tx::{CHANGES_BYTES_MAX, EVENTS_MAX, RECORD_KEY_BYTES_MAX, Tx};

@@ -2,11 +2,8 @@
 //!
 //! Ids follow from what they answer, so that whatever is sent again after a crash is recognised.
 
-use super::{
-    asked::{Asked, SAGA_RUN},
-    traced::Place,
-};
-use crate::envelope::{SAGA_ATTEMPT, SAGA_ID, SAGA_LEG, SAGA_STEP};
+use super::{asked::Asked, traced::Place};
+use crate::envelope::{SAGA_ATTEMPT, SAGA_ID, SAGA_LEG, SAGA_RUN, SAGA_STEP};
 use bytes::Bytes;
 use dirigent_connectors::{Attributes, ChannelKind, Message, names};
 use dirigent_model::{

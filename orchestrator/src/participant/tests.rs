@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    envelope::{SAGA_ATTEMPT, SAGA_ID, SAGA_LEG, SAGA_STEP},
+    envelope::{SAGA_ATTEMPT, SAGA_ID, SAGA_LEG, SAGA_RUN, SAGA_STEP},
     store::MemoryStore,
 };
 use dirigent_connectors::{
