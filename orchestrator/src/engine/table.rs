@@ -20,17 +20,7 @@ pub(crate) struct Resting {
     pub due: Option<Timestamp>,
     /// The group that made it so.
     pub seq: u64,
-    /// Whether it has ended, and is only kept until its retention is over.
-    pub ended: bool,
-    /// Whether the store has never had it, for certain.
-    pub new: bool,
 }
-
-/// Ends of retentions in one record of the store: it stays well below the size that the store would cut into pieces.
-const RETENTIONS_PER_BUNDLE: usize = 250;
-
-/// Bundles removed by one checkpoint.
-const BUNDLES_REMOVED_AT_ONCE: usize = 10_000;
 
 /// Changes by instance; `None` for one that is gone.
 pub(crate) type Layer = FxHashMap<InstanceId, Option<Resting>>;
@@ -73,19 +63,7 @@ impl Table {
     /// Puts durable changes on top.
     pub(crate) fn put(&self, changes: impl IntoIterator<Item = (InstanceId, Option<Resting>)>) {
         let mut layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);
-        for (id, mut resting) in changes {
-            match layers.top.entry(id) {
-                Entry::Occupied(mut known) => {
-                    if let (Some(resting), Some(known)) = (&mut resting, known.get()) {
-                        resting.new = known.new;
-                    }
-                    known.insert(resting);
-                }
-                Entry::Vacant(place) => {
-                    place.insert(resting);
-                }
-            }
-        }
+        layers.top.extend(changes);
     }
 
     /// How many instances the store does not know yet.
@@ -111,48 +89,31 @@ impl Table {
     }
 
     /// What a layer changes in the store. Reads the old due times, so that no timer is left behind.
-    pub(crate) fn changes_of(&self, layer: &[(&InstanceId, &Option<Resting>)]) -> Result<Vec<Change>, StoreError> {
+    pub(crate) fn changes_of(
+        &self,
+        layer: &[(&InstanceId, &Option<Resting>)],
+    ) -> Result<Vec<Change>, StoreError> {
         let mut changes = Vec::with_capacity(layer.len() * 2);
-        let mut kept: Vec<(Timestamp, InstanceId, u64)> = Vec::new();
         for (id, resting) in layer {
             let key = id.0.as_bytes();
             let before = match self.store.get(Space::Instances, key) {
-                _ if resting.as_ref().is_some_and(|resting| resting.new) => None,
-                Ok(value) => value.map(|value| decode(&value)).filter(|before| !before.ended).and_then(|before| before.due),
+                Ok(value) => value.and_then(|value| decode(&value).due),
                 Err(error) if !error.is_final() => None,
                 Err(error) => return Err(error),
             };
-            let (due, ended) = resting.as_ref().map_or((None, false), |resting| (resting.due, resting.ended));
-            if let Some(before) = before.filter(|before| ended || Some(*before) != due) {
+            let due = resting.as_ref().and_then(|resting| resting.due);
+            if let Some(before) = before.filter(|before| Some(*before) != due) {
                 changes.push(Change::remove(Space::Timers, timer_key(before, **id)));
             }
-            match due {
-                Some(due) if ended => kept.push((due, **id, resting.as_ref().map_or(0, |resting| resting.seq))),
-                Some(due) if Some(due) != before => changes.push(Change::put(Space::Timers, timer_key(due, **id), [])),
-                Some(_) | None => {}
+            if let Some(due) = due.filter(|due| Some(*due) != before) {
+                changes.push(Change::put(Space::Timers, timer_key(due, **id), []));
             }
             changes.push(match resting {
                 Some(resting) => Change::put(Space::Instances, *key, encode(resting)),
                 None => Change::remove(Space::Instances, *key),
             });
         }
-        // The ends of retentions are many and far, and exact to the moment for nobody: they go in bundles.
-        kept.sort_unstable();
-        for bundle in kept.chunks(RETENTIONS_PER_BUNDLE) {
-            let Some((due, first, seq)) = bundle.last() else { continue };
-            let ids: Vec<u8> = bundle.iter().flat_map(|(_, id, _)| *id.0.as_bytes()).collect();
-            changes.push(Change::put(Space::Timers, bundle_key(*due, *seq, *first), ids));
-        }
         Ok(changes)
-    }
-
-    /// Removes bundles of retentions that every shard has gone through.
-    pub(crate) fn bundles_below(&self, until: Timestamp) -> Result<Vec<Change>, StoreError> {
-        let end = until.0.to_be_bytes();
-        let range = (std::ops::Bound::Unbounded, std::ops::Bound::Excluded(&end[..]));
-        let page = self.store.scan(Space::Timers, range, BUNDLES_REMOVED_AT_ONCE)?;
-        let bundles = page.records.into_iter().filter(|(key, _)| key.len() == BUNDLE_KEY_BYTES);
-        Ok(bundles.map(|(key, _)| Change::remove(Space::Timers, key)).collect())
     }
 
     /// Instances due up to `until` that the store knows of, the earliest first, from a key on.
@@ -165,7 +126,7 @@ impl Table {
         let end = until.0.saturating_add(1).to_be_bytes();
         let range = (std::ops::Bound::Included(from), std::ops::Bound::Excluded(&end[..]));
         let page = self.store.scan(Space::Timers, range, limit)?;
-        Ok((page.records.iter().flat_map(|(key, value)| read_timer(key, value)).collect(), page.next))
+        Ok((page.records.iter().filter_map(|(key, _)| read_timer_key(key)).collect(), page.next))
     }
 
     /// Every instance, in the order of ids, for listing. `each` says whether to go on.
@@ -205,27 +166,17 @@ fn timer_key(due: Timestamp, id: InstanceId) -> Vec<u8> {
     [&due.0.to_be_bytes()[..], id.0.as_bytes()].concat()
 }
 
-/// Longer than the key of a timer, so that one is never taken for the other.
-const BUNDLE_KEY_BYTES: usize = 8 + 8 + 16;
-
-fn bundle_key(due: Timestamp, seq: u64, first: InstanceId) -> Vec<u8> {
-    [&due.0.to_be_bytes()[..], &seq.to_be_bytes(), first.0.as_bytes()].concat()
+fn read_timer_key(key: &[u8]) -> Option<(Timestamp, InstanceId)> {
+    let (due, id) = key.split_first_chunk()?;
+    Some((Timestamp(u64::from_be_bytes(*due)), InstanceId(uuid::Uuid::from_slice(id).ok()?)))
 }
 
-fn read_timer(key: &[u8], value: &[u8]) -> Vec<(Timestamp, InstanceId)> {
-    let Some((due, id)) = key.split_first_chunk() else { return Vec::new() };
-    let due = Timestamp(u64::from_be_bytes(*due));
-    let ids = if key.len() == BUNDLE_KEY_BYTES { value } else { id };
-    ids.chunks_exact(16).filter_map(|id| Some((due, InstanceId(uuid::Uuid::from_slice(id).ok()?)))).collect()
-}
-
-/// Due time, group, whether it has ended, length of the state, state, history.
+/// Due time, group, length of the state, state, history.
 fn encode(resting: &Resting) -> Vec<u8> {
     let history = resting.history.encode();
-    let mut value = Vec::with_capacity(21 + resting.state.len() + history.len());
+    let mut value = Vec::with_capacity(20 + resting.state.len() + history.len());
     value.extend_from_slice(&resting.due.map_or(0, |due| due.0).to_be_bytes());
     value.extend_from_slice(&resting.seq.to_be_bytes());
-    value.push(u8::from(resting.ended));
     value.extend_from_slice(&u32::try_from(resting.state.len()).unwrap_or(u32::MAX).to_be_bytes());
     value.extend_from_slice(&resting.state);
     value.extend_from_slice(&history);
@@ -245,15 +196,13 @@ fn decode(value: &[u8]) -> Resting {
         .get(16..)
         .and_then(|rest| rest.first_chunk())
         .map_or(0, |length| u32::from_be_bytes(*length));
-    let rest = value.get(21..).unwrap_or_default();
+    let rest = value.get(20..).unwrap_or_default();
     let (state, history) = rest.split_at_checked(length as usize).unwrap_or((&[], &[]));
     Resting {
         state: state.to_vec(),
         history: History::decode(history),
         due: (due != 0).then_some(Timestamp(due)),
         seq,
-        ended: value.get(16).is_some_and(|ended| *ended == 1),
-        new: false,
     }
 }
 
