@@ -47,8 +47,8 @@ impl Envelopes {
         Self { source: format!("/dirigent/{app}"), replies: replies.into() }
     }
 
-    /// The message of an effect.
-    pub fn message(&self, core: &Core, step: &str, effect: Effect, now: Timestamp) -> Message {
+    /// The message of an effect, sent at `now` (RFC 3339).
+    pub fn message(&self, core: &Core, step: &str, effect: Effect, now: &str) -> Message {
         match effect {
             Effect::Command(command) => self.command(core, step, command, now),
             Effect::Publish { channel, name, body, id, .. } => {
@@ -67,7 +67,7 @@ impl Envelopes {
         }
     }
 
-    fn command(&self, core: &Core, step: &str, command: Command, now: Timestamp) -> Message {
+    fn command(&self, core: &Core, step: &str, command: Command, now: &str) -> Message {
         let id = message_id(&command.idempotency_key, command.attempt);
         let mut attributes =
             self.attributes(core, id, &command.name, command.format, span_of(&id), now);
@@ -97,7 +97,7 @@ impl Envelopes {
         name: &str,
         format: Format,
         span: [u8; 8],
-        now: Timestamp,
+        now: &str,
     ) -> Attributes {
         let mut attributes = Attributes::new();
         attributes.set(names::SPEC_VERSION, "1.0");
@@ -105,7 +105,7 @@ impl Envelopes {
         attributes.set(names::SOURCE, self.source.as_str());
         attributes.set(names::TYPE, name);
         attributes.set(names::SUBJECT, core.key.as_str());
-        attributes.set(names::TIME, now.to_string());
+        attributes.set(names::TIME, now);
         attributes.set(names::CONTENT_TYPE, format.content_type());
         attributes.set(names::TRACEPARENT, traceparent(&core.trace.id, &span));
         attributes

@@ -179,21 +179,25 @@ impl Accounts {
             self.lanes_next[usize::from(outgoing.lane)] += 1;
             self.sent += 1;
         }
-        for input in head.late_inputs.iter().chain(&body.inputs) {
-            self.take_in(input);
+        let inputs: Vec<&InputDone> = head.late_inputs.iter().chain(&body.inputs).collect();
+        // Neighbours are of the same place as a rule: its name is copied once for all of them.
+        for together in inputs.chunk_by(|one, other| one.partition == other.partition && one.channel == other.channel) {
+            self.take_in(together);
         }
         for change in &body.changes {
             self.change(&change.tally);
         }
     }
 
-    fn take_in(&mut self, input: &InputDone) {
-        // The channel's name is copied once per group and partition at most, not once per input.
-        let place = (input.channel.as_ref().to_owned(), input.partition);
-        self.counts.entry(place.clone()).or_default().add(input.count, 1);
-        if let Some(covered) = input.covered {
-            self.progress.entry(place).or_default().cover(covered);
+    fn take_in(&mut self, together: &[&InputDone]) {
+        let Some(first) = together.first() else { return };
+        let place = (first.channel.as_ref().to_owned(), first.partition);
+        if together.iter().any(|input| input.covered.is_some()) {
+            let progress = self.progress.entry(place.clone()).or_default();
+            together.iter().filter_map(|input| input.covered).for_each(|covered| progress.cover(covered));
         }
+        let counts = self.counts.entry(place).or_default();
+        together.iter().for_each(|input| counts.add(input.count, 1));
     }
 
     fn change(&mut self, change: &super::group::TallyChange) {

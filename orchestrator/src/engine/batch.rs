@@ -9,7 +9,7 @@ use super::{
 use crate::telemetry::Fact;
 use crossbeam_channel::Sender;
 use dirigent_model::{
-    history::{History, Verdict},
+    history::Verdict,
     instance::{Instance, InstanceId},
     time::Timestamp,
 };
@@ -31,7 +31,11 @@ impl Touched {
         let mut state = Vec::with_capacity(512);
         instance.encode(&mut state);
         let bytes = state.len();
-        self.captured = Some(Resting { state, history: instance.history.clone(), due, seq: 0 });
+        let core = &instance.core;
+        // The first run of a key begins only where nothing is kept for it.
+        let new = self.tally.started && core.run == 0;
+        let (ended, history) = (core.status.is_end(), instance.history.clone());
+        self.captured = Some(Resting { state, history, due, seq: 0, ended, new });
         bytes
     }
 }
@@ -43,6 +47,8 @@ pub(crate) type Answer = (Sender<Result<Verdict, OperatorError>>, Result<Verdict
 #[derive(Default)]
 pub(crate) struct Batch {
     pub(super) now: Timestamp,
+    /// The same as RFC 3339, written once for all messages of the batch.
+    pub(super) now_text: String,
     pub(crate) shard: usize,
     /// Consecutive per shard, from 1.
     pub(crate) number: u64,
@@ -58,7 +64,9 @@ pub(crate) struct Batch {
     /// The group, and its encoded form.
     pub(crate) group: GroupBody,
     pub(crate) encoded: Vec<u8>,
-    histories: Vec<Option<History>>,
+    rest: Vec<Option<Resting>>,
+    /// Everything due before is gone through, in this batch at the latest.
+    pub(crate) floor: Timestamp,
 }
 
 impl Batch {
@@ -92,51 +100,36 @@ impl Batch {
         self.done.push(done);
     }
 
-    /// Writes the group.
-    pub(super) fn seal(&mut self) {
+    /// Writes the group into a buffer.
+    pub(super) fn seal(&mut self, buffer: Vec<u8>) {
         let touched = std::mem::take(&mut self.touched);
-        self.histories.reserve(touched.len());
+        self.rest.reserve(touched.len());
         let mut changes = Vec::with_capacity(touched.len());
         for (id, touched) in touched {
-            let (state, history, due) = match touched.captured.filter(|_| !touched.gone) {
-                Some(resting) => (Some(resting.state), Some(resting.history), resting.due),
-                None => (None, None, None),
-            };
-            self.histories.push(history);
-            changes.push(InstanceChange {
-                id,
-                state,
-                lines: touched.lines,
-                due,
-                tally: touched.tally,
-            });
+            let mut resting = touched.captured.filter(|_| !touched.gone);
+            let state = resting.as_mut().map(|resting| std::mem::take(&mut resting.state));
+            let due = resting.as_ref().and_then(|resting| resting.due);
+            self.rest.push(resting);
+            changes.push(InstanceChange { id, state, lines: touched.lines, due, tally: touched.tally });
         }
         self.group = GroupBody {
             changes,
             outgoing: std::mem::take(&mut self.outgoing),
             inputs: std::mem::take(&mut self.inputs),
         };
+        self.encoded = buffer;
         if !self.group.is_empty() {
-            self.encoded = self.group.encode();
+            self.group.encode(&mut self.encoded);
         }
     }
 
     /// The instances as they now rest.
-    pub(super) fn take_resting(
-        &mut self,
-        seq: u64,
-    ) -> impl Iterator<Item = (InstanceId, Option<Resting>)> + use<> {
+    pub(super) fn take_resting(&mut self, seq: u64) -> impl Iterator<Item = (InstanceId, Option<Resting>)> + use<> {
         let changes = std::mem::take(&mut self.group.changes);
-        let histories = std::mem::take(&mut self.histories);
-        changes.into_iter().zip(histories).map(move |(change, history)| {
-            let InstanceChange { id, state, due, .. } = change;
-            let resting = state.map(|state| Resting {
-                state,
-                history: history.unwrap_or_default(),
-                due,
-                seq,
-            });
-            (id, resting)
+        let rest = std::mem::take(&mut self.rest);
+        changes.into_iter().zip(rest).map(move |(change, resting)| {
+            let state = change.state.unwrap_or_default();
+            (change.id, resting.map(|resting| Resting { state, seq, ..resting }))
         })
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     store::{Change, Space, Store},
 };
 use crossbeam_channel::{Receiver, Sender, bounded};
+use dirigent_model::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, thread::JoinHandle};
 
@@ -22,6 +23,8 @@ const INSTANCES_PER_WRITE: usize = 512;
 /// What is to be written.
 pub(crate) struct Checkpoint {
     pub layer: Arc<Layer>,
+    /// Every retention that ended before has been gone through.
+    pub floor: Timestamp,
     /// The last group it covers.
     pub seq: GroupSeq,
     /// The first group the journal has to keep: it holds messages that no broker has confirmed, or is not covered.
@@ -125,7 +128,7 @@ impl Drop for Checkpointer {
 }
 
 fn write(table: &Table, checkpoint: Checkpoint) -> Result<(), Fatal> {
-    let Checkpoint { layer, seq, keep_from, accounts, .. } = checkpoint;
+    let Checkpoint { layer, floor, seq, keep_from, accounts, .. } = checkpoint;
     // Ordered keys cost the store half of random ones.
     let mut entries: Vec<_> = layer.iter().collect();
     entries.sort_unstable_by_key(|(id, _)| **id);
@@ -133,7 +136,9 @@ fn write(table: &Table, checkpoint: Checkpoint) -> Result<(), Fatal> {
         table.store().write(&table.changes_of(part)?)?;
     }
     table.store().sync()?;
+    let gone_through = table.bundles_below(floor)?;
     let mark = postcard::to_stdvec(&Mark { seq: seq.0, keep_from: keep_from.0, accounts })?;
+    table.store().write(&gone_through)?;
     table.store().write(&[Change::put(Space::Meta, MARK, mark)])?;
     table.store().sync()?;
     drop(entries);

@@ -18,6 +18,7 @@ use crate::{
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use dirigent_connectors::{Receipt, Settle, Settler};
+use dirigent_model::time::Timestamp;
 use std::{
     collections::VecDeque,
     sync::{Arc, PoisonError, atomic::Ordering},
@@ -41,6 +42,9 @@ const UNCHECKPOINTED_MAX: usize = 400_000;
 
 /// Messages that wait to be sent or confirmed, on all lanes, before the committer waits for the brokers.
 pub const OUTBOX_MAX: usize = 100_000;
+
+/// The encoded form of a group that changes nothing: no instances, no messages, no inputs.
+const EMPTY_BODY: [u8; 3] = [0, 0, 0];
 
 /// Owns the journal.
 pub(crate) struct Committer {
@@ -102,6 +106,8 @@ impl Committer {
             self.shared.table.put(batch.take_resting(seq.0));
             self.send(batch, firsts);
             self.shared.durable_batch[batch.shard].store(batch.number, Ordering::Release);
+            self.shared.floors[batch.shard].store(batch.floor.0, Ordering::Release);
+            self.shared.buffers.give_back(std::mem::take(&mut batch.encoded));
         }
         self.settle(&batches);
         self.publish_snapshot();
@@ -141,8 +147,8 @@ impl Committer {
         let head_bytes = head.encode();
         let empty;
         let encoded = if encoded.is_empty() {
-            empty = super::group::GroupBody::default().encode();
-            &empty
+            empty = EMPTY_BODY;
+            &empty[..]
         } else {
             encoded
         };
@@ -233,6 +239,7 @@ impl Committer {
         self.checkpointer.begin(Checkpoint {
             keep_from,
             layer: self.shared.table.freeze(),
+            floor: self.shared.floors.iter().map(|floor| floor.load(Ordering::Acquire)).min().map_or(Timestamp(0), Timestamp),
             seq: self.written.last,
             accounts: self.accounts.clone(),
             batches: self

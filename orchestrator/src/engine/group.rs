@@ -113,18 +113,16 @@ impl GroupBody {
         self.changes.is_empty() && self.outgoing.is_empty() && self.inputs.is_empty()
     }
 
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut into = Vec::with_capacity(self.changes.len() * 512 + self.outgoing.len() * 640);
+    pub(crate) fn encode(&self, into: &mut Vec<u8>) {
         into.number(self.changes.len() as u64);
         for change in &self.changes {
-            put_change(&mut into, change);
+            put_change(into, change);
         }
         into.number(self.outgoing.len() as u64);
         for outgoing in &self.outgoing {
-            put_outgoing(&mut into, outgoing);
+            put_outgoing(into, outgoing);
         }
-        put_inputs(&mut into, &self.inputs);
-        into
+        put_inputs(into, &self.inputs);
     }
 }
 
@@ -390,7 +388,8 @@ mod tests {
     #[test]
     fn a_group_is_read_as_it_was_written() {
         let (head, body) = sample();
-        let record = [head.encode(), body.encode()].concat();
+        let mut record = head.encode();
+        body.encode(&mut record);
         let (head_again, body_again) = decode(&record).unwrap();
         assert_eq!(head_again, head);
         assert_eq!(body_again.changes, body.changes);
@@ -401,7 +400,8 @@ mod tests {
     #[test]
     fn a_group_cut_anywhere_is_refused_and_never_panics() {
         let (head, body) = sample();
-        let record = [head.encode(), body.encode()].concat();
+        let mut record = head.encode();
+        body.encode(&mut record);
         for length in 0..record.len() {
             assert!(decode(&record[..length]).is_err(), "{length}");
         }

@@ -12,6 +12,7 @@
 
 mod accounts;
 mod batch;
+mod buffers;
 mod checkpoint;
 mod clock;
 mod committer;
@@ -87,6 +88,9 @@ pub(crate) struct Shared {
     pub shards: usize,
     /// Each shard's last batch that is durable.
     pub durable_batch: Vec<AtomicU64>,
+    /// Up to where each shard has gone through what was due, durably; in milliseconds.
+    pub floors: Vec<AtomicU64>,
+    pub buffers: buffers::Buffers,
     pub snapshot: Mutex<Snapshot>,
     pub stopping: AtomicBool,
     pub failure: Mutex<Option<Fatal>>,

@@ -11,7 +11,7 @@ use super::{
     table::{Resting, Table},
 };
 use crate::journal::{Disk, GroupSeq, Journal, JournalOptions};
-use dirigent_model::instance::InstanceId;
+use dirigent_model::instance::{Instance, InstanceId};
 use std::collections::{BTreeMap, VecDeque};
 
 /// What was found.
@@ -136,6 +136,8 @@ fn fold_change(
         change.lines.iter().for_each(|line| history.append_encoded(line));
     }
     let seq = seq.0.max(told_up_to);
-    fresh.insert(change.id, Some(Resting { state, history, due: change.due, seq }));
+    let ended = Instance::peek(&state).is_ok_and(|(core, _)| core.status.is_end());
+    let resting = Resting { state, history, due: change.due, seq, ended, new: false };
+    fresh.insert(change.id, Some(resting));
     Ok(())
 }

@@ -25,6 +25,11 @@ impl Schedule {
         self.due.first_key_value().map(|((due, _), _)| *due)
     }
 
+    /// Everything due before has been taken.
+    pub(super) fn floor(&self) -> Timestamp {
+        self.next_due().unwrap_or(self.horizon).min(self.horizon)
+    }
+
     /// Takes an instance that is due. It is put back when its next time is set.
     pub(super) fn take_due(&mut self, now: Timestamp) -> Option<InstanceId> {
         let entry = self.due.first_entry().filter(|entry| entry.key().0 <= now)?;

@@ -121,6 +121,7 @@ impl Shard {
     /// Takes what is there, up to a batch. Says whether to stop.
     fn take_turn(&mut self, first: Option<ToShard>) -> Result<bool, Fatal> {
         self.batch.now = self.shared.clock.now();
+        self.batch.now_text = self.batch.now.to_string();
         let mut next = first;
         while let Some(message) = next {
             match message {
@@ -414,7 +415,7 @@ impl Shard {
             }
             Effect::Publish { .. } => (None, ""),
         };
-        let message = self.shared.envelopes.message(&instance.core, step, effect, self.batch.now);
+        let message = self.shared.envelopes.message(&instance.core, step, effect, &self.batch.now_text);
         let lane = self.shared.routes.lane(&message.channel);
         self.batch.outgoing.push(Outgoing { lane, sender, message });
     }
@@ -486,7 +487,8 @@ impl Shard {
                 live.bytes = touched.capture(&live.instance, live.due);
             }
         }
-        batch.seal();
+        batch.floor = self.schedule.floor();
+        batch.seal(self.shared.buffers.take());
         self.to_committer.send(batch).is_ok()
     }
 

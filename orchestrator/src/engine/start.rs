@@ -165,6 +165,8 @@ impl Engine {
             table,
             shards,
             durable_batch: (0..shards).map(|_| AtomicU64::new(0)).collect(),
+            floors: (0..shards).map(|_| AtomicU64::new(0)).collect(),
+            buffers: Default::default(),
             snapshot: Mutex::new(Snapshot { confirmed: vec![0; lanes], ..Snapshot::default() }),
             stopping: AtomicBool::new(false),
             failure: Mutex::new(None),

@@ -7,6 +7,7 @@ use crate::store::{Change, Space, Store, StoreError};
 use dirigent_model::{history::History, instance::InstanceId, time::Timestamp};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::{
+    collections::hash_map::Entry,
     mem,
     sync::{Arc, PoisonError, RwLock},
 };
@@ -20,7 +21,17 @@ pub(crate) struct Resting {
     pub due: Option<Timestamp>,
     /// The group that made it so.
     pub seq: u64,
+    /// Whether it has ended, and is only kept until its retention is over.
+    pub ended: bool,
+    /// Whether the store has never had it, for certain.
+    pub new: bool,
 }
+
+/// Ends of retentions in one record of the store: it stays well below the size that the store would cut into pieces.
+const RETENTIONS_PER_BUNDLE: usize = 250;
+
+/// Bundles removed by one checkpoint.
+const BUNDLES_REMOVED_AT_ONCE: usize = 10_000;
 
 /// Changes by instance; `None` for one that is gone.
 pub(crate) type Layer = FxHashMap<InstanceId, Option<Resting>>;
@@ -63,7 +74,20 @@ impl Table {
     /// Puts durable changes on top.
     pub(crate) fn put(&self, changes: impl IntoIterator<Item = (InstanceId, Option<Resting>)>) {
         let mut layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);
-        layers.top.extend(changes);
+        for (id, mut resting) in changes {
+            match layers.top.entry(id) {
+                Entry::Occupied(mut known) => {
+                    // One that is gone may be in the store still.
+                    if let Some(resting) = &mut resting {
+                        resting.new = known.get().as_ref().is_some_and(|known| known.new);
+                    }
+                    known.insert(resting);
+                }
+                Entry::Vacant(place) => {
+                    place.insert(resting);
+                }
+            }
+        }
     }
 
     /// How many instances the store does not know yet.
@@ -89,31 +113,48 @@ impl Table {
     }
 
     /// What a layer changes in the store. Reads the old due times, so that no timer is left behind.
-    pub(crate) fn changes_of(
-        &self,
-        layer: &[(&InstanceId, &Option<Resting>)],
-    ) -> Result<Vec<Change>, StoreError> {
+    pub(crate) fn changes_of(&self, layer: &[(&InstanceId, &Option<Resting>)]) -> Result<Vec<Change>, StoreError> {
         let mut changes = Vec::with_capacity(layer.len() * 2);
+        let mut kept: Vec<(Timestamp, InstanceId, u64)> = Vec::new();
         for (id, resting) in layer {
             let key = id.0.as_bytes();
             let before = match self.store.get(Space::Instances, key) {
-                Ok(value) => value.and_then(|value| decode(&value).due),
+                _ if resting.as_ref().is_some_and(|resting| resting.new) => None,
+                Ok(value) => value.map(|value| decode(&value)).filter(|before| !before.ended).and_then(|before| before.due),
                 Err(error) if !error.is_final() => None,
                 Err(error) => return Err(error),
             };
-            let due = resting.as_ref().and_then(|resting| resting.due);
-            if let Some(before) = before.filter(|before| Some(*before) != due) {
+            let (due, ended) = resting.as_ref().map_or((None, false), |resting| (resting.due, resting.ended));
+            if let Some(before) = before.filter(|before| ended || Some(*before) != due) {
                 changes.push(Change::remove(Space::Timers, timer_key(before, **id)));
             }
-            if let Some(due) = due.filter(|due| Some(*due) != before) {
-                changes.push(Change::put(Space::Timers, timer_key(due, **id), []));
+            match due {
+                Some(due) if ended => kept.push((due, **id, resting.as_ref().map_or(0, |resting| resting.seq))),
+                Some(due) if Some(due) != before => changes.push(Change::put(Space::Timers, timer_key(due, **id), [])),
+                Some(_) | None => {}
             }
             changes.push(match resting {
                 Some(resting) => Change::put(Space::Instances, *key, encode(resting)),
                 None => Change::remove(Space::Instances, *key),
             });
         }
+        // The ends of retentions are many and far, and exact to the moment for nobody: they go in bundles.
+        kept.sort_unstable();
+        for bundle in kept.chunks(RETENTIONS_PER_BUNDLE) {
+            let Some((due, first, seq)) = bundle.last() else { continue };
+            let ids: Vec<u8> = bundle.iter().flat_map(|(_, id, _)| *id.0.as_bytes()).collect();
+            changes.push(Change::put(Space::Timers, bundle_key(*due, *seq, *first), ids));
+        }
         Ok(changes)
+    }
+
+    /// Removes bundles of retentions that every shard has gone through.
+    pub(crate) fn bundles_below(&self, until: Timestamp) -> Result<Vec<Change>, StoreError> {
+        let end = until.0.to_be_bytes();
+        let range = (std::ops::Bound::Unbounded, std::ops::Bound::Excluded(&end[..]));
+        let page = self.store.scan(Space::Timers, range, BUNDLES_REMOVED_AT_ONCE)?;
+        let bundles = page.records.into_iter().filter(|(key, _)| key.len() == BUNDLE_KEY_BYTES);
+        Ok(bundles.map(|(key, _)| Change::remove(Space::Timers, key)).collect())
     }
 
     /// Instances due up to `until` that the store knows of, the earliest first, from a key on.
@@ -126,7 +167,7 @@ impl Table {
         let end = until.0.saturating_add(1).to_be_bytes();
         let range = (std::ops::Bound::Included(from), std::ops::Bound::Excluded(&end[..]));
         let page = self.store.scan(Space::Timers, range, limit)?;
-        Ok((page.records.iter().filter_map(|(key, _)| read_timer_key(key)).collect(), page.next))
+        Ok((page.records.iter().flat_map(|(key, value)| read_timer(key, value)).collect(), page.next))
     }
 
     /// Every instance, in the order of ids, for listing. `each` says whether to go on.
@@ -166,17 +207,27 @@ fn timer_key(due: Timestamp, id: InstanceId) -> Vec<u8> {
     [&due.0.to_be_bytes()[..], id.0.as_bytes()].concat()
 }
 
-fn read_timer_key(key: &[u8]) -> Option<(Timestamp, InstanceId)> {
-    let (due, id) = key.split_first_chunk()?;
-    Some((Timestamp(u64::from_be_bytes(*due)), InstanceId(uuid::Uuid::from_slice(id).ok()?)))
+/// Longer than the key of a timer, so that one is never taken for the other.
+const BUNDLE_KEY_BYTES: usize = 8 + 8 + 16;
+
+fn bundle_key(due: Timestamp, seq: u64, first: InstanceId) -> Vec<u8> {
+    [&due.0.to_be_bytes()[..], &seq.to_be_bytes(), first.0.as_bytes()].concat()
 }
 
-/// Due time, group, length of the state, state, history.
+fn read_timer(key: &[u8], value: &[u8]) -> Vec<(Timestamp, InstanceId)> {
+    let Some((due, id)) = key.split_first_chunk() else { return Vec::new() };
+    let due = Timestamp(u64::from_be_bytes(*due));
+    let ids = if key.len() == BUNDLE_KEY_BYTES { value } else { id };
+    ids.chunks_exact(16).filter_map(|id| Some((due, InstanceId(uuid::Uuid::from_slice(id).ok()?)))).collect()
+}
+
+/// Due time, group, whether it has ended, length of the state, state, history.
 fn encode(resting: &Resting) -> Vec<u8> {
     let history = resting.history.encode();
-    let mut value = Vec::with_capacity(20 + resting.state.len() + history.len());
+    let mut value = Vec::with_capacity(21 + resting.state.len() + history.len());
     value.extend_from_slice(&resting.due.map_or(0, |due| due.0).to_be_bytes());
     value.extend_from_slice(&resting.seq.to_be_bytes());
+    value.push(u8::from(resting.ended));
     value.extend_from_slice(&u32::try_from(resting.state.len()).unwrap_or(u32::MAX).to_be_bytes());
     value.extend_from_slice(&resting.state);
     value.extend_from_slice(&history);
@@ -193,16 +244,18 @@ fn decode(value: &[u8]) -> Resting {
     };
     let (due, seq) = (number(0), number(8));
     let length = value
-        .get(16..)
+        .get(17..)
         .and_then(|rest| rest.first_chunk())
         .map_or(0, |length| u32::from_be_bytes(*length));
-    let rest = value.get(20..).unwrap_or_default();
+    let rest = value.get(21..).unwrap_or_default();
     let (state, history) = rest.split_at_checked(length as usize).unwrap_or((&[], &[]));
     Resting {
         state: state.to_vec(),
         history: History::decode(history),
         due: (due != 0).then_some(Timestamp(due)),
         seq,
+        ended: value.get(16).is_some_and(|ended| *ended == 1),
+        new: false,
     }
 }
 
@@ -218,6 +271,8 @@ mod tests {
             history: History::default(),
             due: Some(Timestamp(due)),
             seq: 3,
+            ended: false,
+            new: false,
         })
     }
 
@@ -257,5 +312,33 @@ mod tests {
         table.put([(id, None)]);
         checkpoint(&table);
         assert!(table.due_in_store(Timestamp(100), &[], 10).unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn retentions_of_many_ended_instances_are_one_record_and_are_all_found() {
+        let table = Table::new(Arc::new(MemoryStore::new()));
+        let ids: Vec<InstanceId> = (0..100).map(|id| InstanceId(Uuid::from_u128(id))).collect();
+        let ended = |due| resting(1, due).map(|resting| Resting { ended: true, new: true, ..resting });
+        table.put(ids.iter().map(|id| (*id, ended(50 + id.0.as_u128() as u64))));
+        checkpoint(&table);
+        let records = table.store.scan(Space::Timers, crate::store::ALL_KEYS, 1_000).unwrap().records;
+        assert_eq!(records.len(), 1);
+        let (mut due, _) = table.due_in_store(Timestamp(149), &[], 10).unwrap();
+        due.sort_unstable();
+        assert_eq!(due.len(), 100);
+        assert!(due.iter().all(|(due, _)| *due == Timestamp(149)), "none is due before the last of its bundle");
+        assert_eq!(table.bundles_below(Timestamp(149)).unwrap().len(), 0);
+        assert_eq!(table.bundles_below(Timestamp(150)).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn an_instance_that_ends_leaves_no_timer_of_its_life_behind() {
+        let table = Table::new(Arc::new(MemoryStore::new()));
+        let id = InstanceId(Uuid::from_u128(1));
+        table.put([(id, resting(1, 5))]);
+        checkpoint(&table);
+        table.put([(id, resting(2, 90).map(|resting| Resting { ended: true, ..resting }))]);
+        checkpoint(&table);
+        assert_eq!(table.due_in_store(Timestamp(100), &[], 10).unwrap().0, [(Timestamp(90), id)]);
     }
 }

@@ -62,11 +62,7 @@ impl Intake {
 
     fn take_in(&mut self, delivery: Delivery, settler: &Arc<dyn Settler>, jobs: &mut [Vec<Job>]) {
         let Delivery { message, partition, offset, receipt } = delivery;
-        let name = self
-            .names
-            .entry(message.channel.clone())
-            .or_insert_with(|| message.channel.as_str().into());
-        let channel = Arc::clone(name);
+        let channel = self.name(&message.channel);
         let (covered, again) = match self.memory {
             Memory::Settlements => (None, false),
             Memory::Positions => self.cover(&message.channel, partition, offset),
@@ -93,6 +89,16 @@ impl Intake {
             let job = Job { instance, what, cause: cause.clone(), delivery: Some(delivery) };
             jobs[self.shared.shard_of(instance)].push(job);
         }
+    }
+
+    /// The one copy of a channel's name.
+    fn name(&mut self, channel: &str) -> Arc<str> {
+        if let Some(known) = self.names.get(channel) {
+            return Arc::clone(known);
+        }
+        let name: Arc<str> = channel.into();
+        self.names.insert(channel.to_owned(), Arc::clone(&name));
+        name
     }
 
     /// What taking care of this offset covers, and whether that was done before the start.
