@@ -5,11 +5,16 @@
 use super::{Error, floor, responder::respond, timed::Timed};
 use dirigent::{Orchestrator, engine::Handle, journal::Durability};
 use dirigent_connectors::{
-    Attributes, ChannelKind, ChannelSpec, Connector, Message, SourceSpec, memory::MemoryBroker, names,
+    Attributes, ChannelKind, ChannelSpec, Connector, Message, SourceSpec, memory::MemoryBroker,
+    names,
 };
 use dirigent_model::message::{Body, Format, Message as Named};
 use dirigent_schemas::Bodies;
-use order::order::{Rates, messages::{ORDER_EVENTS, ORDERS, OrderPlaced}, order_saga};
+use order::order::{
+    Rates,
+    messages::{ORDER_EVENTS, ORDERS, OrderPlaced},
+    order_saga,
+};
 use serde_json::json;
 use std::{
     sync::Arc,
@@ -29,7 +34,7 @@ pub struct Settings {
     #[arg(long, default_value_t = 0.1)]
     pub reject_rate: f64,
     /// Orders in flight at once.
-    #[arg(long, default_value_t = 20_000)]
+    #[arg(long, default_value_t = 4_000)]
     pub window: u64,
     /// Threads of pure work; the engine's default if not said.
     #[arg(long)]
@@ -93,13 +98,15 @@ fn round3(value: f64) -> f64 {
 
 async fn once(settings: &Settings) -> Result<Run, Error> {
     // Beside the build, not in the system's folder for temporary files, which may be in memory.
-    let place = std::env::current_exe()?.parent().ok_or("a program has a folder")?.join("bench-data");
+    let place =
+        std::env::current_exe()?.parent().ok_or("a program has a folder")?.join("bench-data");
     std::fs::create_dir_all(&place)?;
     let folder = tempfile::tempdir_in(&place)?;
     let broker = MemoryBroker::new();
     let timed = Timed::new(Arc::new(broker.clone()));
     let codec = Arc::new(Bodies::new());
-    let durability = if settings.process_crash { Durability::ProcessCrash } else { Durability::PowerLoss };
+    let durability =
+        if settings.process_crash { Durability::ProcessCrash } else { Durability::PowerLoss };
     let mut builder = Orchestrator::builder("order")
         .saga(order_saga())
         .connector(Arc::new(timed.clone()))
@@ -129,9 +136,19 @@ async fn once(settings: &Settings) -> Result<Run, Error> {
     let (groups, bytes) = (snapshot.syncs, snapshot.journal_bytes_written);
     let floor = floor::append_and_sync(folder.path(), groups, bytes)?;
     let samples = timed.sorted();
-    let percentile = |part: usize| samples.get(samples.len() * part / 100).copied().unwrap_or_default();
+    let percentile =
+        |part: usize| samples.get(samples.len() * part / 100).copied().unwrap_or_default();
     let events = snapshot.inputs.applied;
-    Ok(Run { events, taken, floor, groups, bytes, message_bytes, p50: percentile(50), p99: percentile(99) })
+    Ok(Run {
+        events,
+        taken,
+        floor,
+        groups,
+        bytes,
+        message_bytes,
+        p50: percentile(50),
+        p99: percentile(99),
+    })
 }
 
 /// Places all orders, no more than the window at once, and waits for their ends. Returns the bytes of the start events.
@@ -156,7 +173,9 @@ async fn place_orders(
             tokio::time::sleep(Duration::from_millis(1)).await;
             continue;
         }
-        let orders = (placed..placed + free).map(|order| start(order, codec)).collect::<Result<Vec<_>, _>>()?;
+        let orders = (placed..placed + free)
+            .map(|order| start(order, codec))
+            .collect::<Result<Vec<_>, _>>()?;
         bytes += orders.iter().map(size).sum::<u64>();
         sink.send(&orders).await;
         placed += free;
@@ -164,7 +183,8 @@ async fn place_orders(
 }
 
 fn size(message: &Message) -> u64 {
-    let attributes: usize = message.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let attributes: usize =
+        message.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
     (message.body.len() + message.key.len() + attributes) as u64
 }
 
@@ -204,8 +224,10 @@ async fn drain(broker: &MemoryBroker) -> Result<tokio::task::JoinHandle<()>, Err
     Ok(tokio::spawn(async move {
         let settler = source.settler();
         while let Ok(events) = source.receive(4_096).await {
-            let settled: Vec<_> =
-                events.iter().map(|event| (event.receipt, dirigent_connectors::Settle::Done)).collect();
+            let settled: Vec<_> = events
+                .iter()
+                .map(|event| (event.receipt, dirigent_connectors::Settle::Done))
+                .collect();
             settler.settle(&settled);
         }
     }))

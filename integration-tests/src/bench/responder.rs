@@ -4,14 +4,15 @@ use super::Error;
 use bytes::Bytes;
 use dirigent::envelope;
 use dirigent_connectors::{
-    Attributes, ChannelKind, ChannelSpec, Connector, Message, Settle, SourceSpec, memory::MemoryBroker, names,
+    Attributes, ChannelKind, ChannelSpec, Connector, Message, Settle, SourceSpec,
+    memory::MemoryBroker, names,
 };
 use dirigent_model::message::{Body, Command, Format, Message as Named};
 use dirigent_schemas::Bodies;
 use order::order::messages::{
-    AuthorisePayment, CaptureDeclined, CapturePayment, INVENTORY, OrderShipped, PAYMENT, PaymentAuthorised,
-    PaymentCaptured, PaymentDeclined, PaymentVoided, ReleaseStock, ReserveStock, SHIPPING, ShipOrder, StockRejected,
-    StockReleased, StockReserved, VoidPayment,
+    AuthorisePayment, CaptureDeclined, CapturePayment, INVENTORY, OrderShipped, PAYMENT,
+    PaymentAuthorised, PaymentCaptured, PaymentDeclined, PaymentVoided, ReleaseStock, ReserveStock,
+    SHIPPING, ShipOrder, StockRejected, StockReleased, StockReserved, VoidPayment,
 };
 use order::order::rates::{Rates, Refusal};
 use std::{collections::HashMap, sync::Arc};
@@ -45,9 +46,13 @@ impl Answers {
         );
         let capture = (
             answer::<CapturePayment, _>(&PaymentCaptured { receipt: 4_713 }, codec)?,
-            Some(answer::<CapturePayment, _>(&CaptureDeclined { reason: "expired".into() }, codec)?),
+            Some(answer::<CapturePayment, _>(
+                &CaptureDeclined { reason: "expired".into() },
+                codec,
+            )?),
         );
-        let ship = (answer::<ShipOrder, _>(&OrderShipped { tracking: "NL4714".into() }, codec)?, None);
+        let ship =
+            (answer::<ShipOrder, _>(&OrderShipped { tracking: "NL4714".into() }, codec)?, None);
         let release = (answer::<ReleaseStock, _>(&StockReleased {}, codec)?, None);
         let void = (answer::<VoidPayment, _>(&PaymentVoided {}, codec)?, None);
         let by_command = HashMap::from([
@@ -101,17 +106,28 @@ impl Answers {
 }
 
 /// Answers every command of the order saga until its task is dropped.
-pub(super) async fn respond(broker: MemoryBroker, codec: Arc<Bodies>, rates: Rates) -> Result<(), Error> {
+pub(super) async fn respond(
+    broker: MemoryBroker,
+    codec: Arc<Bodies>,
+    rates: Rates,
+) -> Result<(), Error> {
     let answers = Answers::new(&codec)?;
     let channels = [INVENTORY, PAYMENT, SHIPPING].map(|channel| ChannelSpec::work(channel.name));
-    let spec = SourceSpec { channels: channels.into(), group: "bench".into(), positions: vec![], unsettled_max: 8_192 };
+    let spec = SourceSpec {
+        channels: channels.into(),
+        group: "bench".into(),
+        positions: vec![],
+        unsettled_max: 8_192,
+    };
     let (mut source, mut sink) = (broker.source(spec).await?, broker.sink().await?);
     let settler = source.settler();
     loop {
         let commands = source.receive(2_048).await?;
-        let replies: Vec<Message> = commands.iter().filter_map(|command| answers.to(&command.message, &rates)).collect();
+        let replies: Vec<Message> =
+            commands.iter().filter_map(|command| answers.to(&command.message, &rates)).collect();
         sink.send(&replies).await;
-        let settled: Vec<_> = commands.iter().map(|command| (command.receipt, Settle::Done)).collect();
+        let settled: Vec<_> =
+            commands.iter().map(|command| (command.receipt, Settle::Done)).collect();
         settler.settle(&settled);
     }
 }

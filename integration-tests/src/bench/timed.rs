@@ -2,7 +2,8 @@
 
 use async_trait::async_trait;
 use dirigent_connectors::{
-    ChannelSpec, Connector, ConnectorError, Delivery, Memory, Receipt, Settle, Settler, Sink, Source, SourceSpec,
+    ChannelSpec, Connector, ConnectorError, Delivery, Memory, Receipt, Settle, Settler, Sink,
+    Source, SourceSpec,
 };
 use std::{
     collections::HashMap,
@@ -73,8 +74,15 @@ impl Source for TimedSource {
     async fn receive(&mut self, max: usize) -> Result<Vec<Delivery>, ConnectorError> {
         let deliveries = self.inner.receive(max).await?;
         let now = Instant::now();
-        let measured = deliveries.iter().map(|delivery| delivery.receipt).filter(|receipt| receipt.0 % SAMPLE_EVERY == 0);
-        self.samples.lock().unwrap_or_else(PoisonError::into_inner).out.extend(measured.map(|receipt| (receipt, now)));
+        let measured = deliveries
+            .iter()
+            .map(|delivery| delivery.receipt)
+            .filter(|receipt| receipt.0 % SAMPLE_EVERY == 0);
+        self.samples
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .out
+            .extend(measured.map(|receipt| (receipt, now)));
         Ok(deliveries)
     }
 
@@ -93,7 +101,9 @@ impl Settler for TimedSettler {
         {
             let now = Instant::now();
             let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
-            for (receipt, _) in settlements.iter().filter(|(receipt, _)| receipt.0 % SAMPLE_EVERY == 0) {
+            for (receipt, _) in
+                settlements.iter().filter(|(receipt, _)| receipt.0 % SAMPLE_EVERY == 0)
+            {
                 if let Some(began) = samples.out.remove(receipt) {
                     samples.taken.push(now - began);
                 }

@@ -26,7 +26,9 @@ enum What {
 async fn main() -> ExitCode {
     let Arguments { what } = Arguments::parse();
     let outcome = match what {
-        What::Engine(settings) => engine::run(&settings).await.map(|figures| report(&figures, settings.json)),
+        What::Engine(settings) => {
+            engine::run(&settings).await.map(|figures| report(&figures, settings.json))
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

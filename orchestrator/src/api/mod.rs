@@ -33,6 +33,9 @@ pub const UNSETTLED_MAX: usize = 4_096;
 /// The largest body that is looked into if not said otherwise, in bytes.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
 
+/// Connectors of one process: the journal names them by one byte.
+const CONNECTORS_MAX: usize = 255;
+
 /// Begins to put a process together.
 #[derive(Debug)]
 pub struct Orchestrator(());
@@ -117,6 +120,12 @@ pub enum StartError {
     /// No broker.
     #[error("no connector is set up; add one with `.connector(..)`")]
     NoConnector,
+    /// More brokers than can be told apart in the journal.
+    #[error("{count} connectors are more than the {CONNECTORS_MAX} a process may have")]
+    TooManyConnectors {
+        /// How many.
+        count: usize,
+    },
     /// A name that can't be used.
     #[error(
         "`{name}` can't be an application's name: use 1 to 64 lower-case letters, digits, `-`, `_` and `.`"
@@ -241,6 +250,9 @@ impl OrchestratorBuilder {
         }
         if self.connectors.is_empty() {
             return Err(StartError::NoConnector);
+        }
+        if self.connectors.len() > CONNECTORS_MAX {
+            return Err(StartError::TooManyConnectors { count: self.connectors.len() });
         }
         let (replies, dead_letters) = (self.replies(), self.dead_letters());
         let lanes = lanes(&self.plans, &self.connectors, &replies, &dead_letters);

@@ -181,7 +181,9 @@ impl Accounts {
         }
         let inputs: Vec<&InputDone> = head.late_inputs.iter().chain(&body.inputs).collect();
         // Neighbours are of the same place as a rule: its name is copied once for all of them.
-        for together in inputs.chunk_by(|one, other| one.partition == other.partition && one.channel == other.channel) {
+        for together in inputs
+            .chunk_by(|one, other| one.partition == other.partition && one.channel == other.channel)
+        {
             self.take_in(together);
         }
         for change in &body.changes {
@@ -194,7 +196,10 @@ impl Accounts {
         let place = (first.channel.as_ref().to_owned(), first.partition);
         if together.iter().any(|input| input.covered.is_some()) {
             let progress = self.progress.entry(place.clone()).or_default();
-            together.iter().filter_map(|input| input.covered).for_each(|covered| progress.cover(covered));
+            together
+                .iter()
+                .filter_map(|input| input.covered)
+                .for_each(|covered| progress.cover(covered));
         }
         let counts = self.counts.entry(place).or_default();
         together.iter().for_each(|input| counts.add(input.count, 1));

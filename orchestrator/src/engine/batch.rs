@@ -110,7 +110,13 @@ impl Batch {
             let state = resting.as_mut().map(|resting| std::mem::take(&mut resting.state));
             let due = resting.as_ref().and_then(|resting| resting.due);
             self.rest.push(resting);
-            changes.push(InstanceChange { id, state, lines: touched.lines, due, tally: touched.tally });
+            changes.push(InstanceChange {
+                id,
+                state,
+                lines: touched.lines,
+                due,
+                tally: touched.tally,
+            });
         }
         self.group = GroupBody {
             changes,
@@ -124,7 +130,10 @@ impl Batch {
     }
 
     /// The instances as they now rest.
-    pub(super) fn take_resting(&mut self, seq: u64) -> impl Iterator<Item = (InstanceId, Option<Resting>)> + use<> {
+    pub(super) fn take_resting(
+        &mut self,
+        seq: u64,
+    ) -> impl Iterator<Item = (InstanceId, Option<Resting>)> + use<> {
         let changes = std::mem::take(&mut self.group.changes);
         let rest = std::mem::take(&mut self.rest);
         changes.into_iter().zip(rest).map(move |(change, resting)| {

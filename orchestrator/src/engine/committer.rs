@@ -239,7 +239,13 @@ impl Committer {
         self.checkpointer.begin(Checkpoint {
             keep_from,
             layer: self.shared.table.freeze(),
-            floor: self.shared.floors.iter().map(|floor| floor.load(Ordering::Acquire)).min().map_or(Timestamp(0), Timestamp),
+            floor: self
+                .shared
+                .floors
+                .iter()
+                .map(|floor| floor.load(Ordering::Acquire))
+                .min()
+                .map_or(Timestamp(0), Timestamp),
             seq: self.written.last,
             accounts: self.accounts.clone(),
             batches: self

@@ -170,6 +170,11 @@ impl DeliveryDone {
         }
     }
 
+    /// Whether more than one saga looks at it.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared
+    }
+
     /// Notes a verdict. For a delivery of one shard: what its own group says of it.
     pub(crate) fn decided(&self, count: Count) -> Option<InputDone> {
         let place = Count::ALL.iter().position(|known| *known == count).unwrap_or_default();

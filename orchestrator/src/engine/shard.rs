@@ -29,6 +29,7 @@ use dirigent_model::{
 };
 use rustc_hash::FxHashMap;
 use std::{
+    collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -85,6 +86,8 @@ pub(crate) struct Shard {
     pub(super) schedule: Schedule,
     pub(super) batch: Batch,
     pub(super) next_batch: u64,
+    /// Instances that have ended, with the batch that says so: they leave the memory once it is durable.
+    pub(super) ended: VecDeque<(u64, InstanceId)>,
 }
 
 /// Something that no instance can mend: the process has to end.
@@ -163,6 +166,11 @@ impl Shard {
                 if self.find(id)?.is_found() {
                     self.apply(id, event, cause, delivery)?;
                 } else {
+                    if delivery.as_ref().is_some_and(|delivery| delivery.done.is_shared()) {
+                        // It concerns another saga too, which says what became of it.
+                        self.batch.settle(delivery, Some(Count::Ignored));
+                        return Ok(());
+                    }
                     let text = format!("no instance waits for `{name}` with this business key");
                     self.set_aside(delivery, &DeadLetter { reason: "no-instance", text });
                 }
@@ -395,6 +403,9 @@ impl Shard {
         for effect in effects {
             self.send(&instance, plan, effect);
         }
+        if ended_now.is_some() {
+            self.ended.push_back((number, id));
+        }
         self.schedule.set(id, before.due, due, number);
         self.batch.settle(delivery, Some(count_of(verdict)));
         self.live
@@ -415,7 +426,8 @@ impl Shard {
             }
             Effect::Publish { .. } => (None, ""),
         };
-        let message = self.shared.envelopes.message(&instance.core, step, effect, &self.batch.now_text);
+        let message =
+            self.shared.envelopes.message(&instance.core, step, effect, &self.batch.now_text);
         let lane = self.shared.routes.lane(&message.channel);
         self.batch.outgoing.push(Outgoing { lane, sender, message });
     }
@@ -492,12 +504,19 @@ impl Shard {
         self.to_committer.send(batch).is_ok()
     }
 
-    /// Lets idle instances go that are durable already.
+    /// Lets instances go that are durable already: those that have ended, and idle ones when there are many.
     fn evict(&mut self) {
+        let durable = self.shared.durable_batch[self.index].load(Ordering::Acquire);
+        while let Some((_, id)) = self.ended.front().copied().filter(|(batch, _)| *batch <= durable)
+        {
+            self.ended.pop_front();
+            if self.live.get(&id).is_some_and(|live| live.batch <= durable) {
+                self.live.remove(&id);
+            }
+        }
         if self.live.len() <= INSTANCES_IN_MEMORY_MAX {
             return;
         }
-        let durable = self.shared.durable_batch[self.index].load(Ordering::Acquire);
         let spare = self.live.len() - INSTANCES_IN_MEMORY_MAX / 2;
         let old: Vec<InstanceId> = {
             let settled = self.live.iter().filter(|(_, live)| live.batch <= durable);

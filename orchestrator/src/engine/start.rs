@@ -352,6 +352,7 @@ async fn run(
             schedule,
             batch: Batch::default(),
             next_batch: 1,
+            ended: Default::default(),
         };
         shard_threads.push(spawn(&shared, format!("shard {index}"), move || shard.run())?);
     }

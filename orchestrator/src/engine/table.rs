@@ -113,24 +113,35 @@ impl Table {
     }
 
     /// What a layer changes in the store. Reads the old due times, so that no timer is left behind.
-    pub(crate) fn changes_of(&self, layer: &[(&InstanceId, &Option<Resting>)]) -> Result<Vec<Change>, StoreError> {
+    pub(crate) fn changes_of(
+        &self,
+        layer: &[(&InstanceId, &Option<Resting>)],
+    ) -> Result<Vec<Change>, StoreError> {
         let mut changes = Vec::with_capacity(layer.len() * 2);
         let mut kept: Vec<(Timestamp, InstanceId, u64)> = Vec::new();
         for (id, resting) in layer {
             let key = id.0.as_bytes();
             let before = match self.store.get(Space::Instances, key) {
                 _ if resting.as_ref().is_some_and(|resting| resting.new) => None,
-                Ok(value) => value.map(|value| decode(&value)).filter(|before| !before.ended).and_then(|before| before.due),
+                Ok(value) => value
+                    .map(|value| decode(&value))
+                    .filter(|before| !before.ended)
+                    .and_then(|before| before.due),
                 Err(error) if !error.is_final() => None,
                 Err(error) => return Err(error),
             };
-            let (due, ended) = resting.as_ref().map_or((None, false), |resting| (resting.due, resting.ended));
+            let (due, ended) =
+                resting.as_ref().map_or((None, false), |resting| (resting.due, resting.ended));
             if let Some(before) = before.filter(|before| ended || Some(*before) != due) {
                 changes.push(Change::remove(Space::Timers, timer_key(before, **id)));
             }
             match due {
-                Some(due) if ended => kept.push((due, **id, resting.as_ref().map_or(0, |resting| resting.seq))),
-                Some(due) if Some(due) != before => changes.push(Change::put(Space::Timers, timer_key(due, **id), [])),
+                Some(due) if ended => {
+                    kept.push((due, **id, resting.as_ref().map_or(0, |resting| resting.seq)))
+                }
+                Some(due) if Some(due) != before => {
+                    changes.push(Change::put(Space::Timers, timer_key(due, **id), []))
+                }
                 Some(_) | None => {}
             }
             changes.push(match resting {
@@ -167,7 +178,10 @@ impl Table {
         let end = until.0.saturating_add(1).to_be_bytes();
         let range = (std::ops::Bound::Included(from), std::ops::Bound::Excluded(&end[..]));
         let page = self.store.scan(Space::Timers, range, limit)?;
-        Ok((page.records.iter().flat_map(|(key, value)| read_timer(key, value)).collect(), page.next))
+        Ok((
+            page.records.iter().flat_map(|(key, value)| read_timer(key, value)).collect(),
+            page.next,
+        ))
     }
 
     /// Every instance, in the order of ids, for listing. `each` says whether to go on.
@@ -218,7 +232,9 @@ fn read_timer(key: &[u8], value: &[u8]) -> Vec<(Timestamp, InstanceId)> {
     let Some((due, id)) = key.split_first_chunk() else { return Vec::new() };
     let due = Timestamp(u64::from_be_bytes(*due));
     let ids = if key.len() == BUNDLE_KEY_BYTES { value } else { id };
-    ids.chunks_exact(16).filter_map(|id| Some((due, InstanceId(uuid::Uuid::from_slice(id).ok()?)))).collect()
+    ids.chunks_exact(16)
+        .filter_map(|id| Some((due, InstanceId(uuid::Uuid::from_slice(id).ok()?))))
+        .collect()
 }
 
 /// Due time, group, whether it has ended, length of the state, state, history.
@@ -318,15 +334,20 @@ mod tests {
     fn retentions_of_many_ended_instances_are_one_record_and_are_all_found() {
         let table = Table::new(Arc::new(MemoryStore::new()));
         let ids: Vec<InstanceId> = (0..100).map(|id| InstanceId(Uuid::from_u128(id))).collect();
-        let ended = |due| resting(1, due).map(|resting| Resting { ended: true, new: true, ..resting });
+        let ended =
+            |due| resting(1, due).map(|resting| Resting { ended: true, new: true, ..resting });
         table.put(ids.iter().map(|id| (*id, ended(50 + id.0.as_u128() as u64))));
         checkpoint(&table);
-        let records = table.store.scan(Space::Timers, crate::store::ALL_KEYS, 1_000).unwrap().records;
+        let records =
+            table.store.scan(Space::Timers, crate::store::ALL_KEYS, 1_000).unwrap().records;
         assert_eq!(records.len(), 1);
         let (mut due, _) = table.due_in_store(Timestamp(149), &[], 10).unwrap();
         due.sort_unstable();
         assert_eq!(due.len(), 100);
-        assert!(due.iter().all(|(due, _)| *due == Timestamp(149)), "none is due before the last of its bundle");
+        assert!(
+            due.iter().all(|(due, _)| *due == Timestamp(149)),
+            "none is due before the last of its bundle"
+        );
         assert_eq!(table.bundles_below(Timestamp(149)).unwrap().len(), 0);
         assert_eq!(table.bundles_below(Timestamp(150)).unwrap().len(), 1);
     }

@@ -42,7 +42,11 @@ impl State {
         let mut watermark = self.watermark.lock().unwrap_or_else(PoisonError::into_inner);
         watermark.confirm(seqs);
         self.confirmed.store(watermark.next(), Ordering::Release);
-        self.waiting.fetch_sub(seqs.len(), Ordering::AcqRel);
+    }
+
+    /// Messages that no broker has to answer for any more.
+    fn decided(&self, count: usize) {
+        self.waiting.fetch_sub(count, Ordering::AcqRel);
     }
 }
 
@@ -55,7 +59,7 @@ impl RelayHandle {
         }
     }
 
-    /// Counts messages as confirmed.
+    /// Counts messages as confirmed whose instances know that they could not be sent.
     pub(crate) fn confirm(&self, seqs: &[LaneSeq]) {
         self.state.confirm(seqs);
     }
@@ -65,7 +69,8 @@ impl RelayHandle {
         self.state.confirmed.load(Ordering::Acquire)
     }
 
-    /// Messages handed over and not confirmed.
+    /// Messages handed over and neither confirmed nor given back. One that is given back waits for the committer, which
+    /// therefore must not wait for it.
     pub(crate) fn waiting(&self) -> usize {
         self.state.waiting.load(Ordering::Acquire)
     }
@@ -140,7 +145,7 @@ impl Relay {
             let outcomes = self.sink.send(&messages).await;
             let mut confirmed = Vec::with_capacity(outcomes.len());
             let mut again = (Vec::new(), Vec::new());
-            let mut unknown = None;
+            let (mut unknown, mut given_back) = (None, 0);
             for (((seq, sender), message), sent) in heads.into_iter().zip(messages).zip(outcomes) {
                 match sent {
                     Sent::Confirmed => confirmed.push(seq),
@@ -152,7 +157,7 @@ impl Relay {
                     Sent::Unsent { reason, text } => {
                         match self.cannot_send(seq, sender, message, reason, &text) {
                             Disposed::Confirmed => confirmed.push(seq),
-                            Disposed::ByInstance => {}
+                            Disposed::ByInstance => given_back += 1,
                             Disposed::Again(message) => {
                                 again.0.push((seq, sender));
                                 again.1.push(message);
@@ -164,6 +169,7 @@ impl Relay {
             if !confirmed.is_empty() {
                 self.state.confirm(&confirmed);
             }
+            self.state.decided(confirmed.len() + given_back);
             (heads, messages) = again;
             if let Some(text) = unknown {
                 tracing::warn!(

@@ -40,7 +40,7 @@ pub struct Order {
     pub failure: String,
 }
 
-/// How long an order waits for whom. The shape of the saga does not depend on it, its fingerprint does.
+/// How long an order waits for whom. Neither the shape of the saga nor its fingerprint depends on it.
 #[derive(Debug, Clone)]
 pub struct OrderTiming {
     /// For each answer of the inventory, and of the payment service before the money is taken.
