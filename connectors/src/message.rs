@@ -37,7 +37,7 @@ pub mod names {
 /// CloudEvents attributes by name, in the order they were set. Few enough for a linear search to be fastest.
 /// Clones share them until one is changed: a message is cloned on its way far more often than its attributes are set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Attributes(Arc<Vec<(Cow<'static, str>, String)>>);
+pub struct Attributes(Arc<Vec<(Cow<'static, str>, Cow<'static, str>)>>);
 
 impl Attributes {
     /// None.
@@ -47,7 +47,7 @@ impl Attributes {
 
     /// The value of an attribute.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_ref())
     }
 
     /// Sets an attribute, replacing a former value.
@@ -55,9 +55,17 @@ impl Attributes {
         let name = name.into();
         let pairs = Arc::make_mut(&mut self.0);
         match pairs.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, old)) => *old = value.into(),
-            None => pairs.push((name, value.into())),
+            Some((_, old)) => *old = Cow::Owned(value.into()),
+            None => pairs.push((name, Cow::Owned(value.into()))),
         }
+    }
+
+    /// All of these, whose names are different from each other: no former value is looked for.
+    pub fn of_distinct(pairs: Vec<(Cow<'static, str>, Cow<'static, str>)>) -> Self {
+        debug_assert!(
+            (1..pairs.len()).all(|at| pairs[..at].iter().all(|(name, _)| *name != pairs[at].0))
+        );
+        Self(Arc::new(pairs))
     }
 
     /// Sets an attribute, for chaining.
@@ -69,7 +77,7 @@ impl Attributes {
 
     /// All attributes.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_ref(), value.as_str()))
+        self.0.iter().map(|(name, value)| (name.as_ref(), value.as_ref()))
     }
 
     /// How many there are.

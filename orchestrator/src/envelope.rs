@@ -9,6 +9,7 @@ use dirigent_model::{
     message::{Format, Key},
     time::Timestamp,
 };
+use std::borrow::Cow;
 use uuid::Uuid;
 
 /// Extension: the instance.
@@ -41,6 +42,15 @@ pub struct Envelopes {
     replies: String,
 }
 
+/// Attributes of a command: room for them is made once.
+const ATTRIBUTES_OF_A_COMMAND: usize = 15;
+
+type Pairs = Vec<(Cow<'static, str>, Cow<'static, str>)>;
+
+fn put(pairs: &mut Pairs, name: &'static str, value: impl Into<Cow<'static, str>>) {
+    pairs.push((Cow::Borrowed(name), value.into()));
+}
+
 impl Envelopes {
     /// For an application whose replies go to the channel `replies`.
     pub fn new(app: &str, replies: &str) -> Self {
@@ -52,69 +62,65 @@ impl Envelopes {
         match effect {
             Effect::Command(command) => self.command(core, step, command, now),
             Effect::Publish { channel, name, body, id, .. } => {
-                let span = span_of(&id);
-                let attributes = self.attributes(core, id, &name, body.format, span, now);
+                let attributes =
+                    Attributes::of_distinct(self.attributes(core, id, name, body.format, now));
                 let key = core.key.as_str().to_owned();
-                Message {
-                    channel,
-                    kind: ChannelKind::Events,
-                    key,
-                    attributes,
-                    others: vec![],
-                    body: body.bytes.into(),
-                }
+                let kind = ChannelKind::Events;
+                Message { channel, kind, key, attributes, others: vec![], body: body.bytes.into() }
             }
         }
     }
 
     fn command(&self, core: &Core, step: &str, command: Command, now: &str) -> Message {
         let id = message_id(&command.idempotency_key, command.attempt);
-        let mut attributes =
-            self.attributes(core, id, &command.name, command.format, span_of(&id), now);
-        attributes.set(SAGA_ID, core.id.to_string());
+        let mut pairs = self.attributes(core, id, command.name, command.format, now);
+        put(&mut pairs, SAGA_ID, text_of(&core.id.0));
         if core.run > 0 {
-            attributes.set(SAGA_RUN, core.run.to_string());
+            put(&mut pairs, SAGA_RUN, core.run.to_string());
         }
-        attributes.set(SAGA_STEP, step);
-        attributes.set(SAGA_LEG, command.leg.as_str());
-        attributes.set(SAGA_ATTEMPT, command.attempt.to_string());
-        attributes.set(names::IDEMPOTENCY_KEY, command.idempotency_key.to_string());
-        attributes.set(names::REPLY_TO, self.replies.as_str());
+        put(&mut pairs, SAGA_STEP, step.to_owned());
+        put(&mut pairs, SAGA_LEG, command.leg.as_str());
+        put(&mut pairs, SAGA_ATTEMPT, command.attempt.to_string());
+        put(&mut pairs, names::IDEMPOTENCY_KEY, text_of(&command.idempotency_key));
+        put(&mut pairs, names::REPLY_TO, self.replies.clone());
         Message {
             channel: command.channel,
             kind: ChannelKind::Work,
             key: core.key.as_str().to_owned(),
-            attributes,
+            attributes: Attributes::of_distinct(pairs),
             others: vec![],
             body: command.body.bytes.into(),
         }
     }
 
-    fn attributes(
-        &self,
-        core: &Core,
-        id: Uuid,
-        name: &str,
-        format: Format,
-        span: [u8; 8],
-        now: &str,
-    ) -> Attributes {
-        let mut attributes = Attributes::new();
-        attributes.set(names::SPEC_VERSION, "1.0");
-        attributes.set(names::ID, id.to_string());
-        attributes.set(names::SOURCE, self.source.as_str());
-        attributes.set(names::TYPE, name);
-        attributes.set(names::SUBJECT, core.key.as_str());
-        attributes.set(names::TIME, now);
-        attributes.set(names::CONTENT_TYPE, format.content_type());
-        attributes.set(names::TRACEPARENT, traceparent(&core.trace.id, &span));
-        attributes
+    fn attributes(&self, core: &Core, id: Uuid, name: String, format: Format, now: &str) -> Pairs {
+        let mut pairs = Vec::with_capacity(ATTRIBUTES_OF_A_COMMAND);
+        put(&mut pairs, names::SPEC_VERSION, "1.0");
+        put(&mut pairs, names::ID, text_of(&id));
+        put(&mut pairs, names::SOURCE, self.source.clone());
+        put(&mut pairs, names::TYPE, name);
+        put(&mut pairs, names::SUBJECT, core.key.as_str().to_owned());
+        put(&mut pairs, names::TIME, now.to_owned());
+        put(&mut pairs, names::CONTENT_TYPE, format.content_type());
+        put(&mut pairs, names::TRACEPARENT, traceparent(&core.trace.id, &span_of(&id)));
+        pairs
     }
 }
 
-/// The id of an attempt's message: the same whenever this attempt is sent again.
+/// A UUID with hyphens, without the detour over formatting.
+fn text_of(id: &Uuid) -> String {
+    let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+    id.hyphenated().encode_lower(&mut text).to_owned()
+}
+
+/// The id of an attempt's message: the same whenever this attempt is sent again, another one for each attempt.
+///
+/// The key's bits with the attempt mixed in, as a UUID of version 8 (RFC 9562, section 5.8).
 pub fn message_id(idempotency_key: &Uuid, attempt: u32) -> Uuid {
-    Uuid::new_v5(idempotency_key, &attempt.to_be_bytes())
+    let mixed = u64::from(attempt).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let (high, low) = idempotency_key.as_u64_pair();
+    let bits = Uuid::from_u64_pair(high ^ mixed, low ^ mixed.rotate_left(32));
+    uuid::Builder::from_custom_bytes(*bits.as_bytes()).into_uuid()
 }
 
 /// The span that stands for a message in its trace.
@@ -137,7 +143,21 @@ pub fn trace_of(id: InstanceId, start: &Attributes) -> Trace {
 
 /// W3C trace context, version 00, sampled.
 pub fn traceparent(trace: &[u8; 16], span: &[u8; 8]) -> String {
-    format!("00-{:032x}-{:016x}-01", u128::from_be_bytes(*trace), u64::from_be_bytes(*span))
+    let mut text = String::with_capacity(55);
+    text.push_str("00-");
+    put_hex(&mut text, trace);
+    text.push('-');
+    put_hex(&mut text, span);
+    text.push_str("-01");
+    text
+}
+
+fn put_hex(text: &mut String, bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for byte in bytes {
+        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        text.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
 }
 
 /// Trace and span of a `traceparent`; `None` if it is not one, or names none.
@@ -249,6 +269,16 @@ mod tests {
         let text = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         let (trace, span) = parse_traceparent(text).unwrap();
         assert_eq!(traceparent(&trace, &span), text);
+    }
+
+    #[test]
+    fn every_attempt_has_an_id_of_its_own_and_keeps_it() {
+        let key = Uuid::new_v5(&Uuid::NAMESPACE_OID, b"a key");
+        let ids: std::collections::BTreeSet<Uuid> =
+            (1..10_000).map(|attempt| message_id(&key, attempt)).collect();
+        assert_eq!(ids.len(), 9_999);
+        assert!(ids.contains(&message_id(&key, 77)) && !ids.contains(&key));
+        assert!(ids.iter().all(|id| id.get_version_num() == 8));
     }
 
     #[test]

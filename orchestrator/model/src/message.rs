@@ -168,6 +168,7 @@ pub struct Body {
     /// How the bytes are written.
     pub format: Format,
     /// The bytes.
+    #[serde(with = "serde_bytes")]
     pub bytes: Vec<u8>,
 }
 

@@ -235,7 +235,11 @@ impl Committer {
         }
         self.written.bytes_since = 0;
         self.written.checkpoint_at = Instant::now();
-        let keep_from = self.first_unconfirmed();
+        let (keep_from, confirmed) = self.first_unconfirmed();
+        // Groups below are given up: were the watermark older than that, it would wait for ever for messages that are gone.
+        for (written, confirmed) in self.accounts.lanes_confirmed.iter_mut().zip(confirmed) {
+            *written = confirmed.max(*written);
+        }
         self.checkpointer.begin(Checkpoint {
             keep_from,
             layer: self.shared.table.freeze(),
@@ -261,8 +265,9 @@ impl Committer {
         Ok(())
     }
 
-    /// The first group that still holds a message no broker has confirmed, or the next one to come.
-    fn first_unconfirmed(&mut self) -> GroupSeq {
+    /// The first group that still holds a message no broker has confirmed, or the next one to come; and the watermarks
+    /// that say so.
+    fn first_unconfirmed(&mut self) -> (GroupSeq, Vec<LaneSeq>) {
         let confirmed: Vec<LaneSeq> = self.relays.iter().map(RelayHandle::confirmed).collect();
         while let Some((_, next)) = self.unconfirmed.front() {
             if next.iter().zip(&confirmed).any(|(next, confirmed)| confirmed < next) {
@@ -270,7 +275,8 @@ impl Committer {
             }
             self.unconfirmed.pop_front();
         }
-        self.unconfirmed.front().map_or(self.written.last.next(), |(seq, _)| *seq)
+        let first = self.unconfirmed.front().map_or(self.written.last.next(), |(seq, _)| *seq);
+        (first, confirmed)
     }
 
     /// Waits while the brokers or the store have enough to do: the shards wait for us, the sources for them.

@@ -121,8 +121,9 @@ impl Table {
         let mut kept: Vec<(Timestamp, InstanceId, u64)> = Vec::new();
         for (id, resting) in layer {
             let key = id.0.as_bytes();
-            let before = match self.store.get(Space::Instances, key) {
-                _ if resting.as_ref().is_some_and(|resting| resting.new) => None,
+            let is_new = resting.as_ref().is_some_and(|resting| resting.new);
+            let stored = if is_new { Ok(None) } else { self.store.get(Space::Instances, key) };
+            let before = match stored {
                 Ok(value) => value
                     .map(|value| decode(&value))
                     .filter(|before| !before.ended)
