@@ -249,6 +249,67 @@ pub fn dead_letter(
     Message { channel: channel.into(), kind: ChannelKind::Work, attributes, ..message }
 }
 
+/// Bytes of everything but the body that a dead letter may keep where it was too large for its channel. Far below a frame of AMQP.
+const LETTER_HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// Bytes that each text of a dead letter keeps where its head was too large.
+const LETTER_TEXT_BYTES_MAX: usize = 512;
+
+/// What a dead letter keeps where its head was too large: why and from where, and what names it.
+const LETTER_KEEPS: [&str; 14] = [
+    DEAD_REASON,
+    DEAD_TEXT,
+    DEAD_CHANNEL,
+    DEAD_PARTITION,
+    DEAD_OFFSET,
+    DEAD_TIME,
+    names::SPEC_VERSION,
+    names::ID,
+    names::SOURCE,
+    names::TYPE,
+    names::SUBJECT,
+    names::CONTENT_TYPE,
+    SAGA_ID,
+    SAGA_STEP,
+];
+
+/// Takes something from a dead letter that was too large for its channel, which said `why`: what is long in its head, else
+/// its body. Place and reason are kept; the rest is where it came from. `false` where nothing is left to be taken.
+pub fn shorten_letter(letter: &mut Message, why: &str) -> bool {
+    let note = if head_bytes(letter) > LETTER_HEAD_BYTES_MAX {
+        shorten_head(letter);
+        format!("{why} (headers shortened or left out: too large to set aside)")
+    } else if !letter.body.is_empty() {
+        let bytes = std::mem::take(&mut letter.body).len();
+        format!("{why} (body of {bytes} bytes left out: too large to set aside)")
+    } else {
+        return false;
+    };
+    letter.attributes.set(DEAD_TEXT, note.chars().take(DEAD_TEXT_CHARS_MAX).collect::<String>());
+    true
+}
+
+fn head_bytes(letter: &Message) -> usize {
+    let attributes = letter.attributes.iter().map(|(name, value)| name.len() + value.len());
+    let others = letter.others.iter().map(|(name, value)| name.len() + value.len());
+    letter.key.len() + attributes.chain(others).sum::<usize>()
+}
+
+fn shorten_head(letter: &mut Message) {
+    let kept = LETTER_KEEPS.into_iter().filter_map(|name| {
+        Some((name, shortened(letter.attributes.get(name)?, LETTER_TEXT_BYTES_MAX).to_owned()))
+    });
+    letter.attributes = kept.collect();
+    letter.others.clear();
+    letter.key = shortened(&letter.key, LETTER_TEXT_BYTES_MAX).to_owned();
+}
+
+/// The beginning of a text, at most so many bytes of it.
+pub fn shortened(text: &str, bytes_max: usize) -> &str {
+    let end = (0..=bytes_max.min(text.len())).rev().find(|&at| text.is_char_boundary(at));
+    &text[..end.unwrap_or(0)]
+}
+
 /// A key that fits the bound.
 pub fn check_key(key: &Key) -> Result<(), String> {
     match key.as_str().len() {
@@ -296,6 +357,39 @@ mod tests {
             parse_traceparent("00-4bf92f3577b34da6a3ce929d0e0e473é-00f067aa0ba902b7-01"),
             None
         );
+    }
+
+    fn letter(attribute_bytes: usize, body: &'static [u8]) -> Message {
+        let message = Message {
+            channel: "starts".into(),
+            kind: ChannelKind::Events,
+            key: "é".repeat(attribute_bytes),
+            attributes: Attributes::new().with(names::TYPE, "T".repeat(attribute_bytes)),
+            others: vec![("other".into(), "v".repeat(attribute_bytes).into())],
+            body: body.into(),
+        };
+        let dead = DeadLetter { reason: "unknown-type", text: "nobody knows it".into() };
+        dead_letter("shop.dead-letters", message, &dead, 3, 7, Timestamp(0))
+    }
+
+    #[test]
+    fn a_dead_letter_with_a_head_too_large_keeps_place_reason_and_body() {
+        let mut letter = letter(100_000, b"{}");
+        assert!(shorten_letter(&mut letter, "does not fit"));
+        let says = |name| letter.attributes.get(name);
+        assert_eq!((says(DEAD_CHANNEL), says(DEAD_OFFSET)), (Some("starts"), Some("7")));
+        assert_eq!(says(DEAD_REASON), Some("unknown-type"));
+        assert!(says(DEAD_TEXT).is_some_and(|text| text.starts_with("does not fit (headers")));
+        assert_eq!((&letter.body[..], letter.others.len()), (&b"{}"[..], 0));
+        assert!(head_bytes(&letter) < LETTER_HEAD_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_dead_letter_too_large_loses_its_body_next_and_then_nothing_more() {
+        let mut letter = letter(10, b"{}");
+        assert!(shorten_letter(&mut letter, "does not fit"));
+        assert!(letter.body.is_empty() && letter.others.len() == 1);
+        assert!(!shorten_letter(&mut letter, "does not fit"));
     }
 
     #[test]

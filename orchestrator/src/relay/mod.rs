@@ -24,6 +24,9 @@ const WINDOW_MAX: usize = 2_048;
 /// Bytes of bodies in flight at once on a lane.
 const WINDOW_BYTES_MAX: usize = 8 * 1024 * 1024;
 
+/// Bytes of each text of a message that a log shows.
+const LOGGED_BYTES_MAX: usize = 256;
+
 /// The way into a relay.
 #[derive(Clone)]
 pub(crate) struct RelayHandle {
@@ -84,15 +87,27 @@ pub(crate) struct Relay {
     inbox: mpsc::UnboundedReceiver<Vec<(LaneSeq, Outgoing)>>,
     state: Arc<State>,
     unsent: Vec<crossbeam_channel::Sender<Job>>,
+    /// Messages below this number come from before the start: they may have been sent then.
+    sent_before: LaneSeq,
+}
+
+/// What is remembered of a message on its way.
+struct Head {
+    seq: LaneSeq,
+    sender: Option<Sender>,
+    /// Nobody can say that it never arrived: an attempt to send it was not confirmed.
+    may_have_left: bool,
 }
 
 impl Relay {
-    /// A relay for a lane whose messages below `confirmed` are confirmed.
+    /// A relay for a lane whose messages below `confirmed` are confirmed, and whose messages below `sent_before` may have
+    /// been sent before the start.
     pub(crate) fn new(
         lane: Lane,
         name: &str,
         sink: Box<dyn Sink>,
         confirmed: LaneSeq,
+        sent_before: LaneSeq,
         unsent: Vec<crossbeam_channel::Sender<Job>>,
     ) -> (Self, RelayHandle) {
         let (sender, inbox) = mpsc::unbounded_channel();
@@ -102,7 +117,7 @@ impl Relay {
             waiting: AtomicUsize::new(0),
         });
         let handle = RelayHandle { inbox: sender, state: Arc::clone(&state) };
-        (Self { lane, name: name.into(), sink, inbox, state, unsent }, handle)
+        (Self { lane, name: name.into(), sink, inbox, state, unsent, sent_before }, handle)
     }
 
     /// Works until every handle is gone.
@@ -137,7 +152,7 @@ impl Relay {
         let mut heads = Vec::with_capacity(window.len());
         let mut messages = Vec::with_capacity(window.len());
         for (seq, Outgoing { sender, message, .. }) in window {
-            heads.push((seq, sender));
+            heads.push(Head { seq, sender, may_have_left: seq < self.sent_before });
             messages.push(message);
         }
         let mut delays = Delays::new();
@@ -146,20 +161,21 @@ impl Relay {
             let mut confirmed = Vec::with_capacity(outcomes.len());
             let mut again = (Vec::new(), Vec::new());
             let (mut unknown, mut given_back) = (None, 0);
-            for (((seq, sender), message), sent) in heads.into_iter().zip(messages).zip(outcomes) {
+            for ((mut head, message), sent) in heads.into_iter().zip(messages).zip(outcomes) {
                 match sent {
-                    Sent::Confirmed => confirmed.push(seq),
+                    Sent::Confirmed => confirmed.push(head.seq),
                     Sent::Unknown { text } => {
                         unknown = Some(text);
-                        again.0.push((seq, sender));
+                        head.may_have_left = true;
+                        again.0.push(head);
                         again.1.push(message);
                     }
                     Sent::Unsent { reason, text } => {
-                        match self.cannot_send(seq, sender, message, reason, &text) {
-                            Disposed::Confirmed => confirmed.push(seq),
+                        match self.cannot_send(&head, message, reason, &text) {
+                            Disposed::Confirmed => confirmed.push(head.seq),
                             Disposed::ByInstance => given_back += 1,
                             Disposed::Again(message) => {
-                                again.0.push((seq, sender));
+                                again.0.push(head);
                                 again.1.push(message);
                             }
                         }
@@ -185,15 +201,20 @@ impl Relay {
 
     fn cannot_send(
         &self,
-        seq: LaneSeq,
-        sender: Option<Sender>,
+        head: &Head,
         mut message: Message,
         reason: UnsentReason,
         text: &str,
     ) -> Disposed {
-        if let Some(Sender { instance, node, leg, attempt }) = sender {
+        if let Some(Sender { instance, node, leg, attempt }) = head.sender {
+            if head.may_have_left {
+                // *Unsent* says that it had no effect for certain, which nobody knows here: its instance takes it for lost
+                // when the time for the reply is over, and it is in doubt then.
+                tracing::warn!(instance = %instance, channel = message.channel, attempt, %reason, text, "A command that may have been sent before can't be sent again; the time limit of its step decides.");
+                return Disposed::Confirmed;
+            }
             let text = format!("{reason} on `{}`: {text}", message.channel);
-            let confirm = Confirm { lane: self.lane, seq };
+            let confirm = Confirm { lane: self.lane, seq: head.seq };
             let cause = message.attributes.get(names::ID).map(ToOwned::to_owned);
             let what = What::Unsent { node, leg, attempt, text, confirm };
             let shard = crate::engine::shard_of(instance, self.unsent.len());
@@ -203,20 +224,18 @@ impl Relay {
             return Disposed::ByInstance;
         }
         let is_letter = message.attributes.get(envelope::DEAD_REASON).is_some();
-        if is_letter && reason == UnsentReason::TooLarge && !message.body.is_empty() {
-            // The place it came from and the reason are kept; the bytes are where they came from.
-            let note = format!(
-                "{} (body of {} bytes left out: too large to set aside)",
-                text,
-                message.body.len()
-            );
-            message.attributes.set(envelope::DEAD_TEXT, note);
-            message.body = Default::default();
+        if is_letter
+            && reason == UnsentReason::TooLarge
+            && envelope::shorten_letter(&mut message, text)
+        {
             return Disposed::Again(message);
         }
-        let id = message.attributes.get(names::ID).unwrap_or_default();
-        let kind = message.attributes.get(names::TYPE).unwrap_or_default();
-        tracing::error!(channel = message.channel, key = message.key, id, kind, %reason, text, "A message that no saga waits for can't be sent; it is given up.");
+        // What comes from outside may be long.
+        let shown = |text| envelope::shortened(text, LOGGED_BYTES_MAX);
+        let id = shown(message.attributes.get(names::ID).unwrap_or_default());
+        let kind = shown(message.attributes.get(names::TYPE).unwrap_or_default());
+        let key = shown(&message.key);
+        tracing::error!(channel = message.channel, key, id, kind, %reason, text, "A message that no saga waits for can't be sent; it is given up.");
         Disposed::Confirmed
     }
 }
