@@ -274,7 +274,8 @@ pub struct Core {
     pub incidents: Vec<Incident>,
     /// Events kept for waits not yet open.
     pub early: Vec<Early>,
-    /// Hashed ids of the latest events that were taken, so that one delivered again is not given to a later wait.
+    /// Hashed ids of the start event and of the latest events that were taken, so that one delivered again is not given to a
+    /// later wait, and begins no further run.
     pub events_taken: Vec<Uuid>,
     /// When it began.
     pub started_at: Timestamp,
@@ -314,6 +315,11 @@ pub const EARLY_EVENTS_MAX: usize = 16;
 /// Ids of taken events an instance remembers. Redelivery is a matter of a few messages; waits are few too.
 pub const EVENTS_TAKEN_MAX: usize = 32;
 
+/// Ids come from outside and may be long; what is remembered of each is not.
+pub(crate) fn taken_id(instance: InstanceId, message_id: &str) -> Uuid {
+    Uuid::new_v5(&instance.0, message_id.as_bytes())
+}
+
 impl Core {
     /// The stable key of one effect: the same for every attempt, restart and replay, another one in another run.
     pub fn idempotency_key(&self, node: &str, leg: Leg) -> Uuid {
@@ -326,6 +332,11 @@ impl Core {
         name.push(0);
         name.extend_from_slice(leg.as_str().as_bytes());
         Uuid::new_v5(&run, &name)
+    }
+
+    /// Whether the message with this id began this run, or was taken by one of its waits.
+    pub fn has_taken(&self, message_id: &str) -> bool {
+        self.events_taken.contains(&taken_id(self.id, message_id))
     }
 
     /// What is known of a node.

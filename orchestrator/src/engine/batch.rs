@@ -16,6 +16,10 @@ use dirigent_model::{
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 
+/// Bytes of one batch, roughly. Far below what the journal takes as one record, which a thousand large inputs would exceed:
+/// that would end the process, and the same inputs would come again.
+const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// An instance that the batch changes. Its state is captured once, when the batch is handed over.
 #[derive(Default)]
 pub(super) struct Touched {
@@ -54,6 +58,8 @@ pub(crate) struct Batch {
     pub(crate) number: u64,
     pub(super) touched: FxHashMap<InstanceId, Touched>,
     pub(super) outgoing: Vec<Outgoing>,
+    /// Roughly what its group will take: instances as they were, bodies that came in, and those that go out.
+    pub(super) bytes: usize,
     pub(super) inputs: Vec<InputDone>,
     /// Deliveries to be settled.
     pub(crate) done: Vec<Arc<DeliveryDone>>,
@@ -73,6 +79,11 @@ impl Batch {
     /// How much is in it, against the bound.
     pub(super) fn inputs(&self) -> usize {
         self.done.len().max(self.touched.len())
+    }
+
+    /// Whether the next input belongs in the next batch.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes >= BATCH_BYTES_MAX
     }
 
     pub(super) fn is_empty(&self) -> bool {

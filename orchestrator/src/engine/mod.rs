@@ -115,6 +115,11 @@ impl Shared {
         self.stopping.load(Ordering::Acquire)
     }
 
+    /// Whether what is not durable yet may never be.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Something no instance can mend: remembers the first cause and stops everything.
     pub(crate) fn fail(&self, what: &str, cause: Fatal) {
         tracing::error!(cause = crate::describe(&*cause), "{what}; the process has to end.");

@@ -6,12 +6,12 @@
 use super::{
     accounts::Accounts,
     checkpoint::read_mark,
-    group::{self, LaneSeq, Outgoing},
+    group::{self, LaneSeq, Outgoing, Sender},
     shard::Fatal,
     table::{Resting, Table},
 };
 use crate::journal::{Disk, GroupSeq, Journal, JournalOptions};
-use dirigent_model::instance::{Instance, InstanceId};
+use dirigent_model::instance::{Instance, InstanceId, Leg, NodeState};
 use std::collections::{BTreeMap, VecDeque};
 
 /// What was found.
@@ -20,6 +20,8 @@ pub(crate) struct Recovered {
     pub accounts: Accounts,
     /// By lane: messages that no broker has confirmed, in their order.
     pub outbox: Vec<Vec<(LaneSeq, Outgoing)>>,
+    /// By lane: messages above the watermark that must not leave any more.
+    pub given_up: Vec<Vec<LaneSeq>>,
     pub unconfirmed: VecDeque<(GroupSeq, Vec<LaneSeq>)>,
     /// Instances that the store does not know as they are.
     pub fresh: Vec<InstanceId>,
@@ -88,7 +90,7 @@ pub(crate) fn recover(
     accounts.lanes_confirmed.resize(lanes.max(accounts.lanes_confirmed.len()), 1);
     confirmed.resize(accounts.lanes_next.len(), 1);
     outbox.resize_with(accounts.lanes_next.len(), BTreeMap::new);
-    let outbox: Vec<Vec<_>> = outbox
+    let mut outbox: Vec<Vec<_>> = outbox
         .into_iter()
         .zip(&confirmed)
         .map(|(mut lane, up_to)| lane.split_off(up_to).into_iter().collect())
@@ -105,7 +107,35 @@ pub(crate) fn recover(
     accounts.lanes_confirmed.clone_from(&confirmed);
     let ids = fresh.keys().copied().collect();
     table.put(fresh);
-    Ok(Recovered { journal, accounts, outbox, unconfirmed, fresh: ids, groups })
+    let mut given_up: Vec<Vec<LaneSeq>> = vec![Vec::new(); outbox.len()];
+    for (lane, given_up) in outbox.iter_mut().zip(&mut given_up) {
+        for (seq, outgoing) in &*lane {
+            if let Some(sender) = outgoing.sender
+                && had_no_effect(table, sender)?
+            {
+                given_up.push(*seq);
+            }
+        }
+        lane.retain(|(seq, _)| given_up.binary_search(seq).is_err());
+    }
+    Ok(Recovered { journal, accounts, outbox, given_up, unconfirmed, fresh: ids, groups })
+}
+
+/// Whether an instance counts on a command never taking effect: it could not be sent, or was refused, and its step will
+/// not be compensated. Sent again now, it might take effect after all, and nobody would take that back.
+fn had_no_effect(table: &Table, sender: Sender) -> Result<bool, Fatal> {
+    if sender.leg != Leg::Do {
+        return Ok(false);
+    }
+    let resting = match table.get(sender.instance) {
+        Ok(Some(resting)) => resting,
+        Ok(None) => return Ok(false),
+        Err(error) if !error.is_final() => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Instance::peek(&resting.state).is_ok_and(|(core, _)| {
+        matches!(core.nodes.get(sender.node.index()), Some(NodeState::NoEffect(_)))
+    }))
 }
 
 fn fold_change(

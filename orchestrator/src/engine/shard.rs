@@ -128,7 +128,14 @@ impl Shard {
         let mut next = first;
         while let Some(message) = next {
             match message {
-                ToShard::Jobs(jobs) => jobs.into_iter().try_for_each(|job| self.work(job))?,
+                ToShard::Jobs(jobs) => {
+                    for job in jobs {
+                        self.work(job)?;
+                        if self.batch.is_full() && !self.begin_batch() {
+                            return Ok(true);
+                        }
+                    }
+                }
                 ToShard::Checkpointed(batch) => self.schedule.checkpointed(batch),
                 ToShard::Stop => return Ok(true),
             }
@@ -141,18 +148,33 @@ impl Shard {
             && let Ok(job) = self.unsent.try_recv()
         {
             self.work(job)?;
+            if self.batch.is_full() && !self.begin_batch() {
+                return Ok(true);
+            }
         }
         self.schedule.look_ahead(self.batch.now, self.index, &self.shared)?;
         for _ in 0..DUE_PER_TURN_MAX {
             let Some(id) = self.schedule.take_due(self.batch.now) else { break };
             self.wake(id)?;
+            if self.batch.is_full() && !self.begin_batch() {
+                return Ok(true);
+            }
         }
         Ok(false)
+    }
+
+    /// Hands the batch over within a turn, and begins the next one. Says whether there is still a committer.
+    fn begin_batch(&mut self) -> bool {
+        let (now, now_text) = (self.batch.now, std::mem::take(&mut self.batch.now_text));
+        let goes_on = self.hand_over();
+        (self.batch.now, self.batch.now_text) = (now, now_text);
+        goes_on
     }
 
     /// Does one job. Only what makes further work senseless is an error.
     fn work(&mut self, job: Job) -> Result<(), Fatal> {
         let Job { instance: id, what, cause, delivery } = job;
+        self.batch.bytes += delivery.as_ref().map_or(0, |delivery| delivery.message.body.len());
         match what {
             What::SettleOnly => self.batch.settle(delivery, None),
             What::SetAside(dead) => self.set_aside(delivery, &dead),
@@ -255,7 +277,9 @@ impl Shard {
         })?;
         let instance =
             Instance::decode(plan, &state, history).map_err(|error| error.to_string())?;
-        Ok(Live { instance, plan: Arc::clone(plan), batch: 0, due, bytes: state.len() })
+        // Some batch up to the last one made it what it is: it need not be in the store yet.
+        let batch = self.next_batch - 1;
+        Ok(Live { instance, plan: Arc::clone(plan), batch, due, bytes: state.len() })
     }
 
     fn start(
@@ -273,7 +297,13 @@ impl Shard {
         if let Some(live) = self.live.get(&id) {
             let core = &live.instance.core;
             match plan.graph().repeat {
-                Repeat::RestartWhenFinished if core.status.is_end() => start.run = core.run + 1,
+                // The event that began the last run begins no other one, however often it is delivered.
+                Repeat::RestartWhenFinished
+                    if core.status.is_end()
+                        && !start.cause.as_ref().is_some_and(|id| core.has_taken(id)) =>
+                {
+                    start.run = core.run + 1;
+                }
                 Repeat::Duplicate | Repeat::RestartWhenFinished => {
                     self.batch.settle(delivery, Some(Count::Duplicate));
                     return Ok(());
@@ -287,6 +317,10 @@ impl Shard {
                     return Ok(());
                 }
             }
+        }
+        // What one group says of an instance is of one run.
+        if start.run > 0 && self.batch.has_touched(id) && !self.begin_batch() {
+            return Ok(());
         }
         let (now, codec) = (self.batch.now, Arc::clone(&self.shared.codec));
         let decided =
@@ -331,6 +365,7 @@ impl Shard {
         let before = Before::of(&instance, due);
         // Only a second input within one batch needs a copy: before that, the table has what the handler may spoil.
         let spare = self.batch.has_touched(id).then(|| instance.clone());
+        self.batch.bytes += bytes;
         let (now, codec) = (self.batch.now, Arc::clone(&self.shared.codec));
         let decided = catch_unwind(AssertUnwindSafe(|| {
             transition::apply(&plan, instance, input, cause, now, &*codec)
@@ -367,7 +402,8 @@ impl Shard {
     /// An earlier batch of this shard is on its way to the disk; the committer does not depend on this shard to get there.
     fn await_durable(&self, batch: u64) {
         while self.shared.durable_batch[self.index].load(Ordering::Acquire) < batch
-            && !self.shared.is_stopping()
+            // Stopping is no reason: a state from before that batch would be taken for the last one.
+            && !self.shared.has_failed()
         {
             std::thread::park_timeout(Duration::from_millis(1));
         }
@@ -429,6 +465,7 @@ impl Shard {
         let message =
             self.shared.envelopes.message(&instance.core, step, effect, &self.batch.now_text);
         let lane = self.shared.routes.lane(&message.channel);
+        self.batch.bytes += message.body.len();
         self.batch.outgoing.push(Outgoing { lane, sender, message });
     }
 
@@ -437,6 +474,17 @@ impl Shard {
         match self.find(id)? {
             Found::Nowhere => return Ok(()),
             Found::Unusable(text) => {
+                // One that has ended needs no definition to be forgotten, and its own may have gone with an older release.
+                if let Ok(Some(Resting { ended: true, due: Some(due), .. })) =
+                    self.shared.table.get(id)
+                {
+                    if due <= self.batch.now {
+                        self.forget(id);
+                    } else {
+                        self.schedule.set(id, None, Some(due), self.next_batch - 1);
+                    }
+                    return Ok(());
+                }
                 tracing::error!(instance = %id, text, "A stored instance can't be used; it stays as it is.");
                 return Ok(());
             }

@@ -24,6 +24,7 @@ use crate::{
 use crossbeam_channel::{Sender, bounded, unbounded};
 use dirigent_connectors::{ChannelSpec, Connector, ConnectorError, SourceSpec};
 use dirigent_model::{instance::InstanceId, message::Codec};
+use futures::FutureExt;
 use rustc_hash::FxHashMap;
 use std::{
     collections::BTreeMap,
@@ -237,6 +238,13 @@ struct Reads {
     body_bytes_max: usize,
 }
 
+/// Runs a relay whose panic ends the engine.
+async fn guarded(shared: Arc<Shared>, relay: impl Future<Output = ()>) {
+    if std::panic::AssertUnwindSafe(relay).catch_unwind().await.is_err() {
+        shared.fail("A relay panicked", "a promise of this program was broken".into());
+    }
+}
+
 /// Runs a thread whose error, or panic, ends the engine.
 fn spawn(
     shared: &Arc<Shared>,
@@ -260,7 +268,7 @@ async fn run(
     recovered: Recovered,
     reads: Reads,
 ) -> Result<Engine, EngineError> {
-    let Recovered { journal, accounts, outbox, unconfirmed, fresh, .. } = recovered;
+    let Recovered { journal, accounts, outbox, given_up, unconfirmed, fresh, .. } = recovered;
     for lane in &lanes {
         lane.connector.prepare(&lane.prepares).await?;
     }
@@ -271,17 +279,20 @@ async fn run(
 
     let mut relays = tokio::task::JoinSet::new();
     let mut handles = Vec::new();
-    for (index, (lane, waiting)) in lanes.iter().zip(outbox).enumerate() {
+    for (index, (lane, (waiting, given_up))) in
+        lanes.iter().zip(outbox.into_iter().zip(given_up)).enumerate()
+    {
         let number = u8::try_from(index).unwrap_or_default();
         let sink = lane.connector.sink().await?;
-        let confirmed = accounts.lanes_confirmed[index];
+        let (confirmed, next) = (accounts.lanes_confirmed[index], accounts.lanes_next[index]);
         let (relay, handle) =
-            Relay::new(number, lane.connector.name(), sink, confirmed, unsent_in.clone());
+            Relay::new(number, lane.connector.name(), sink, confirmed, next, unsent_in.clone());
+        handle.confirm(&given_up);
         if !waiting.is_empty() {
             handle.send(waiting);
         }
         handles.push(handle);
-        relays.spawn(relay.run());
+        relays.spawn(guarded(Arc::clone(&shared), relay.run()));
     }
 
     // Sources are opened before any thread runs, so that a refusal leaves nothing behind.

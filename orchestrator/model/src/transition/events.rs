@@ -8,12 +8,11 @@ use crate::{
     definition::{Kind, NodeId},
     history::{Verdict, What, Why},
     instance::{
-        CauseKind, Core, EARLY_EVENTS_MAX, EVENTS_TAKEN_MAX, Early, Leg, NodeState, Status,
+        CauseKind, EARLY_EVENTS_MAX, EVENTS_TAKEN_MAX, Early, Leg, NodeState, Status, taken_id,
     },
     message::Body,
 };
 use std::time::Duration;
-use uuid::Uuid;
 
 /// How long an early event is kept for its wait.
 const EARLY_EVENT_AGE_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -54,14 +53,8 @@ impl Turn<'_> {
     }
 
     fn has_seen(&self, id: &String) -> bool {
-        let Core { early, events_taken, .. } = &self.instance.core;
-        let is_kept = early.iter().any(|kept| kept.cause.as_ref() == Some(id));
-        is_kept || events_taken.contains(&self.hash_of(id))
-    }
-
-    /// Ids come from outside and may be long; what is remembered of each is not.
-    fn hash_of(&self, id: &str) -> Uuid {
-        Uuid::new_v5(&self.instance.core.id.0, id.as_bytes())
+        let core = &self.instance.core;
+        core.early.iter().any(|kept| kept.cause.as_ref() == Some(id)) || core.has_taken(id)
     }
 
     fn awaits(&self, node: NodeId, name: &str) -> bool {
@@ -104,7 +97,7 @@ impl Turn<'_> {
             body,
             self.codec,
         )?;
-        let id = cause.map(|id| self.hash_of(&id));
+        let id = cause.map(|id| taken_id(self.instance.core.id, &id));
         let taken = &mut self.instance.core.events_taken;
         taken.extend(id);
         taken.drain(..taken.len().saturating_sub(EVENTS_TAKEN_MAX));

@@ -16,6 +16,7 @@ use crate::{
     history::{Line, Verdict, What, Why},
     instance::{
         Cause, CauseKind, Core, Incident, Instance, InstanceId, Leg, NodeState, Status, Trace,
+        taken_id,
     },
     message::{Body, Codec, CodecError, Key},
     time::Timestamp,
@@ -51,8 +52,9 @@ pub fn start(
 ) -> Result<Decision, Unreadable> {
     let graph = plan.graph();
     let data = plan.begin(start.body, codec)?;
+    let id = InstanceId::of(&graph.name, &start.key);
     let core = Core {
-        id: InstanceId::of(&graph.name, &start.key),
+        id,
         definition: graph.name.clone(),
         version: graph.version,
         fingerprint: plan.fingerprint(),
@@ -64,7 +66,7 @@ pub fn start(
         cause: None,
         incidents: Vec::new(),
         early: Vec::new(),
-        events_taken: Vec::new(),
+        events_taken: start.cause.iter().map(|message| taken_id(id, message)).collect(),
         started_at: now,
         ended_at: None,
         deadline: graph.deadline.map(|span| now + span),
