@@ -280,6 +280,19 @@ pub(crate) fn status() -> Result<Vec<String>, Unavailable> {
     Ok(lines)
 }
 
+/// Runs `rabbitmqctl` against the shared RabbitMQ, where it was started here.
+pub(crate) fn rabbitmqctl(arguments: &[&str]) -> Result<String, Unavailable> {
+    let kind = Kind::RabbitMq;
+    let Some((path, state)) = home::lives(kind)? else {
+        return Err(Unavailable::NoAdministrator { why: "none runs; `brokers up` starts one" });
+    };
+    // Whoever asks for an alarm at another broker must not get it here.
+    if address_in_environment(kind).is_some_and(|address| address != state.address) {
+        return Err(Unavailable::NoAdministrator { why: "the environment names another one" });
+    }
+    rabbitmq::control(&path, state.ports, arguments)
+}
+
 pub(crate) fn down() -> Result<Vec<Kind>, Unavailable> {
     let mut ended = Vec::new();
     for kind in Kind::ALL {

@@ -63,6 +63,12 @@ pub enum Unavailable {
         /// Where it comes from.
         how: String,
     },
+    /// There is no RabbitMQ of ours to administer.
+    #[error("rabbitmqctl is run for the RabbitMQ that was started here only: {why}")]
+    NoAdministrator {
+        /// What there is instead.
+        why: &'static str,
+    },
     /// Our own folder gave trouble.
     #[error("{doing} {}", path.display())]
     Folder {
@@ -95,6 +101,9 @@ impl Unavailable {
                 kind.install().to_owned()
             }
             Unavailable::OnlyMock { .. } => Kind::Kafka.install().to_owned(),
+            Unavailable::NoAdministrator { .. } => {
+                "nothing, but use the rabbitmqctl of that broker".to_owned()
+            }
             Unavailable::Folder { .. } | Unavailable::Locked { .. } => {
                 "nothing, but look at the folder named above".to_owned()
             }

@@ -159,10 +159,15 @@ impl Drop for Home {
 
 /// The shared broker of this kind, when it lives and answers. Starts nothing.
 pub(crate) fn running(kind: Kind) -> Result<Option<State>, Unavailable> {
+    Ok(lives(kind)?.map(|(_, state)| state).filter(|state| answers(kind, state).is_ok()))
+}
+
+/// The shared broker of this kind and its folder, when its processes live, though it may not answer. Starts nothing.
+pub(crate) fn lives(kind: Kind) -> Result<Option<(PathBuf, State)>, Unavailable> {
     let path = shared_path(kind)?;
-    Ok(read_state(&path).filter(|state| {
-        state.pids.iter().all(|pid| process::is_ours(*pid, &path)) && answers(kind, state).is_ok()
-    }))
+    let state = read_state(&path)
+        .filter(|state| state.pids.iter().all(|pid| process::is_ours(*pid, &path)));
+    Ok(state.map(|state| (path, state)))
 }
 
 /// Ends the shared broker of this kind. Answers whether there was one.

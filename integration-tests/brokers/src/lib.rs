@@ -33,6 +33,9 @@ pub const KAFKA_VARIABLE: &str = "DIRIGENT_KAFKA";
 /// Where to find RabbitMQ: an `amqp://` or `amqps://` address.
 pub const RABBITMQ_VARIABLE: &str = "DIRIGENT_RABBITMQ";
 
+/// The command that administers the RabbitMQ of [`RABBITMQ_VARIABLE`]: words separated by spaces, arguments follow.
+pub const RABBITMQCTL_VARIABLE: &str = "DIRIGENT_RABBITMQCTL";
+
 /// Set to `1`: a test without a real broker fails instead of being skipped.
 pub const REQUIRE_VARIABLE: &str = "DIRIGENT_REQUIRE_BROKERS";
 
@@ -83,6 +86,15 @@ pub fn status() -> Result<Vec<String>, Unavailable> {
 /// As [`kafka`] and [`rabbitmq`]; a mock is no help to another process and counts as unavailable.
 pub fn up(kind: Kind) -> Result<Broker, Unavailable> {
     report::noted(broker::up(kind))
+}
+
+/// Runs `rabbitmqctl` against the shared RabbitMQ that was started here, to raise an alarm for example.
+/// Answers what it printed. All who share the broker feel it.
+///
+/// # Errors
+/// None was started here, the environment names another one, or the command fails.
+pub fn rabbitmqctl(arguments: &[&str]) -> Result<String, Unavailable> {
+    broker::rabbitmqctl(arguments)
 }
 
 /// Ends the shared brokers that were started here. Answers what was ended.

@@ -1,4 +1,4 @@
-//! `brokers up [kafka|rabbitmq]`, `down`, `status`, `used`: the brokers of tests and demos by hand.
+//! `brokers up [kafka|rabbitmq]`, `down`, `status`, `used`, `rabbitmqctl`: the brokers of tests and demos by hand.
 //!
 //! `up` and `status` print lines of an env-file, so that `set -a; eval "$(brokers up)"` is enough.
 
@@ -10,6 +10,7 @@ use dirigent_brokers::{How, Kind, Unavailable};
 const USAGE: &str =
     "usage: brokers up [kafka|rabbitmq]   find or start, keep until `down` (a day at most), print the addresses
        brokers status                print what runs
+       brokers rabbitmqctl ARGS...   administer the RabbitMQ that was started here
        brokers used                  print what the tests have used since the last `down`
        brokers down                  end what was started here";
 
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         ["down"] => down(),
         ["status"] => dirigent_brokers::status(),
         ["used"] => used(),
+        ["rabbitmqctl", ref arguments @ ..] => administer(arguments),
         ["help" | "--help" | "-h"] => Ok(vec![USAGE.to_owned()]),
         _ => {
             return say(&mut io::stderr(), &[USAGE.to_owned()], ExitCode::from(2));
@@ -48,8 +50,24 @@ fn up(kinds: &[Kind]) -> Result<Vec<String>, Unavailable> {
                 format!("{}={}", kind.variable(), broker.address())
             }
         });
+        if let (Kind::RabbitMq, How::Started { .. }) = (kind, broker.how()) {
+            lines.extend(administrator());
+        }
     }
     Ok(lines)
+}
+
+/// The line that names this program as the administrator of the broker that it has started.
+fn administrator() -> Option<String> {
+    let program = std::env::current_exe().ok()?;
+    // Whoever reads the line takes it apart at its spaces.
+    let program = program.to_str().filter(|path| !path.contains(char::is_whitespace))?;
+    Some(format!("{}=\"{program} rabbitmqctl\"", dirigent_brokers::RABBITMQCTL_VARIABLE))
+}
+
+fn administer(arguments: &[&str]) -> Result<Vec<String>, Unavailable> {
+    let said = dirigent_brokers::rabbitmqctl(arguments)?;
+    Ok(said.lines().map(ToOwned::to_owned).collect())
 }
 
 fn down() -> Result<Vec<String>, Unavailable> {

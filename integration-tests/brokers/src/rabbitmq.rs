@@ -89,13 +89,18 @@ pub(crate) fn control(
     arguments: &[&str],
 ) -> Result<String, Unavailable> {
     let program = server()?.with_file_name("rabbitmqctl");
-    let output = path.join("rabbitmqctl.log");
+    // Several processes may ask at once, and each wants its own answer.
+    let output = path.join(format!("rabbitmqctl-{}.log", std::process::id()));
     place::remove(&output)?;
     let mut command = Command::new(program);
     command.args(["-q"]).args(arguments).current_dir(path);
     own_world(&mut command, path, ports);
     match process::run(&mut command, &output, CONTROL_MAX) {
-        Ran::Well => fs::read_to_string(&output).map_err(folder("reading", &output)),
+        Ran::Well => {
+            let said = fs::read_to_string(&output).map_err(folder("reading", &output))?;
+            place::remove(&output)?;
+            Ok(said)
+        }
         Ran::Badly(why) => Err(Unavailable::Failed {
             kind: Kind::RabbitMq,
             doing: "running rabbitmqctl",

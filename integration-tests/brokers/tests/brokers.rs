@@ -166,6 +166,26 @@ fn an_address_in_the_environment_that_does_not_answer_is_an_error_without_its_pa
 }
 
 #[test]
+fn the_program_administers_the_broker_that_was_started_here_and_no_other() {
+    let ask = |address: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_brokers"));
+        command.args(["rabbitmqctl", "eval", "1 + 1."]).stdin(Stdio::null());
+        address.map(|address| command.env("DIRIGENT_RABBITMQ", address));
+        command.output().expect("the program runs")
+    };
+    let Some(broker) = require!(rabbitmq()) else { return };
+    if let How::Started { .. } = broker.how() {
+        let asked = ask(None);
+        assert!(asked.status.success(), "{asked:?}");
+        assert_eq!(asked.stdout.trim_ascii(), b"2");
+    }
+    let refused = ask(Some("amqp://me:s3cret@127.0.0.1:1"));
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && text.contains("started here only"), "{text}");
+    assert!(!text.contains("s3cret"), "{text}");
+}
+
+#[test]
 fn a_run_that_requires_brokers_does_not_accept_the_mock() {
     // Without any program to start one with, and with a target folder of its own.
     let empty = tempfile::tempdir().expect("a folder for the test");

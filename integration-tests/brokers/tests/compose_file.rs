@@ -66,7 +66,7 @@ fn every_service_waits_for_services_that_exist_to_be_healthy() {
 }
 
 #[test]
-fn every_named_volume_is_declared_and_the_sagas_have_one() {
+fn every_named_volume_is_declared_and_sagas_and_services_have_one() {
     let file = file();
     let mut mounted = BTreeSet::new();
     for (name, service) in services() {
@@ -78,7 +78,21 @@ fn every_named_volume_is_declared_and_the_sagas_have_one() {
             mounted.insert((name.clone(), text.to_owned()));
         }
     }
-    assert!(mounted.contains(&("orchestrator".to_owned(), "sagas:/data".to_owned())));
+    for (service, volume) in [("orchestrator", "sagas:/data"), ("participants", "services:/data")] {
+        assert!(mounted.contains(&(service.to_owned(), volume.to_owned())), "{service}: {volume}");
+    }
+}
+
+#[test]
+fn whoever_keeps_something_is_told_to_keep_it_on_its_volume() {
+    for (name, service) in services() {
+        if !service["image"].as_str().is_some_and(|image| image.starts_with("dirigent-")) {
+            continue;
+        }
+        let words = service["command"].as_sequence().expect("our services are told what to do");
+        let words: Vec<&str> = words.iter().filter_map(Value::as_str).collect();
+        assert!(words.windows(2).any(|pair| pair == ["--data", "/data"]), "{name}: {words:?}");
+    }
 }
 
 #[test]
