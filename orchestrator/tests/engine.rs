@@ -4,9 +4,17 @@
 
 mod support;
 
-use dirigent::{engine::ListFilter, envelope};
-use dirigent_connectors::{ChannelSpec, Connector, memory::MemoryBroker, names};
-use support::{PANICS, Stranger, event, orchestrator, purchase, reply_to, start_event};
+use dirigent::{Orchestrator, engine::ListFilter, envelope};
+use dirigent_connectors::{
+    ChannelSpec, Connector, ConnectorError, Memory, Message, Sent, Sink, Source, SourceSpec,
+    UnsentReason, memory::MemoryBroker, names,
+};
+use dirigent_model::definition::{Repeat, saga, step};
+use std::time::Duration;
+use support::{
+    Begun, Broken, Finished, PANICS, Reserve, Stranger, event, orchestrator, purchase, reply_to,
+    start_event,
+};
 
 async fn participant(broker: &MemoryBroker) -> tokio::task::JoinHandle<()> {
     tokio::spawn(Stranger::listening(broker, ChannelSpec::work("work"), "worker").await.answers())
@@ -224,4 +232,181 @@ async fn a_command_that_nobody_can_receive_turns_the_saga_back_with_the_reason()
         1
     );
     engine.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_large_messages_at_once_are_set_aside_and_the_process_goes_on() {
+    // More bytes than the journal takes as one record, all there before the first is read.
+    const LETTERS: u64 = 80;
+    let broker = MemoryBroker::new();
+    let mut customer = customer(&broker).await;
+    drop(Stranger::listening(&broker, ChannelSpec::events("starts"), "shop").await);
+    for id in 0..LETTERS {
+        customer.sends(event("starts", "Begun", &id.to_string(), "1", vec![b' '; 900_000])).await;
+    }
+    customer.begins(1, 5).await;
+    let engine = orchestrator(&broker).shards(1).start().await.unwrap();
+    let worker = participant(&broker).await;
+    assert_eq!(kind(&customer.next().await), "Finished");
+    worker.abort();
+    let handle = engine.handle();
+    engine.stop().await.unwrap();
+    assert_eq!(handle.snapshot().inputs.quarantined, LETTERS);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_its_instance_knows_to_be_unsent_does_not_leave_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = MemoryBroker::new();
+    let mut customer = customer(&broker).await;
+    // The window that carries both commands is decided for the second one only: the watermark stays below both.
+    let stubborn = Stubborn::around(&broker, |key| match key {
+        "1" => Some(Sent::Unknown { text: "nobody answers".into() }),
+        "2" => Some(Sent::Unsent { reason: UnsentReason::Unroutable, text: "no queue".into() }),
+        _ => None,
+    });
+    let orders = || Orchestrator::builder("shop").saga(purchase(1)).data(folder.path()).shards(1);
+    drop(Stranger::listening(&broker, ChannelSpec::events("starts"), "shop").await);
+    customer.begins(1, 5).await;
+    customer.begins(2, 5).await;
+    let engine = orders().connector(std::sync::Arc::new(stubborn)).start().await.unwrap();
+    let handle = engine.handle();
+    let id = handle.id("purchase", "2");
+    until(|| handle.show(id).unwrap().is_some_and(|shown| shown.status == "compensated")).await;
+    // Whoever may ask keeps the folder open.
+    drop(handle);
+    engine.stop().await.unwrap();
+    let engine = orders().connector(std::sync::Arc::new(broker.clone())).start().await.unwrap();
+    let mut work = Stranger::listening(&broker, ChannelSpec::work("work"), "worker").await;
+    assert_eq!(kind(&customer.next().await), "Broken");
+    assert_eq!(work.next().await.message.key, "1");
+    let left = tokio::time::timeout(Duration::from_millis(100), work.source.receive(10)).await;
+    let left = left.map_or(Vec::new(), Result::unwrap);
+    assert!(left.iter().all(|delivery| delivery.message.key == "1"), "{left:?}");
+    engine.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_may_have_been_sent_before_it_could_not_be_is_in_doubt_and_compensated() {
+    let broker = MemoryBroker::new();
+    let mut customer = customer(&broker).await;
+    let asked = std::sync::atomic::AtomicUsize::new(0);
+    let stubborn = Stubborn::around(&broker, move |key| {
+        (key == "1").then(|| match asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+            0 => Sent::Unknown { text: "the connection broke".into() },
+            _ => Sent::Unsent { reason: UnsentReason::Unroutable, text: "no queue".into() },
+        })
+    });
+    let stubborn = std::sync::Arc::new(stubborn);
+    let orders = Orchestrator::builder("shop").saga(purchase(1)).connector(stubborn);
+    let engine = orders.start().await.unwrap();
+    customer.begins(1, 5).await;
+    let mut work = Stranger::listening(&broker, ChannelSpec::work("work"), "worker").await;
+    // The first attempt is in doubt; the second one, of which nothing ever left, ends the step.
+    assert_eq!(kind(&work.next().await), "Release");
+    engine.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_event_that_began_a_run_begins_no_other_one_when_it_is_delivered_again() {
+    let broker = MemoryBroker::new();
+    let mut customer = customer(&broker).await;
+    let again = saga("again", 1, |event: &Begun| event.id, |event: Begun| event.id)
+        .on_repeated_start(Repeat::RestartWhenFinished)
+        .then(
+            step("reserve", |id: &u64| Reserve { id: *id })
+                .reply_within(Duration::from_secs(20))
+                .nothing_to_compensate("it is a test"),
+        )
+        .ends_with(|id| Finished { id: *id }, |id| Broken { id: *id, why: String::new() });
+    let engine = Orchestrator::builder("shop")
+        .saga(again)
+        .connector(std::sync::Arc::new(broker.clone()))
+        .start()
+        .await
+        .unwrap();
+    let worker = participant(&broker).await;
+    customer.begins(1, 5).await;
+    assert_eq!(kind(&customer.next().await), "Finished");
+    customer.begins(1, 5).await;
+    let mut later = start_event(1, 5);
+    later.attributes.set(names::ID, "another");
+    customer.sends(later).await;
+    assert_eq!(kind(&customer.next().await), "Finished");
+    worker.abort();
+    let handle = engine.handle();
+    engine.stop().await.unwrap();
+    let snapshot = handle.snapshot();
+    assert_eq!((snapshot.started, snapshot.completed, snapshot.inputs.duplicate), (2, 2, 1));
+}
+
+/// Waits for what is seen from outside only.
+async fn until(mut holds: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(tokio::time::Instant::now() < deadline, "it did not come about within 20 s");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+type Fate = dyn Fn(&str) -> Option<Sent> + Send + Sync;
+
+/// A broker that decides the fate of `Reserve` commands by their key; `None` is sent.
+struct Stubborn {
+    broker: MemoryBroker,
+    fate: std::sync::Arc<Fate>,
+}
+
+impl Stubborn {
+    fn around(
+        broker: &MemoryBroker,
+        fate: impl Fn(&str) -> Option<Sent> + Send + Sync + 'static,
+    ) -> Self {
+        Self { broker: broker.clone(), fate: std::sync::Arc::new(fate) }
+    }
+}
+
+struct StubbornSink {
+    sink: Box<dyn Sink>,
+    fate: std::sync::Arc<Fate>,
+}
+
+#[async_trait::async_trait]
+impl Connector for Stubborn {
+    fn name(&self) -> &str {
+        "stubborn"
+    }
+
+    fn memory(&self) -> Memory {
+        self.broker.memory()
+    }
+
+    async fn prepare(&self, channels: &[ChannelSpec]) -> Result<(), ConnectorError> {
+        self.broker.prepare(channels).await
+    }
+
+    async fn source(&self, spec: SourceSpec) -> Result<Box<dyn Source>, ConnectorError> {
+        self.broker.source(spec).await
+    }
+
+    async fn sink(&self) -> Result<Box<dyn Sink>, ConnectorError> {
+        let sink = self.broker.sink().await?;
+        Ok(Box::new(StubbornSink { sink, fate: std::sync::Arc::clone(&self.fate) }))
+    }
+}
+
+#[async_trait::async_trait]
+impl Sink for StubbornSink {
+    async fn send(&mut self, window: &[Message]) -> Vec<Sent> {
+        let mut outcomes = Vec::new();
+        for message in window {
+            let is_reserve = message.attributes.get(names::TYPE) == Some("Reserve");
+            let fate = is_reserve.then(|| (self.fate)(&message.key)).flatten();
+            outcomes.extend(match fate {
+                Some(sent) => vec![sent],
+                None => self.sink.send(std::slice::from_ref(message)).await,
+            });
+        }
+        outcomes
+    }
 }
