@@ -19,13 +19,20 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+mod real;
+
+/// The variable that names the Kafka to test against; it is littered.
+const KAFKA_VARIABLE: &str = "DIRIGENT_KAFKA";
+
 /// `None`, and says so, without a real Kafka.
-fn connector() -> Option<KafkaConnector> {
-    let Ok(bootstrap) = std::env::var("DIRIGENT_KAFKA") else {
-        eprintln!("skipped: DIRIGENT_KAFKA names no Kafka");
-        return None;
+macro_rules! connector {
+    () => {
+        require!(KAFKA_VARIABLE).map(connector_to)
     };
-    Some(KafkaConnector::new(KafkaSettings::new(bootstrap)).expect("usable settings"))
+}
+
+fn connector_to(bootstrap: String) -> KafkaConnector {
+    KafkaConnector::new(KafkaSettings::new(bootstrap)).expect("usable settings")
 }
 
 fn unique(name: &str) -> String {
@@ -73,13 +80,13 @@ async fn receive(source: &mut dyn Source, count: usize) -> Vec<Delivery> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_real_kafka_keeps_every_promise() {
-    let Some(connector) = connector() else { return };
+    let Some(connector) = connector!() else { return };
     run_all(&connector, &unique("promises")).await.expect("every promise kept");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_reader_is_told_who_owns_the_group() {
-    let (Some(first), Some(second)) = (connector(), connector()) else { return };
+    let (Some(first), Some(second)) = (connector!(), connector!()) else { return };
     let channel = ChannelSpec::work(unique("owned"));
     let mut owner =
         first.source(spec(&channel, Vec::new())).await.expect("the first becomes the owner");
@@ -93,7 +100,7 @@ async fn a_second_reader_is_told_who_owns_the_group() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_made_anew_is_noticed_when_opening() {
-    let Some(connector) = connector() else { return };
+    let Some(connector) = connector!() else { return };
     let channel = ChannelSpec::work(unique("anew"));
     let position = Position { channel: channel.name.clone(), partition: 0, next: 7 };
     let refused = connector.source(spec(&channel, vec![position])).await.err();
@@ -103,7 +110,7 @@ async fn a_topic_made_anew_is_noticed_when_opening() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_windows_arrive_complete_and_in_order_per_key() {
-    let Some(connector) = connector() else { return };
+    let Some(connector) = connector!() else { return };
     let channel = ChannelSpec::work(unique("many"));
     let mut source = connector.source(spec(&channel, Vec::new())).await.expect("a source");
     let mut sink = connector.sink().await.expect("a sink");
@@ -141,7 +148,11 @@ const OWN_VARIABLE: &str = "DIRIGENT_TEST_OWNS";
 /// Not a test of its own: the process that the next ones kill or stop.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_owner_in_another_process() {
-    let (Ok(name), Some(connector)) = (std::env::var(OWN_VARIABLE), connector()) else { return };
+    let (Ok(name), Ok(bootstrap)) = (std::env::var(OWN_VARIABLE), std::env::var(KAFKA_VARIABLE))
+    else {
+        return;
+    };
+    let connector = connector_to(bootstrap);
     let channel = ChannelSpec::work(name);
     let mut source = connector.source(spec(&channel, Vec::new())).await.expect("a source");
     receive(&mut *source, 1).await;
@@ -169,13 +180,14 @@ fn owner(channel: &ChannelSpec) -> std::io::Result<(Child, Lines<BufReader<Child
 }
 
 fn signal(child: &Child, name: &str) {
-    let sent = Command::new("kill").args([format!("-{name}"), child.id().to_string()]).status();
+    // The shell's own: the program of that name is not on every machine.
+    let sent = Command::new("sh").args(["-c", &format!("kill -{name} {}", child.id())]).status();
     assert!(sent.is_ok_and(|status| status.success()), "kill -{name}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_owner_that_was_stopped_for_too_long_reads_nothing_more() {
-    let Some(connector) = connector() else { return };
+    let Some(connector) = connector!() else { return };
     let channel = ChannelSpec::work(unique("stopped"));
     connector.prepare(std::slice::from_ref(&channel)).await.expect("a topic");
     let mut sink = connector.sink().await.expect("a sink");
@@ -196,7 +208,7 @@ async fn an_owner_that_was_stopped_for_too_long_reads_nothing_more() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_crash_the_next_start_waits_for_the_session_and_succeeds() {
-    let Some(connector) = connector() else { return };
+    let Some(connector) = connector!() else { return };
     let channel = ChannelSpec::work(unique("crash"));
     connector.prepare(std::slice::from_ref(&channel)).await.expect("a topic");
     connector.sink().await.expect("a sink").send(&[message(&channel, 0)]).await;
@@ -210,7 +222,7 @@ async fn after_a_crash_the_next_start_waits_for_the_session_and_succeeds() {
 }
 
 fn admin() -> AdminClient<DefaultClientContext> {
-    let bootstrap = std::env::var("DIRIGENT_KAFKA").expect("asked before");
+    let bootstrap = std::env::var(KAFKA_VARIABLE).expect("asked before");
     ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
         .create()
@@ -219,7 +231,7 @@ fn admin() -> AdminClient<DefaultClientContext> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_too_large_for_its_topic_does_not_take_its_batch_with_it() {
-    let Some(connector) = connector() else { return };
+    let Some(connector) = connector!() else { return };
     let channel = ChannelSpec::work(unique("small"));
     let topic = NewTopic::new(&channel.name, 1, TopicReplication::Fixed(-1))
         .set("max.message.bytes", "4000");
@@ -238,7 +250,7 @@ async fn a_message_too_large_for_its_topic_does_not_take_its_batch_with_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_deleted_before_they_were_read_are_noticed_when_opening() {
-    let Some(connector) = connector() else { return };
+    let Some(connector) = connector!() else { return };
     let channel = ChannelSpec::work(unique("deleted"));
     let topic = NewTopic::new(&channel.name, 1, TopicReplication::Fixed(-1));
     admin().create_topics(&[topic], &AdminOptions::new()).await.expect("an answer");
