@@ -8,7 +8,7 @@ use dirigent_model::{
     instance::Leg,
     time::Timestamp,
 };
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 /// Characters of a cause or a note that a table shows; `show --json` has all of it.
 const NOTE_CHARS_MAX: usize = 100;
@@ -27,7 +27,7 @@ pub(super) fn list(instances: &[InstanceView], more: bool, now: Timestamp, paint
             tame(instance.key.as_str()),
             format!("{} v{}", instance.saga, instance.version),
             instance.status.clone(),
-            format!("{} ago", span(now.since(started))),
+            ago(now.since(started)),
             took,
             note(instance),
         ]
@@ -72,11 +72,10 @@ pub(super) fn instance(view: &InstanceView, now: Timestamp, paint: Paint) -> Str
     let title = format!("{} {}", view.saga, tame(view.key.as_str()));
     let mut text =
         format!("{}  v{}{run}  {}\n", paint.bold(title), view.version, status(&view.status, paint));
-    let ago = span(now.since(view.started_at));
     let mut facts = vec![
         ("id", view.id.to_string()),
         ("trace", view.trace.clone()),
-        ("started", format!("{} ({ago} ago)", view.started_at)),
+        ("started", format!("{} ({})", view.started_at, ago(now.since(view.started_at)))),
     ];
     if let Some(ended) = view.ended_at {
         facts.push(("ended", format!("{ended} (after {})", span(ended.since(view.started_at)))));
@@ -96,13 +95,14 @@ pub(super) fn instance(view: &InstanceView, now: Timestamp, paint: Paint) -> Str
         (_, _) => cell.into(),
     }));
     // Sequences are there to hold others; what is in them says it all.
-    let nodes = view.nodes.iter().filter(|node| node.state != "under way" || !is_inner(&node.name));
+    let nodes = view.nodes.iter().filter(|node| !is_inner(&node.name));
     let nodes: Vec<_> =
         nodes.map(|node| vec![format!("  {}", node.name), node.state.clone()]).collect();
     text.push_str(&format!("\n{}\n", paint.bold("steps")));
     text.push_str(&table(&nodes, |_, column, cell| match (cell, column) {
         ("done", 1) => paint.green(cell),
-        ("compensated", 1) => paint.yellow(cell),
+        ("compensated" | "turned back" | "turning back", 1) => paint.yellow(cell),
+        ("rejected" | "in doubt", 1) => paint.red(cell),
         ("not reached", 1) => paint.dim(cell),
         (_, _) => cell.into(),
     }));
@@ -114,7 +114,13 @@ pub(super) fn instance(view: &InstanceView, now: Timestamp, paint: Paint) -> Str
         let gone = view.history_forgotten;
         text.push_str(&format!("  {}\n", paint.dim(format!("({gone} older lines are not kept)"))));
     }
-    let lines: Vec<_> = view.history.iter().map(|line| history_row(view, line)).collect();
+    let mut undoing = BTreeSet::new();
+    let mut lines = Vec::with_capacity(view.history.len());
+    for line in &view.history {
+        lines.push(history_row(view, line, &undoing));
+        let asked = line.sent.iter().filter(|(_, leg, _)| *leg == Leg::Compensate);
+        undoing.extend(asked.map(|(node, ..)| *node));
+    }
     text.push_str(&table(&lines, |row, column, cell| match (view.history[row].verdict, column) {
         (Verdict::Ignored(_) | Verdict::Duplicate, _) | (_, 0) => paint.dim(cell),
         (Verdict::Applied | Verdict::Deferred, _) => cell.into(),
@@ -122,12 +128,13 @@ pub(super) fn instance(view: &InstanceView, now: Timestamp, paint: Paint) -> Str
     text
 }
 
-/// Whether a name was made up for a block that has none of its own.
+/// Whether a name was made up for a sequence, which has none of its own: no name that is given holds a slash.
 fn is_inner(name: &str) -> bool {
     name == "saga" || name.contains('/')
 }
 
-fn history_row(view: &InstanceView, line: &Line) -> Vec<String> {
+/// `undoing` are the steps whose compensation was sent before: success there means that it was carried out.
+fn history_row(view: &InstanceView, line: &Line, undoing: &BTreeSet<NodeId>) -> Vec<String> {
     let name = |node: NodeId| {
         let node = view.nodes.get(node.index());
         node.map_or_else(|| "?".into(), |node| node.name.clone())
@@ -150,15 +157,19 @@ fn history_row(view: &InstanceView, line: &Line) -> Vec<String> {
     }
     vec![
         format!("  +{}", span(line.at.since(view.started_at))),
-        what(line.what).into(),
+        what(line, undoing).into(),
         line.node.map(name).unwrap_or_default(),
         told.join("; "),
     ]
 }
 
-fn what(what: What) -> &'static str {
-    match what {
+fn what(line: &Line, undoing: &BTreeSet<NodeId>) -> &'static str {
+    // Only what was applied: a late answer to the command itself is ignored once its compensation is out.
+    let undone =
+        line.verdict == Verdict::Applied && line.node.is_some_and(|node| undoing.contains(&node));
+    match line.what {
         What::Started => "started",
+        What::Succeeded if undone => "compensated",
         What::Succeeded => "succeeded",
         What::Rejected => "rejected",
         What::Failed => "failed",
@@ -190,15 +201,25 @@ pub(super) fn why(why: Why) -> &'static str {
     }
 }
 
-/// A span of time in two parts at the most: `3.207s`, `4m 10s`, `2d 3h`.
+/// A span of time in two parts at the most: `27ms`, `3.2s`, `4m 10s`, `2d 3h`.
 fn span(span: Duration) -> String {
     let seconds = span.as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds}.{:03}s", span.subsec_millis()),
-        (0, 0, minutes) => format!("{minutes}m {}s", seconds % 60),
-        (0, hours, minutes) => format!("{hours}h {minutes}m"),
-        (days, hours, _) => format!("{days}d {hours}h"),
+    match (days, hours, minutes, seconds) {
+        (0, 0, 0, 0) => format!("{}ms", span.subsec_millis()),
+        (0, 0, 0, seconds) => format!("{seconds}.{}s", span.subsec_millis() / 100),
+        (0, 0, minutes, _) => format!("{minutes}m {}s", seconds % 60),
+        (0, hours, minutes, _) => format!("{hours}h {minutes}m"),
+        (days, hours, ..) => format!("{days}d {hours}h"),
+    }
+}
+
+/// How long ago, without parts of a second: nobody reads as fast as they pass.
+fn ago(past: Duration) -> String {
+    match past.as_secs() {
+        0 => "just now".into(),
+        seconds @ 1..60 => format!("{seconds}s ago"),
+        _ => format!("{} ago", span(past)),
     }
 }
 
@@ -222,17 +243,73 @@ pub(super) fn settings(settings: &Settings, paint: Paint) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::NodeView;
+    use dirigent_model::{instance::InstanceId, message::Key};
 
     #[test]
     fn spans_read_as_people_say_them() {
         for (millis, said) in [
-            (0, "0.000s"),
-            (3_207, "3.207s"),
+            (0, "0ms"),
+            (27, "27ms"),
+            (3_207, "3.2s"),
             (250_000, "4m 10s"),
             (7_260_000, "2h 1m"),
             (183_600_000, "2d 3h"),
         ] {
             assert_eq!(span(Duration::from_millis(millis)), said);
         }
+        assert_eq!(ago(Duration::from_millis(999)), "just now");
+        assert_eq!(ago(Duration::from_millis(27_479)), "27s ago");
+        assert_eq!(ago(Duration::from_secs(250)), "4m 10s ago");
+    }
+    #[test]
+    fn a_compensated_instance_tells_what_was_taken_back() {
+        let node = |name: &str, state: &str| NodeView { name: name.into(), state: state.into() };
+        let line = |at, what, node: Option<u16>, verdict, sent: &[(u16, Leg)]| Line {
+            at: Timestamp(at),
+            what,
+            node: node.map(NodeId),
+            cause: None,
+            verdict,
+            sent: sent.iter().map(|(node, leg)| (NodeId(*node), *leg, 1)).collect(),
+            note: None,
+        };
+        let undo = [(1, Leg::Compensate)];
+        let key = Key::from(String::from("5"));
+        let view = InstanceView {
+            id: InstanceId::of("order", &key),
+            saga: "order".into(),
+            version: 1,
+            key,
+            run: 0,
+            status: "compensated".into(),
+            cause: None,
+            incidents: Vec::new(),
+            started_at: Timestamp(0),
+            ended_at: Some(Timestamp(23)),
+            due: None,
+            trace: String::new(),
+            nodes: vec![
+                node("saga", "turned back"),
+                node("reserve-stock", "compensated"),
+                node("needs-approval/0", "not reached"),
+            ],
+            data: serde_json::Value::Null,
+            history: vec![
+                line(0, What::Started, None, Verdict::Applied, &[(1, Leg::Do)]),
+                line(9, What::Succeeded, Some(1), Verdict::Applied, &undo),
+                line(15, What::Succeeded, Some(1), Verdict::Duplicate, &[]),
+                line(23, What::Succeeded, Some(1), Verdict::Applied, &[]),
+            ],
+            history_forgotten: 0,
+        };
+        let text = instance(&view, Timestamp(4_000), Paint::plain());
+        let (steps, history) = text.split_once("history\n").unwrap();
+        assert!(!steps.contains("needs-approval/0") && !steps.contains("turned back"), "{steps}");
+        let told: Vec<Vec<&str>> =
+            history.lines().map(|line| line.split_whitespace().skip(1).collect()).collect();
+        assert_eq!(told[1][..2], ["succeeded", "reserve-stock"]);
+        assert_eq!(told[2][..2], ["succeeded", "reserve-stock"], "ignored: {text}");
+        assert_eq!(told[3], ["compensated", "reserve-stock"]);
     }
 }

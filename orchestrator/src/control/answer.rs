@@ -44,7 +44,9 @@ fn list(
     let mut instances = reader.list(&filter).map_err(|error| Refusal::of(&error))?;
     let more = instances.len() > limit;
     instances.truncate(limit);
-    instances.sort_by(|a, b| (a.started_at, &a.key).cmp(&(b.started_at, &b.key)));
+    // Shorter keys first, so that numbers stand in their order.
+    let order = |view: &InstanceView| (view.started_at, view.key.as_str().len());
+    instances.sort_by(|a, b| (order(a), &a.key).cmp(&(order(b), &b.key)));
     Ok(Answer::Listed { instances, more })
 }
 

@@ -123,7 +123,10 @@ impl Reader {
             .nodes
             .iter()
             .enumerate()
-            .map(|(index, state)| NodeView { name: name(index), state: describe_state(state) })
+            .map(|(index, state)| NodeView {
+                name: name(index),
+                state: describe_state(state, core.status),
+            })
             .collect();
         view.data = serde_json::from_slice(json).unwrap_or_default();
         view.history = resting.history.lines();
@@ -222,7 +225,7 @@ fn view(core: &Core) -> InstanceView {
     }
 }
 
-fn describe_state(state: &NodeState) -> String {
+fn describe_state(state: &NodeState, status: Status) -> String {
     use dirigent_model::instance::{Next, NoEffect};
     let asked = |attempt: u32, next: &Next| match next {
         Next::GiveUp(at) => format!("attempt {attempt}, until {at}"),
@@ -230,7 +233,13 @@ fn describe_state(state: &NodeState) -> String {
     };
     match state {
         NodeState::Idle => "not reached".into(),
-        NodeState::Entered => "under way".into(),
+        // A block stays as it was left when the saga turned around inside it.
+        NodeState::Entered => match status {
+            Status::Running | Status::Completed => "under way".into(),
+            Status::TurningBack => "turning back".into(),
+            Status::Compensated => "turned back".into(),
+            Status::Killed => "left as it stood".into(),
+        },
         NodeState::Chosen(Some(arm)) => format!("took arm {}", arm + 1),
         NodeState::Chosen(None) => "took no arm".into(),
         NodeState::Open(ask) => format!("asked ({})", asked(ask.attempt, &ask.next)),
@@ -247,5 +256,22 @@ fn describe_state(state: &NodeState) -> String {
         NodeState::Stuck(_, ask) => format!("compensation given up after attempt {}", ask.attempt),
         NodeState::Undone => "compensated".into(),
         NodeState::Resolved => "resolved by hand".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_under_way_only_while_its_saga_goes_forward() {
+        for (status, said) in [
+            (Status::Running, "under way"),
+            (Status::TurningBack, "turning back"),
+            (Status::Compensated, "turned back"),
+            (Status::Killed, "left as it stood"),
+        ] {
+            assert_eq!(describe_state(&NodeState::Entered, status), said);
+        }
     }
 }

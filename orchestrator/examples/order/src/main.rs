@@ -1,7 +1,10 @@
 //! The `order` binary: what every process of sagas can do, and the demo, the services and the customers of the example.
 
 use clap::{Parser, Subcommand};
-use dirigent::telemetry::logs::{LogFormat, init_logs};
+use dirigent::{
+    cli::FolderArgs,
+    telemetry::logs::{LogFormat, init_logs},
+};
 use order::{
     demo::{self, Verb},
     order::order_saga,
@@ -32,7 +35,10 @@ enum Any {
 async fn main() -> ExitCode {
     let ended = match Order::parse().verb {
         Any::Example(verb) => Box::pin(carry_out(verb)).await,
-        Any::Sagas(verb) => {
+        Any::Sagas(mut verb) => {
+            if let Some(folder) = folder_of(&mut verb) {
+                folder.data = folder.data.take().map(demo::sagas_of);
+            }
             let cli = dirigent::cli("order").saga(order_saga()).saga(trip_saga());
             return Box::pin(cli.execute(*verb)).await;
         }
@@ -41,6 +47,18 @@ async fn main() -> ExitCode {
         say(&mut std::io::stderr(), &format!("error: {}", dirigent::describe(&*error)));
         ExitCode::FAILURE
     })
+}
+
+/// The folder that a verb about instances reads.
+fn folder_of(verb: &mut dirigent::cli::Verb) -> Option<&mut FolderArgs> {
+    use dirigent::cli::Verb;
+    match verb {
+        Verb::List(args) => Some(&mut args.folder),
+        Verb::Show(args) => Some(&mut args.instance.folder),
+        Verb::Cancel(args) | Verb::Kill(args) => Some(&mut args.instance.folder),
+        Verb::Retry(args) | Verb::Resolve(args) => Some(&mut args.folder),
+        Verb::Run(_) | Verb::Check(_) | Verb::Graph(_) | Verb::Config(_) => None,
+    }
 }
 
 async fn carry_out(verb: Verb) -> Result<ExitCode, Box<dyn Error>> {

@@ -355,6 +355,15 @@ pub async fn publish(args: &PublishArgs) -> Result<(), DemoError> {
     Ok(())
 }
 
+/// The sagas' own folder within the one that a demo keeps.
+const SAGAS: &str = "orchestrator";
+
+/// Where the sagas lie in `folder`: a demo keeps its services beside them, a process of sagas has all of it.
+pub fn sagas_of(folder: PathBuf) -> PathBuf {
+    let within = folder.join(SAGAS);
+    if within.is_dir() { within } else { folder }
+}
+
 /// Where a demo keeps what.
 struct Place {
     orchestrator: PathBuf,
@@ -376,7 +385,7 @@ impl Place {
                 .prefix("order-demo-")
                 .tempdir()
                 .map_err(failed("making a folder in", &std::env::temp_dir()))?;
-            let orchestrator = temporary.path().join("orchestrator");
+            let orchestrator = temporary.path().join(SAGAS);
             return Ok(Self {
                 orchestrator,
                 services: None,
@@ -395,7 +404,7 @@ impl Place {
             }
             Err(error) => return Err(failed("reading", &name)(error)),
         };
-        let (orchestrator, services) = (folder.join("orchestrator"), Some(folder.join("services")));
+        let (orchestrator, services) = (folder.join(SAGAS), Some(folder.join("services")));
         Ok(Self { orchestrator, services, prefix, _temporary: None })
     }
 }
@@ -405,4 +414,18 @@ fn new_prefix() -> String {
     let unique = format!("{}/{}", std::process::id(), now.unwrap_or_default().as_nanos());
     let id = Uuid::new_v5(&Uuid::NAMESPACE_OID, unique.as_bytes()).simple().to_string();
     format!("demo-{}.", &id[..8])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sagas_of_a_demo_are_found_by_the_folder_that_it_was_given() {
+        let place = tempfile::tempdir().expect("a folder");
+        let folder = place.path().to_owned();
+        assert_eq!(sagas_of(folder.clone()), folder, "a folder of sagas and nothing else");
+        std::fs::create_dir(folder.join(SAGAS)).expect("a folder within");
+        assert_eq!(sagas_of(folder.clone()), folder.join(SAGAS));
+    }
 }
