@@ -192,14 +192,7 @@ async fn orders_survive(seed: u64) {
     let handle = engine.handle();
     engine.stop().await.unwrap();
     worker.abort();
-    let ledger = ledger.lock().unwrap();
-    for (order, amount) in (0..).zip(&amounts) {
-        let kept = *amount <= LIMIT;
-        let done = ["Reserve", "Pay", "Release"].map(|name| ledger.count(order, name));
-        assert_eq!(done, if kept { [1, 1, 0] } else { [1, 0, 1] }, "seed {seed}: order {order}");
-        let told = if kept { "Finished" } else { "Broken" };
-        assert_eq!(ended[&order.to_string()], told, "seed {seed}: order {order}");
-    }
+    happened_once(&ledger.lock().unwrap(), &amounts, &ended, seed);
     let kept = amounts.iter().filter(|amount| **amount <= LIMIT).count() as u64;
     let snapshot = handle.snapshot();
     adds_up(&snapshot, kept, seed);
@@ -210,6 +203,16 @@ async fn orders_survive(seed: u64) {
     adds_up(&again, kept, seed);
     assert_eq!(again.confirmed, [again.sent], "seed {seed}");
     engine.stop().await.unwrap();
+}
+
+fn happened_once(ledger: &Ledger, amounts: &[u64], ended: &BTreeMap<String, String>, seed: u64) {
+    for (order, amount) in (0..).zip(amounts) {
+        let kept = *amount <= LIMIT;
+        let done = ["Reserve", "Pay", "Release"].map(|name| ledger.count(order, name));
+        assert_eq!(done, if kept { [1, 1, 0] } else { [1, 0, 1] }, "seed {seed}: order {order}");
+        let told = if kept { "Finished" } else { "Broken" };
+        assert_eq!(ended[&order.to_string()], told, "seed {seed}: order {order}");
+    }
 }
 
 fn adds_up(snapshot: &Snapshot, kept: u64, seed: u64) {
