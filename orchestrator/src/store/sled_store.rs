@@ -84,12 +84,14 @@ impl SledStore {
             move |source: Box<dyn std::error::Error + Send + Sync>| match source
                 .downcast::<io::Error>()
             {
-                Ok(source) if is_full(source.kind()) => StoreError::Full { doing, source: *source },
+                Ok(source) if is_full(source.kind()) => {
+                    StoreError::Full { doing: "opening", source: *source }
+                }
                 Ok(source) => StoreError::Open { folder, doing, source },
                 Err(source) => match source.downcast::<sled::Error>() {
                     Ok(error) => match *error {
                         sled::Error::Io(source) if is_full(source.kind()) => {
-                            StoreError::Full { doing, source }
+                            StoreError::Full { doing: "opening", source }
                         }
                         error => StoreError::Open { folder, doing, source: error.into() },
                     },
