@@ -138,7 +138,7 @@ pub fn status(store: &dyn Store, idempotency_key: &str) -> Result<Status, StoreE
     let key = answer_key(idempotency_key);
     let Some(bytes) = store.get(SPACE, &key)? else { return Ok(Status::NotDone) };
     Ok(match read::<Remembered>(&key, &bytes)?.answer {
-        Answered::Reply { rejected: true, .. } => Status::NotDone,
+        Answered::Reply { rejected: true, .. } | Answered::Failed { .. } => Status::NotDone,
         Answered::Reply { name, format, body, .. } => {
             Status::Done { name, body: Body { format, bytes: body } }
         }

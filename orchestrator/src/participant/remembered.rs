@@ -39,6 +39,9 @@ pub(super) enum Answered {
     Reply { name: String, format: Format, body: Vec<u8>, rejected: bool },
     /// It failed and may have left an effect outside: the handler is asked again.
     InDoubt,
+    /// It failed without effect. This attempt, and those before it, stay what they were answered: a saga that gave up on that
+    /// word will not compensate. A later attempt is carried out.
+    Failed { attempt: u32, format: Format, body: Vec<u8> },
 }
 
 /// What became of a step, under the key that its command and its compensation share.

@@ -319,10 +319,13 @@ async fn after_a_panic_the_compensation_is_carried_out_because_nobody_knows() {
 }
 
 #[tokio::test]
-async fn a_failure_without_effect_is_forgotten_and_asked_again_may_succeed() {
+async fn an_attempt_that_failed_without_effect_stays_failed_and_a_later_one_may_succeed() {
     let mut bench = Bench::new().await;
     let _running = bench.start(inventory()).await;
     fails(&bench.asks(reserve("broken", 1)).await, "broken", true, FailureEffect::None);
+    // The same attempt delivered again, though it would succeed now: the saga may have given up on the first answer.
+    fails(&bench.asks(reserve("brush", 1)).await, "broken", true, FailureEffect::None);
+    assert_eq!(bench.record::<u64>("reserved"), None);
     says(&bench.asks(reserve("brush", 2)).await, Reserved { number: 1 });
 }
 

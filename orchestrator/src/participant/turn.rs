@@ -241,14 +241,22 @@ impl Worker {
         place: Option<&Place>,
     ) -> Result<(String, Body), StoreError> {
         let key = answer_key(&asked.idempotency_key);
-        match making.batch.get_as::<Remembered>(&key) {
-            Ok(Some(Remembered { answer: Answered::Reply { name, format, body, .. }, .. })) => {
+        let known = match making.batch.get_as::<Remembered>(&key) {
+            Ok(known) => known.map(|known| known.answer),
+            Err(error) => return self.damaged(making, message, error),
+        };
+        let in_doubt = match known {
+            Some(Answered::Reply { name, format, body, .. }) => {
                 making.counts.repeated += 1;
                 return Ok((name, Body { format, bytes: body }));
             }
-            Ok(Some(Remembered { answer: Answered::InDoubt, .. }) | None) => {}
-            Err(error) => return self.damaged(making, message, error),
-        }
+            Some(Answered::Failed { attempt, format, body }) if asked.attempt <= attempt => {
+                making.counts.repeated += 1;
+                return Ok((Failure::NAME.to_owned(), Body { format, bytes: body }));
+            }
+            Some(Answered::InDoubt) => true,
+            Some(Answered::Failed { .. }) | None => false,
+        };
         let Some(act) = self.service.commands.get(&message.channel, &asked.command) else {
             let text =
                 format!("{} does not know the command `{}`", self.service.name, asked.command);
@@ -334,7 +342,15 @@ impl Worker {
                 if failure.effect == FailureEffect::Unknown {
                     self.put_in_doubt(making, &key, act.undoable.then_some(&mark));
                 }
-                return Ok(self.failure(message, &failure));
+                let (name, body) = self.failure(message, &failure);
+                // A compensation may succeed by a copy of its message: nobody has given up on it for good.
+                let for_good = asked.leg == Leg::Do && failure.effect == FailureEffect::None;
+                if for_good && !in_doubt && fits(&body) {
+                    let (attempt, format) = (asked.attempt, body.format);
+                    let answer = Answered::Failed { attempt, format, body: body.bytes.clone() };
+                    self.remember(making, &key, answer);
+                }
+                return Ok((name, body));
             }
             Ok(Answers::Done(name, Ok(reply))) if fits(&reply) => {
                 tx.finish().map(|kept| (kept, name, reply, false))
@@ -476,10 +492,13 @@ impl Worker {
     }
 
     fn keep(&self, making: &mut Making<'_>, key: &[u8], name: &str, reply: &Body, rejected: bool) {
+        self.remember(making, key, Answered::reply(name, reply, rejected));
+    }
+
+    fn remember(&self, making: &mut Making<'_>, key: &[u8], answer: Answered) {
         let expires = making.now + self.service.remember_for;
-        let remembered = Remembered { answer: Answered::reply(name, reply, rejected), expires };
         making.batch.set(expiry_key(expires, key), Some(Vec::new()));
-        making.batch.set(key.to_vec(), Some(write(&remembered)));
+        making.batch.set(key.to_vec(), Some(write(&Remembered { answer, expires })));
     }
 
     fn put_mark(&self, making: &mut Making<'_>, mark: &[u8], effect: Effect) {
@@ -490,10 +509,7 @@ impl Worker {
 
     /// The handler may have left an effect outside: its compensation is to be carried out.
     fn put_in_doubt(&self, making: &mut Making<'_>, key: &[u8], mark: Option<&Vec<u8>>) {
-        let expires = making.now + self.service.remember_for;
-        let remembered = Remembered { answer: Answered::InDoubt, expires };
-        making.batch.set(expiry_key(expires, key), Some(Vec::new()));
-        making.batch.set(key.to_vec(), Some(write(&remembered)));
+        self.remember(making, key, Answered::InDoubt);
         if let Some(mark) = mark {
             self.put_mark(making, mark, Effect::InDoubt);
         }
