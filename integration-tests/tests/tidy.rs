@@ -60,8 +60,16 @@ const CRATES: &[(&str, &str, &[&str])] = &[
 ];
 
 /// All that the model may build on: reading, writing and naming data.
-const MODEL_NEEDS: &[&str] =
-    &["erased-serde", "postcard", "rustc-hash", "serde", "serde_json", "thiserror", "uuid"];
+const MODEL_NEEDS: &[&str] = &[
+    "erased-serde",
+    "postcard",
+    "rustc-hash",
+    "serde",
+    "serde_bytes",
+    "serde_json",
+    "thiserror",
+    "uuid",
+];
 
 /// Rooms of a crate's `src` and which of their neighbours may be named there. A room that is not listed may name all.
 const ROOMS: &[(&str, &str, &[&str])] = &[

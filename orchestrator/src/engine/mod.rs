@@ -11,6 +11,7 @@
 //! back from the relay is not: it carries at most what the outbox holds, so that no circle of waiting can form.
 
 mod accounts;
+mod aftermath;
 mod batch;
 mod buffers;
 mod checkpoint;

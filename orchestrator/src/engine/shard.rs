@@ -7,7 +7,8 @@
 use super::{
     Shared,
     accounts::Count,
-    batch::{Batch, Touched},
+    aftermath::{Before, count_of, note_tally, panic_letter, unreadable_letter},
+    batch::Batch,
     group::{Outgoing, Sender},
     job::{DeliveryJob, Job, What},
     schedule::Schedule,
@@ -20,10 +21,10 @@ use crate::{
 };
 use crossbeam_channel::{Receiver, select};
 use dirigent_model::{
-    decision::{Decision, Effect, Input, Reply, Unreadable},
+    decision::{Decision, Effect, Input, Reply},
     definition::{Plan, Repeat},
     history::{Verdict, Why},
-    instance::{Instance, InstanceId, Status},
+    instance::{Instance, InstanceId},
     time::Timestamp,
     transition::{self, Start},
 };
@@ -585,71 +586,5 @@ impl Found {
     /// Whether there is one, usable or not.
     fn is_found(&self) -> bool {
         !matches!(self, Self::Nowhere)
-    }
-}
-
-/// What an instance was before an input.
-#[derive(Default)]
-struct Before {
-    started: bool,
-    ended: bool,
-    blocked: bool,
-    due: Option<Timestamp>,
-}
-
-impl Before {
-    fn of(instance: &Instance, due: Option<Timestamp>) -> Self {
-        let core = &instance.core;
-        Self { started: false, ended: core.status.is_end(), blocked: core.is_blocked(), due }
-    }
-}
-
-fn note_tally(touched: &mut Touched, instance: &Instance, before: &Before, ended: Option<Status>) {
-    let core = &instance.core;
-    let tally = &mut touched.tally;
-    tally.started |= before.started;
-    tally.ended = ended.or(tally.ended);
-    if before.started || ended.is_some() {
-        tally.release = Some((core.definition.clone(), core.version, core.fingerprint.0));
-    }
-    match (before.blocked, core.is_blocked()) {
-        (false, true) if tally.became_unblocked => tally.became_unblocked = false,
-        (true, false) if tally.became_blocked => tally.became_blocked = false,
-        (false, true) => tally.became_blocked = true,
-        (true, false) => tally.became_unblocked = true,
-        (false, false) | (true, true) => {}
-    }
-}
-
-fn count_of(verdict: Verdict) -> Count {
-    match verdict {
-        Verdict::Applied => Count::Applied,
-        Verdict::Deferred => Count::Parked,
-        Verdict::Duplicate => Count::Duplicate,
-        Verdict::Ignored(_) => Count::Ignored,
-    }
-}
-
-fn unreadable_letter(unreadable: &Unreadable) -> DeadLetter {
-    let reason = match unreadable {
-        Unreadable::Body(_) => "undecodable",
-        Unreadable::UnknownReply { .. } => "unknown-reply",
-        Unreadable::NoSuchCommand { .. } => "unknown-step",
-    };
-    let text = match std::error::Error::source(unreadable) {
-        Some(cause) => format!("{unreadable}: {cause}"),
-        None => unreadable.to_string(),
-    };
-    DeadLetter { reason, text }
-}
-
-fn panic_letter(panic: &(dyn std::any::Any + Send)) -> DeadLetter {
-    let said = panic.downcast_ref::<&str>().copied();
-    let said = said
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("(no message)");
-    DeadLetter {
-        reason: "handler-panicked",
-        text: format!("the saga's own function panicked: {said}"),
     }
 }
