@@ -94,6 +94,9 @@ pub struct RunArgs {
 pub struct CheckArgs {
     /// The saga, or saga@version; all of them if not said
     pub saga: Option<String>,
+    /// Checks the graph in this file instead, as `graph --format json` writes it: to try a shape before it is declared
+    #[arg(long, value_name = "FILE", conflicts_with = "saga")]
+    pub graph: Option<std::path::PathBuf>,
     /// Prints an array of JSON objects
     #[arg(long)]
     pub json: bool,

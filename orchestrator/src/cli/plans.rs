@@ -5,17 +5,20 @@ use super::{
     out::{Trouble, say},
 };
 use crate::registry::Registry;
-use std::{process::ExitCode, sync::Arc};
+use dirigent_model::{definition::Graph, explore::check_graph};
+use serde::Deserialize;
+use std::{path::Path, process::ExitCode, sync::Arc};
 
 pub(super) async fn check(registry: Arc<Registry>, args: CheckArgs) -> Result<ExitCode, Trouble> {
-    let plans = match &args.saga {
-        Some(named) => vec![Arc::clone(find_plan(&registry, named)?)],
-        None => registry.plans().to_vec(),
+    let graphs = match (&args.graph, &args.saga) {
+        (Some(file), _) => vec![read_graph(file)?],
+        (None, Some(named)) => vec![find_plan(&registry, named)?.graph().clone()],
+        (None, None) => registry.plans().iter().map(|plan| plan.graph().clone()).collect(),
     };
     let mut all_sound = true;
     let mut checks = Vec::new();
-    for plan in plans {
-        let work = tokio::task::spawn_blocking(move || plan.check());
+    for graph in graphs {
+        let work = tokio::task::spawn_blocking(move || check_graph(&graph));
         let checked = work.await.map_err(|error| Trouble::new("checking a saga").because(error))?;
         all_sound &= checked.is_sound();
         if args.json {
@@ -30,6 +33,31 @@ pub(super) async fn check(registry: Arc<Registry>, args: CheckArgs) -> Result<Ex
         say(&format!("{text}\n"))?;
     }
     Ok(if all_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A graph as `graph --format json` writes it, with or without the fingerprint around it.
+fn read_graph(file: &Path) -> Result<Graph, Trouble> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Printed { graph: Graph },
+        Bare(Graph),
+    }
+    let shown = file.display();
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Trouble::new(format!("reading {shown}")).because(error))?;
+    // Told apart by hand only where neither fits: the reader wants to know where the graph itself is wrong.
+    match serde_json::from_str(&text) {
+        Ok(Written::Printed { graph } | Written::Bare(graph)) => Ok(graph),
+        Err(_) => {
+            let wrong =
+                |error| Trouble::new(format!("{shown} is no graph of a saga")).because(error);
+            let value: serde_json::Value = serde_json::from_str(&text).map_err(wrong)?;
+            let inner = value.get("graph").cloned().unwrap_or(value);
+            serde_json::from_value(inner)
+                .map_err(|error| wrong(error).hint("`graph SAGA --format json` writes one"))
+        }
+    }
 }
 
 pub(super) fn graph(registry: &Registry, args: &GraphArgs) -> Result<ExitCode, Trouble> {
