@@ -11,7 +11,7 @@ pub const LOG_VARIABLE: &str = "DIRIGENT_LOG";
 /// What is logged if nothing is said. `lapin` writes whole messages, bodies too, into its warnings; `librdkafka` and the
 /// HTTP client repeat every attempt to reach something, which our connectors and the exporter tell once.
 pub const LOG_DEFAULT: &str =
-    "info,lapin=error,librdkafka=error,rdkafka=error,opentelemetry=error,reqwest=error,hyper=error";
+    "info,lapin=off,librdkafka=error,rdkafka=error,opentelemetry=error,reqwest=error,hyper=error";
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
