@@ -3,17 +3,23 @@
 use clap::{Parser, Subcommand};
 use dirigent::{
     cli::FolderArgs,
-    telemetry::logs::{LogFormat, init_logs},
+    telemetry::{
+        Traces,
+        logs::{LogFormat, init_logs},
+    },
 };
 use order::{
     demo::{self, Verb},
     order::order_saga,
     trip::trip_saga,
 };
-use std::{error::Error, io::Write, process::ExitCode};
+use std::{error::Error, io::Write, process::ExitCode, sync::Arc, time::Duration};
 
 /// What the demo, which has its say at its end, logs by itself: chaos makes many warnings, and lapin calls an orderly end an error.
 const QUIET: &str = "error,lapin=off";
+
+/// How long the end of a process waits for the collector of traces.
+const TRACES_TOLD_WITHIN: Duration = Duration::from_secs(5);
 
 /// Orders and trips: sagas, their services, and customers.
 #[derive(Parser)]
@@ -65,14 +71,18 @@ async fn carry_out(verb: Verb) -> Result<ExitCode, Box<dyn Error>> {
     match verb {
         Verb::Demo(args) => {
             init_logs(LogFormat::Text, Some(QUIET))?;
-            let report = demo::demo(&args).await?;
+            let traces = Arc::new(Traces::from_env("order")?);
+            let report = demo::demo(&args, &traces).await?;
+            told(traces).await?;
             let text = if args.json { serde_json::to_string(&report)? } else { report.to_string() };
             say(&mut std::io::stdout(), &text);
             Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Verb::Participants(args) => {
             init_logs(LogFormat::Text, None)?;
-            demo::participants(&args, told_to_stop()?).await?;
+            let traces = Arc::new(Traces::from_env("order-services")?);
+            demo::participants(&args, told_to_stop()?, &traces).await?;
+            told(traces).await?;
             Ok(ExitCode::SUCCESS)
         }
         Verb::Publish(args) => {
@@ -87,6 +97,11 @@ async fn carry_out(verb: Verb) -> Result<ExitCode, Box<dyn Error>> {
             Ok(if found.ledger.balanced { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
     }
+}
+
+/// Waits until what is left of the traces has been told.
+async fn told(traces: Arc<Traces>) -> Result<(), tokio::task::JoinError> {
+    tokio::task::spawn_blocking(move || traces.shutdown(TRACES_TOLD_WITHIN)).await.map(drop)
 }
 
 /// Waits for Ctrl-C or SIGTERM.

@@ -3,11 +3,13 @@
 // Clippy takes the helpers of an integration test for code that is no test.
 #![allow(clippy::unwrap_used)]
 
+use dirigent::telemetry::Traces;
 use order::{
     demo::{BrokerKind, DemoArgs, RateArgs, ReconcileArgs, Report, demo, reconcile_at_rest},
     order::{Rates, order_saga},
     trip::trip_saga,
 };
+use std::sync::Arc;
 
 fn some_orders() -> DemoArgs {
     DemoArgs {
@@ -37,7 +39,7 @@ fn ended_as_told(report: &Report, compensated: u64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_order_ends_as_its_number_says_and_the_ledgers_balance() {
     let args = some_orders();
-    let report = demo(&args).await.unwrap();
+    let report = demo(&args, &Arc::new(Traces::quiet())).await.unwrap();
     ended_as_told(&report, refused(args.rates.rates()));
     assert_eq!(report.duplicates_ignored, 0);
 }
@@ -45,7 +47,7 @@ async fn every_order_ends_as_its_number_says_and_the_ledgers_balance() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn losing_doubling_delaying_and_reordering_messages_changes_no_end_and_no_ledger() {
     let args = DemoArgs { chaos: true, ..some_orders() };
-    let report = demo(&args).await.unwrap();
+    let report = demo(&args, &Arc::new(Traces::quiet())).await.unwrap();
     ended_as_told(&report, refused(args.rates.rates()));
     assert!(report.duplicates_ignored > 0, "{report}");
 }
@@ -59,7 +61,7 @@ async fn an_order_whose_service_stays_silent_is_taken_back_or_asked_for_until_it
         let silent = matches!(rates.unanswered(*order), Some("ReserveStock" | "AuthorisePayment"));
         silent || rates.refusal(*order).is_some()
     };
-    let report = demo(&args).await.unwrap();
+    let report = demo(&args, &Arc::new(Traces::quiet())).await.unwrap();
     ended_as_told(&report, (1..=300).filter(given_up).count() as u64);
 }
 
@@ -67,8 +69,8 @@ async fn an_order_whose_service_stays_silent_is_taken_back_or_asked_for_until_it
 async fn what_was_kept_in_a_folder_is_known_the_next_time_and_can_be_reconciled_at_rest() {
     let folder = tempfile::tempdir().unwrap();
     let args = DemoArgs { data: Some(folder.path().to_owned()), ..some_orders() };
-    let first = demo(&args).await.unwrap();
-    let again = demo(&args).await.unwrap();
+    let first = demo(&args, &Arc::new(Traces::quiet())).await.unwrap();
+    let again = demo(&args, &Arc::new(Traces::quiet())).await.unwrap();
     ended_as_told(&again, first.compensated);
     assert_eq!(again.duplicates_ignored, 300, "every order was placed again");
     let (data, services) = (folder.path().join("orchestrator"), folder.path().join("services"));

@@ -32,6 +32,7 @@ use dirigent::{
     engine::{Engine, Handle, InstanceView, ListFilter, Snapshot},
     participant::{Participant, ParticipantError, Running},
     store::{Store, StoreError},
+    telemetry::Traces,
 };
 use dirigent_connectors::{Connector, ConnectorError};
 use dirigent_model::instance::Status;
@@ -106,11 +107,11 @@ pub enum DemoError {
     },
 }
 
-/// Runs a demo to its end.
+/// Runs a demo to its end, and tells its traces.
 ///
 /// # Errors
 /// Something needed for it is not to be had.
-pub async fn demo(args: &DemoArgs) -> Result<Report, DemoError> {
+pub async fn demo(args: &DemoArgs, traces: &Arc<Traces>) -> Result<Report, DemoError> {
     let place = Place::of(args)?;
     let found = find(args.broker).await?;
     let mut connector = match args.broker {
@@ -123,9 +124,13 @@ pub async fn demo(args: &DemoArgs) -> Result<Report, DemoError> {
         connector = broker::chaos(connector, args.rates.seed);
     }
     // Before anybody sends: events nobody listens to are gone.
-    let services =
-        Services::start(services(args.rates.rates()), &connector, place.services.as_deref())
-            .await?;
+    let services = Services::start(
+        services(args.rates.rates()),
+        &connector,
+        place.services.as_deref(),
+        traces,
+    )
+    .await?;
     let is_hurried = args.chaos || args.rates.silent_rate > 0.0;
     let timing = if is_hurried { OrderTiming::brisk() } else { OrderTiming::default() };
     let engine = Orchestrator::builder("order")
@@ -133,6 +138,7 @@ pub async fn demo(args: &DemoArgs) -> Result<Report, DemoError> {
         .saga(trip_saga())
         .connector(Arc::clone(&connector))
         .data(&place.orchestrator)
+        .observer(Arc::clone(traces) as Arc<dyn dirigent::telemetry::Observer>)
         .start()
         .await
         .map_err(|error| DemoError::Start(Box::new(error)))?;
@@ -281,10 +287,12 @@ impl Services {
         participants: impl IntoIterator<Item = (&'static str, Participant)>,
         connector: &Arc<dyn Connector>,
         folder: Option<&Path>,
+        traces: &Arc<Traces>,
     ) -> Result<Self, DemoError> {
         let (mut running, mut stores) = (Vec::new(), Vec::new());
         for (name, participant) in participants {
             let store = stores::open(folder, name)?;
+            let participant = participant.spans(traces.spans());
             running.push(participant.start(Arc::clone(connector), Arc::clone(&store)).await?);
             stores.push((name, store));
         }
@@ -324,10 +332,11 @@ impl Services {
 pub async fn participants(
     args: &ParticipantsArgs,
     stop: impl Future<Output = ()>,
+    traces: &Arc<Traces>,
 ) -> Result<(), DemoError> {
     let found = find_shared(args.broker).await?;
     let both = services(args.rates.rates()).into_iter().chain(crate::trip::services::services());
-    let mut services = Services::start(both, &found.connector, Some(&args.data)).await?;
+    let mut services = Services::start(both, &found.connector, Some(&args.data), traces).await?;
     let names: Vec<_> = services.running.iter().map(Running::name).collect();
     tracing::info!(broker = found.how, services = names.join(" "), "Services are running.");
     tokio::select! {
