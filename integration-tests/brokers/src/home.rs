@@ -255,6 +255,10 @@ fn start_watchdog(path: &Path, private: bool) -> std::io::Result<u32> {
     process::launch(&watchdog, &path.join("watchdog.log"))
 }
 
+/// How long a process has to be gone before it counts as ended. Start scripts become other programs, and on a busy
+/// machine a look may fall between two of them.
+const GONE_FOR: Duration = Duration::from_secs(3);
+
 fn wait_until_it_answers(kind: Kind, path: &Path, state: &State) -> Result<String, Unavailable> {
     let log = log_of(path);
     let failed = |why: String| Unavailable::Failed {
@@ -263,13 +267,16 @@ fn wait_until_it_answers(kind: Kind, path: &Path, state: &State) -> Result<Strin
         why,
         log: Some(log.clone()),
     };
+    let mut gone_since: Option<Instant> = None;
     let begun = Instant::now();
     loop {
         let why = match answers(kind, state) {
             Ok(version) => return Ok(version),
             Err(why) => why,
         };
-        if !state.pids.iter().all(|pid| process::is_ours(*pid, path)) {
+        if state.pids.iter().all(|pid| process::is_ours(*pid, path)) {
+            gone_since = None;
+        } else if gone_since.get_or_insert_with(Instant::now).elapsed() > GONE_FOR {
             return Err(failed(format!("it ended; {}", process::tail(&log))));
         }
         if begun.elapsed() > START_MAX {
