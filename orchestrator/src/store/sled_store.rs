@@ -14,7 +14,7 @@
 //!
 //! Numbers are big-endian, so that pieces lie in order.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Bound;
@@ -63,6 +63,8 @@ impl Default for StoreOptions {
 pub struct SledStore {
     db: sled::Db,
     trees: HashMap<Space, sled::Tree>,
+    /// Spaces in which some value is, or was, in pieces. In all others no write has to look for stale ones.
+    in_pieces: Mutex<HashSet<Space>>,
     /// sled's file, to sync it ourselves. Opened before the first record is written, so that no error of the disk is missed.
     file: File,
     /// One writer at a time: which pieces of an old value are stale is read before they are removed.
@@ -115,15 +117,22 @@ impl SledStore {
             .open(path.join("db"))
             .map_err(|error| failed("opening its file for syncing")(error.into()))?;
         let mut trees = HashMap::new();
+        let mut in_pieces = HashSet::new();
         for space in Space::ALL {
             let tree = db
                 .open_tree(space.name())
                 .map_err(|error| failed("opening its spaces")(error.into()))?;
+            match tree.range([PIECES]..[PIECES + 1]).next() {
+                None => {}
+                Some(Ok(_)) => drop(in_pieces.insert(space)),
+                Some(Err(error)) => return Err(failed("looking into its spaces")(error.into())),
+            }
             trees.insert(space, tree);
         }
         let store = Self {
             db,
             trees,
+            in_pieces: Mutex::new(in_pieces),
             file,
             writing: Mutex::new(()),
             stopped: AtomicBool::new(false),
@@ -212,6 +221,7 @@ impl SledStore {
         let tree = self.tree(space);
         let mut batch = sled::Batch::default();
         let mut bytes = 0;
+        let mut in_pieces = self.in_pieces.lock().unwrap_or_else(PoisonError::into_inner);
         // Pieces that a key has after the batch so far, where that isn't what the tree says.
         let mut pieces_in_batch: HashMap<&[u8], u32> = HashMap::new();
         for Change { key, value, .. } in changes.iter().filter(|change| change.space == space) {
@@ -224,9 +234,13 @@ impl SledStore {
             bytes += change_bytes;
             let before = match pieces_in_batch.get(key.as_slice()) {
                 Some(pieces) => *pieces,
+                None if !in_pieces.contains(&space) => 0,
                 None => self.pieces_stored(space, key)?,
             };
             let after = put(&mut batch, space, key, value.as_deref());
+            if after > 0 {
+                in_pieces.insert(space);
+            }
             for stale in after..before {
                 batch.remove(piece_key(key, stale));
             }
