@@ -41,12 +41,15 @@ const ENDED_WITHIN: Duration = Duration::from_secs(150);
 /// How long a start may take, the wait for a killed owner's place at a Kafka included.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
+/// How long a ready orchestrator may take to its first saga. Where none is left to begin, the kill comes then.
+const UNDER_WAY_WITHIN: Duration = Duration::from_secs(15);
+
 /// When to kill after each start where [`KILLS`] does not say: while it connects, and while it works on what waits.
 const CHOSEN: [Kill; 5] = [
     Kill { engine: Moment::Started(Duration::from_millis(300)), services: None },
-    Kill { engine: Moment::Ready(Duration::from_millis(100)), services: Some(Duration::ZERO) },
+    Kill { engine: Moment::UnderWay(Duration::ZERO), services: Some(Duration::ZERO) },
     Kill { engine: Moment::Started(Duration::from_millis(1_200)), services: None },
-    Kill { engine: Moment::Ready(Duration::from_millis(300)), services: None },
+    Kill { engine: Moment::UnderWay(Duration::from_millis(100)), services: None },
     Kill { engine: Moment::Ready(Duration::ZERO), services: None },
 ];
 
@@ -64,6 +67,8 @@ enum Moment {
     Started(Duration),
     /// This long after it said that it is ready.
     Ready(Duration),
+    /// This long after a saga was seen under way, however long a broker takes to hand out its first message.
+    UnderWay(Duration),
 }
 
 /// What the environment asks for, or what is done without a word from it.
@@ -145,6 +150,14 @@ fn survives_kills(broker: &Broker) {
             Moment::Started(after) => sleep(after),
             Moment::Ready(after) => {
                 engine.is_ready();
+                sleep(after);
+            }
+            Moment::UnderWay(after) => {
+                engine.is_ready();
+                let ready = Instant::now();
+                while !at.under_way() && ready.elapsed() < UNDER_WAY_WITHIN {
+                    sleep(Duration::from_millis(10));
+                }
                 sleep(after);
             }
         }
