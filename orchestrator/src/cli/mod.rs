@@ -1,7 +1,7 @@
 //! The command line of a process that runs sagas: `run · check · graph · list · show · cancel · kill · retry · resolve · config`.
 //!
 //! ```no_run
-//! # fn order_saga() -> Result<dirigent_model::definition::Definition<()>, dirigent_model::definition::DefinitionErrors> { unimplemented!() }
+//! # fn order_saga() -> Result<dirigent_model::definition::Definition<()>, dirigent_model::definition::DefinitionErrors> { loop {} }
 //! # async fn main_() -> std::process::ExitCode {
 //! dirigent::cli("order").saga(order_saga()).run().await
 //! # }
