@@ -3,9 +3,11 @@
 //! It may only be used from the thread that made it, so it lives on one of its own. It forgets the
 //! oldest messages beyond 5 MB per partition and knows no transactions: good for a look, no proof.
 
+use std::net::TcpListener;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use rdkafka::error::KafkaError;
 use rdkafka::mocking::MockCluster;
@@ -15,6 +17,10 @@ const BROKER_ID: i32 = 1;
 
 /// Orders that wait for the thread; each order is waited for, so one per caller.
 const ORDERS_MAX: usize = 4;
+
+/// How long to wait for a port that somebody else has taken, and how often to look.
+const PORT_FREE_WITHIN: Duration = Duration::from_secs(20);
+const PORT_POLL: Duration = Duration::from_millis(50);
 
 enum Order {
     Down(SyncSender<Result<(), KafkaError>>),
@@ -64,7 +70,19 @@ impl Mock {
         self.order(Order::Down)
     }
 
+    /// librdkafka ends the process when it can't listen on the broker's port again, which an outgoing connection may have
+    /// taken meanwhile: so it is asked only once the port can be had.
     pub(crate) fn up(&self) -> Result<(), String> {
+        let begun = Instant::now();
+        while let Err(error) = TcpListener::bind(&self.address) {
+            if begun.elapsed() > PORT_FREE_WITHIN {
+                return Err(format!(
+                    "its port {} is taken by somebody else: {error}",
+                    self.address
+                ));
+            }
+            thread::sleep(PORT_POLL);
+        }
         self.order(Order::Up)
     }
 
