@@ -134,6 +134,10 @@ async fn a_broker_that_goes_away_and_comes_back_loses_nothing() {
     let come_back = async {
         // Longer than a session: the source has to get its group again.
         tokio::time::sleep(SESSION_TIMEOUT + Duration::from_secs(2)).await;
+        // librdkafka ends the process if somebody else has taken the broker's port meanwhile.
+        while std::net::TcpListener::bind(cluster.bootstrap_servers()).is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         cluster.broker_up(1).expect("up");
     };
     let (sent, ()) = tokio::join!(send, come_back);

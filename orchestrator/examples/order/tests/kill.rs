@@ -32,7 +32,7 @@ const SEED: &str = "DIRIGENT_SEED";
 /// Up to how long after its start a random kill comes, where it is not waited for: it connects meanwhile, or waits for a killed owner's place.
 const CONNECTING_WITHIN_MS: u64 = 2_000;
 
-/// Up to how long after it is ready a random kill comes. Longer, and a fast machine would have ended all orders before it.
+/// Up to how long after a saga is under way a random kill comes. Longer, and a fast machine would have ended all orders before it.
 const WORKING_WITHIN_MS: u64 = 400;
 
 /// How long the sagas may take to end after the last kill. A Kafka gives a killed owner's place away after ten seconds.
@@ -97,14 +97,14 @@ impl Random {
         (mixed ^ (mixed >> 31)) % bound
     }
 
-    /// Three of four once it is ready, as there is most to lose; every other one with the services.
+    /// Three of four in the middle of work, as there is most to lose; every other one with the services.
     fn kill(&mut self) -> Kill {
         let connecting = Duration::from_millis(self.below(CONNECTING_WITHIN_MS));
         let [working, before] =
             [(); 2].map(|()| Duration::from_millis(self.below(WORKING_WITHIN_MS)));
         let engine = match self.below(4) {
             0 => Moment::Started(connecting),
-            _ => Moment::Ready(working),
+            _ => Moment::UnderWay(working),
         };
         let services = self.below(2) == 0;
         Kill { engine, services: services.then_some(before) }
