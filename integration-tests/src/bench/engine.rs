@@ -77,7 +77,7 @@ pub async fn run(settings: &Settings) -> Result<serde_json::Value, Error> {
         "input_to_durable_p50_us": median(&runs.iter().map(|run| micros(run.p50)).collect::<Vec<_>>()).round(),
         "input_to_durable_p99_us": median(&runs.iter().map(|run| micros(run.p99)).collect::<Vec<_>>()).round(),
         "journal_bytes_per_event": median(&runs.iter().map(|run| run.bytes as f64 / run.events as f64).collect::<Vec<_>>()).round(),
-        "message_bytes_per_event": median(&runs.iter().map(|run| run.message_bytes as f64 / run.events as f64).collect::<Vec<_>>()).round(),
+        "start_event_bytes_per_event": median(&runs.iter().map(|run| run.message_bytes as f64 / run.events as f64).collect::<Vec<_>>()).round(),
         "events_per_sync": median(&runs.iter().map(|run| run.events as f64 / run.groups as f64).collect::<Vec<_>>()).round(),
         "events_per_run": runs[0].events,
         "runs": runs.len(),
