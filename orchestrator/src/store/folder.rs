@@ -29,7 +29,14 @@ pub struct DataFolder {
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Closing would not do: a child that is just being started has the same open file, until it runs its program.
+        let _ = FileExt::unlock(&self.lock);
+    }
 }
 
 /// Why a data folder can't be used.
@@ -73,7 +80,7 @@ impl DataFolder {
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             sync_names(parent)?;
         }
-        Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), _lock: lock }) })
+        Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), lock }) })
     }
 
     /// The folder itself.
@@ -209,6 +216,17 @@ mod tests {
         DataFolder::open(&path).expect_err("a clone still holds it");
         drop(clone);
         DataFolder::open(&path).expect("it is free");
+    }
+
+    #[test]
+    fn a_folder_is_free_at_once_even_while_a_child_process_is_being_started() {
+        let place = tempfile::tempdir().expect("a folder");
+        let folder = DataFolder::open(place.path()).expect("nobody else uses it");
+        // What a child holds between its fork and its exec: the same open file.
+        let in_the_child = folder.inner.lock.try_clone().expect("a second descriptor");
+        drop(folder);
+        DataFolder::open(place.path()).expect("it is free");
+        drop(in_the_child);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use std::ops::Bound;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use super::{
     BATCH_BYTES_MAX, Change, DataFolder, KeyRange, Page, SCAN_BYTES_MAX, Space, Store, StoreError,
@@ -36,6 +37,10 @@ pub const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 /// Bytes of a value, or of a piece of one, in one record of sled. sled keeps up to sixteen records, and while it merges a
 /// few more, in one page, and a page above 128 KiB goes to a file that is never synced: sixteen records of 8 KiB do.
 const PIECE_BYTES_MAX: usize = 4 * 1024;
+
+/// How often sled is asked again while its file is still locked, and how long to rest before: two seconds in all.
+const LOCK_TRIES_MAX: u32 = 200;
+const LOCK_REST: Duration = Duration::from_millis(10);
 
 const HEAD_BYTES: usize = 5;
 const LAYOUT_WHOLE: u8 = 1;
@@ -104,12 +109,12 @@ impl SledStore {
         delete_torn_snapshots(&path)
             .map_err(|error| failed("deleting half-written snapshots")(error.into()))?;
         sync_before_open(&path).map_err(|error| failed("syncing its file")(error.into()))?;
-        let db = sled::Config::new()
+        let config = sled::Config::new()
             .path(&path)
             .cache_capacity(options.cache_bytes)
             // Its own thread would only log a failed sync.
-            .flush_every_ms(None)
-            .open()
+            .flush_every_ms(None);
+        let db = open_once_unlocked(&config, || std::thread::sleep(LOCK_REST))
             .map_err(|error| failed("reading its files")(error.into()))?;
         let file = OpenOptions::new()
             .read(true)
@@ -337,6 +342,19 @@ impl Store for SledStore {
             }
         }))
     }
+}
+
+/// Opens sled, and rests and tries again while its file is locked. Our own lock says that nobody else uses the folder, so
+/// what still holds sled's is a child process between its fork and its exec, with a copy of an earlier handle of ours.
+fn open_once_unlocked(config: &sled::Config, mut rest: impl FnMut()) -> sled::Result<sled::Db> {
+    let is_lock = |error: &sled::Error| matches!(error, sled::Error::Io(error) if error.to_string().contains("could not acquire lock"));
+    for _ in 1..LOCK_TRIES_MAX {
+        match config.open() {
+            Err(error) if is_lock(&error) => rest(),
+            outcome => return outcome,
+        }
+    }
+    config.open()
 }
 
 /// A crash, or a full disk, during an earlier opening leaves it; sled then never opens the folder again.

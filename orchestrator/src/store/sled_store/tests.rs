@@ -25,6 +25,26 @@ fn a_half_written_snapshot_does_not_keep_it_from_opening() {
 }
 
 #[test]
+fn a_file_that_a_child_process_still_holds_locked_for_a_moment_is_waited_for() {
+    use fs4::fs_std::FileExt;
+
+    let (_place, folder) = data();
+    drop(open(&folder));
+    let in_the_child = File::open(folder.store().join("db")).expect("sled's file");
+    assert!(FileExt::try_lock_exclusive(&in_the_child).expect("lock"), "nobody has it");
+    let config = sled::Config::new().path(folder.store());
+    let mut rests = 0;
+    let db = open_once_unlocked(&config, || {
+        rests += 1;
+        if rests == 3 {
+            FileExt::unlock(&in_the_child).expect("unlock");
+        }
+    });
+    db.expect("it is waited for");
+    assert_eq!(rests, 3);
+}
+
+#[test]
 fn what_was_written_is_there_after_opening_again() {
     let (_place, folder) = data();
     let store = open(&folder);
