@@ -21,7 +21,6 @@ const LONGER: &[(&str, usize, &str)] = &[
         1_500,
         "the rules of sagas, in the order of their numbers",
     ),
-    ("orchestrator/src/participant/turn.rs", 750, "the three duties, decided in one place"),
 ];
 
 /// Folders that hold nothing of ours.

@@ -1,19 +1,20 @@
 //! One turn: what a window of deliveries changes and what is answered. Decides only; nothing is written or sent here.
 //!
-//! The three duties of a participant are kept in [`Worker::answer`]: a key that was answered is answered the same way again,
-//! a compensation wins over its command, and what was answered can be asked for later.
+//! In goes a window of deliveries; out comes one batch of the store, with what may be sent and settled once it is durable.
+//! Commands are answered in `answer`, events heard in `hear`; what both leave behind is gathered here.
+
+mod answer;
+mod hear;
 
 use super::{
-    Answers, Counts, Misbehaviour, Service,
-    asked::{Asked, Heard, Unanswerable, Undoing},
+    Counts, Service,
     remembered::{
-        Answered, Batch, Effect, Mark, Remembered, SPACE, answer_key, each, expiring, expiry_key,
-        heard_key, mark_key, number_of, outbox_key, position_key, read, read_message, write,
-        write_message,
+        Batch, Mark, Remembered, SPACE, each, expiring, number_of, outbox_key, position_key, read,
+        read_message, write, write_message,
     },
     reply,
     traced::Place,
-    tx::{CHANGES_BYTES_MAX, Kept, Tx, Void},
+    tx::{CHANGES_BYTES_MAX, Kept},
 };
 use crate::{
     envelope::{self, DeadLetter},
@@ -21,18 +22,12 @@ use crate::{
     store::{BATCH_BYTES_MAX, Change, Store, StoreError, prefix_end},
     telemetry::SpanFact,
 };
-use dirigent_connectors::{Delivery, Message, Position, names};
+use dirigent_connectors::{Delivery, Message, Position};
 use dirigent_model::{
-    instance::Leg,
-    message::{Body, CodecError, Failure, FailureEffect, Format, Message as _},
+    message::{Body, CodecError},
     time::Timestamp,
 };
-use std::{
-    collections::BTreeMap,
-    ops::Bound,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 /// Bytes of changes after which no further delivery is taken into a batch: with what the next one may change at the most
 /// it still is one batch of the store, all or nothing.
@@ -201,281 +196,6 @@ impl Worker {
         Ok(())
     }
 
-    fn command(
-        &self,
-        making: &mut Making<'_>,
-        message: &Message,
-    ) -> Result<Result<(), DeadLetter>, StoreError> {
-        let mut asked = match Asked::read(message) {
-            Ok(asked) => asked,
-            Err(Unanswerable(text)) => {
-                return Ok(Err(DeadLetter { reason: "unanswerable", text }));
-            }
-        };
-        let misbehaviour = (self.service.misbehave)(&asked);
-        if misbehaviour == Misbehaviour::SilentBefore {
-            making.counts.silent += 1;
-            return Ok(Ok(()));
-        }
-        let service = &self.service.name;
-        let place = Place::of_command(&asked, &message.attributes, self.service.spans.is_on());
-        let (name, body) = self.answer(making, &mut asked, message, place.as_ref())?;
-        making.spans.extend(
-            place.and_then(|place| place.handled_command(service, &asked, message, making.now)),
-        );
-        if misbehaviour == Misbehaviour::SilentAfter {
-            making.counts.silent += 1;
-            return Ok(Ok(()));
-        }
-        let reply = reply::reply(service, &asked, place.as_ref(), &name, body, making.now);
-        making.out.push(Outgoing { message: reply, outbox: None });
-        Ok(Ok(()))
-    }
-
-    /// The answer to a command, whoever asks how often and in whatever order.
-    fn answer(
-        &self,
-        making: &mut Making<'_>,
-        asked: &mut Asked,
-        message: &Message,
-        place: Option<&Place>,
-    ) -> Result<(String, Body), StoreError> {
-        let key = answer_key(&asked.idempotency_key);
-        let known = match making.batch.get_as::<Remembered>(&key) {
-            Ok(known) => known.map(|known| known.answer),
-            Err(error) => return self.damaged(making, message, error),
-        };
-        let in_doubt = match known {
-            Some(Answered::Reply { name, format, body, .. }) => {
-                making.counts.repeated += 1;
-                return Ok((name, Body { format, bytes: body }));
-            }
-            Some(Answered::Failed { attempt, format, body }) if asked.attempt <= attempt => {
-                making.counts.repeated += 1;
-                return Ok((Failure::NAME.to_owned(), Body { format, bytes: body }));
-            }
-            Some(Answered::InDoubt) => true,
-            Some(Answered::Failed { .. }) | None => false,
-        };
-        let Some(act) = self.service.commands.get(&message.channel, &asked.command) else {
-            let text =
-                format!("{} does not know the command `{}`", self.service.name, asked.command);
-            return Ok(self.failed(
-                making,
-                message,
-                "unknown-command",
-                text,
-                false,
-                FailureEffect::None,
-            ));
-        };
-        let mark = mark_key(&asked.place());
-        let undoes = asked.leg == Leg::Compensate && act.undoes.is_some();
-        let marked = if undoes || act.undoable {
-            match making.batch.get_as::<Mark>(&mark) {
-                Ok(marked) => marked.map(|mark| mark.effect),
-                Err(error) => return self.damaged(making, message, error),
-            }
-        } else {
-            None
-        };
-        let body = match envelope::format_of(&message.attributes) {
-            Ok(format) => Body { format, bytes: message.body.to_vec() },
-            Err(text) => {
-                return Ok(self.failed(
-                    making,
-                    message,
-                    "undecodable",
-                    text,
-                    false,
-                    FailureEffect::None,
-                ));
-            }
-        };
-        let codec = &*self.service.codec;
-        if undoes {
-            match marked {
-                Some(Effect::Took) => asked.undoing = Some(Undoing::Certain),
-                Some(Effect::InDoubt) => asked.undoing = Some(Undoing::InDoubt),
-                // Compensation wins: the command was never here, or was undone before.
-                None | Some(Effect::Undone) => {
-                    let nothing = act.undoes.as_ref().expect("it undoes");
-                    let nothing = catch_unwind(AssertUnwindSafe(|| nothing(&body, asked, codec)));
-                    making.counts.nothing_to_undo += 1;
-                    return Ok(match nothing {
-                        Ok(Answers::Done(name, Ok(reply))) => {
-                            self.keep(making, &key, name, &reply, false);
-                            self.put_mark(making, &mark, Effect::Undone);
-                            (name.to_owned(), reply)
-                        }
-                        other => {
-                            let trouble = Trouble::of(other);
-                            self.failed(
-                                making,
-                                message,
-                                trouble.code,
-                                trouble.text,
-                                trouble.retriable,
-                                FailureEffect::None,
-                            )
-                        }
-                    });
-                }
-            }
-        } else if act.undoable && marked == Some(Effect::Undone) {
-            making.counts.refused += 1;
-            let text = "its compensation was here first; nothing was done".to_owned();
-            return Ok(self.failed(
-                making,
-                message,
-                "compensated",
-                text,
-                false,
-                FailureEffect::None,
-            ));
-        }
-        let mut tx = Tx::on(&making.batch, codec);
-        let answers = catch_unwind(AssertUnwindSafe(|| (act.handle)(&mut tx, &body, asked, codec)));
-        let kept = match answers {
-            Ok(Answers::Failed(failure)) => {
-                making.counts.failed += 1;
-                if failure.effect == FailureEffect::Unknown {
-                    self.put_in_doubt(making, &key, act.undoable.then_some(&mark));
-                }
-                let (name, body) = self.failure(message, &failure);
-                // A compensation may succeed by a copy of its message: nobody has given up on it for good.
-                let for_good = asked.leg == Leg::Do && failure.effect == FailureEffect::None;
-                if for_good && !in_doubt && fits(&body) {
-                    let (attempt, format) = (asked.attempt, body.format);
-                    let answer = Answered::Failed { attempt, format, body: body.bytes.clone() };
-                    self.remember(making, &key, answer);
-                }
-                return Ok((name, body));
-            }
-            Ok(Answers::Done(name, Ok(reply))) if fits(&reply) => {
-                tx.finish().map(|kept| (kept, name, reply, false))
-            }
-            Ok(Answers::Rejected(name, Ok(reply))) if fits(&reply) => {
-                tx.finish().map(|kept| (kept, name, reply, true))
-            }
-            Ok(Answers::Undecodable(error)) => {
-                return Ok(self.failed(
-                    making,
-                    message,
-                    "undecodable",
-                    error.to_string(),
-                    false,
-                    FailureEffect::None,
-                ));
-            }
-            other => {
-                let trouble = Trouble::of(other);
-                tracing::error!(
-                    command = asked.command,
-                    saga = asked.saga,
-                    code = trouble.code,
-                    "A handler could not answer: {}",
-                    trouble.text
-                );
-                self.put_in_doubt(making, &key, act.undoable.then_some(&mark));
-                return Ok(self.failed(
-                    making,
-                    message,
-                    trouble.code,
-                    trouble.text,
-                    trouble.retriable,
-                    FailureEffect::Unknown,
-                ));
-            }
-        };
-        match kept {
-            Ok((kept, name, reply, rejected)) => {
-                self.commit(making, kept, &asked.idempotency_key, place);
-                self.keep(making, &key, name, &reply, rejected);
-                if undoes {
-                    self.put_mark(making, &mark, Effect::Undone);
-                } else if act.undoable && !rejected {
-                    self.put_mark(making, &mark, Effect::Took);
-                }
-                if rejected {
-                    making.counts.rejected += 1
-                } else {
-                    making.counts.done += 1
-                }
-                Ok((name.to_owned(), reply))
-            }
-            Err(Void::Store(error)) => self.damaged(making, message, error),
-            Err(Void::Impossible(text)) => {
-                tracing::error!(
-                    command = asked.command,
-                    saga = asked.saga,
-                    "A handler asked for something impossible: {text}"
-                );
-                self.put_in_doubt(making, &key, act.undoable.then_some(&mark));
-                Ok(self.failed(making, message, "impossible", text, false, FailureEffect::Unknown))
-            }
-        }
-    }
-
-    fn event(
-        &self,
-        making: &mut Making<'_>,
-        message: &Message,
-    ) -> Result<Result<(), DeadLetter>, StoreError> {
-        let name = message.attributes.get(names::TYPE).unwrap_or_default();
-        let Some(act) = self.service.events.get(&message.channel, name) else {
-            making.counts.ignored += 1;
-            return Ok(Ok(()));
-        };
-        let dead = |reason, text: String| Ok(Err(DeadLetter { reason, text }));
-        let heard = match Heard::read(message) {
-            Ok(heard) => heard,
-            Err(Unanswerable(text)) => return dead("unanswerable", text),
-        };
-        let key = heard_key(&heard.source, &heard.id);
-        match making.batch.get(&key) {
-            Ok(None) => {}
-            Ok(Some(_)) => {
-                making.counts.repeated += 1;
-                return Ok(Ok(()));
-            }
-            Err(error) if error.is_final() => return Err(error),
-            Err(error) => return dead("damaged", error.to_string()),
-        }
-        let body = match envelope::format_of(&message.attributes) {
-            Ok(format) => Body { format, bytes: message.body.to_vec() },
-            Err(text) => return dead("undecodable", text),
-        };
-        let codec = &*self.service.codec;
-        let mut tx = Tx::on(&making.batch, codec);
-        match catch_unwind(AssertUnwindSafe(|| act(&mut tx, &body, &heard, codec))) {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return dead("undecodable", error.to_string()),
-            Err(panic) => return dead("panicked", said(&*panic)),
-        }
-        match tx.finish() {
-            Ok(kept) => {
-                let service = &self.service.name;
-                let is_noted = self.service.spans.is_on();
-                let place = Place::of_event(service, &heard, &message.attributes, is_noted);
-                self.commit(making, kept, &heard.id, place.as_ref());
-                making.spans.extend(
-                    place.and_then(|place| {
-                        place.handled_event(service, &heard, message, making.now)
-                    }),
-                );
-                let expires = making.now + self.service.remember_for;
-                making.batch.set(expiry_key(expires, &key), Some(Vec::new()));
-                making.batch.set(key, Some(write(&expires)));
-                making.counts.heard += 1;
-                Ok(Ok(()))
-            }
-            Err(Void::Store(error)) if error.is_final() => Err(error),
-            Err(Void::Store(error)) => dead("damaged", error.to_string()),
-            Err(Void::Impossible(text)) => dead("impossible", text),
-        }
-    }
-
     /// Takes what a handler did into the batch, its events by way of the outbox.
     fn commit(&self, making: &mut Making<'_>, kept: Kept, cause: &str, place: Option<&Place>) {
         for (key, value) in kept.changes {
@@ -489,68 +209,6 @@ impl Worker {
             );
             making.put_out(event);
         }
-    }
-
-    fn keep(&self, making: &mut Making<'_>, key: &[u8], name: &str, reply: &Body, rejected: bool) {
-        self.remember(making, key, Answered::reply(name, reply, rejected));
-    }
-
-    fn remember(&self, making: &mut Making<'_>, key: &[u8], answer: Answered) {
-        let expires = making.now + self.service.remember_for;
-        making.batch.set(expiry_key(expires, key), Some(Vec::new()));
-        making.batch.set(key.to_vec(), Some(write(&Remembered { answer, expires })));
-    }
-
-    fn put_mark(&self, making: &mut Making<'_>, mark: &[u8], effect: Effect) {
-        let expires = making.now + self.service.remember_for;
-        making.batch.set(expiry_key(expires, mark), Some(Vec::new()));
-        making.batch.set(mark.to_vec(), Some(write(&Mark { effect, expires })));
-    }
-
-    /// The handler may have left an effect outside: its compensation is to be carried out.
-    fn put_in_doubt(&self, making: &mut Making<'_>, key: &[u8], mark: Option<&Vec<u8>>) {
-        self.remember(making, key, Answered::InDoubt);
-        if let Some(mark) = mark {
-            self.put_mark(making, mark, Effect::InDoubt);
-        }
-    }
-
-    /// A record that can't be read concerns this command only; a store that failed ends the participant.
-    fn damaged(
-        &self,
-        making: &mut Making<'_>,
-        message: &Message,
-        error: StoreError,
-    ) -> Result<(String, Body), StoreError> {
-        if error.is_final() {
-            return Err(error);
-        }
-        tracing::error!(participant = self.service.name, "A record can't be used: {error}");
-        let text = error.to_string();
-        Ok(self.failed(making, message, "damaged", text, false, FailureEffect::Unknown))
-    }
-
-    fn failed(
-        &self,
-        making: &mut Making<'_>,
-        message: &Message,
-        code: &str,
-        text: String,
-        retriable: bool,
-        effect: FailureEffect,
-    ) -> (String, Body) {
-        making.counts.failed += 1;
-        self.failure(message, &Failure { code: code.into(), message: text, retriable, effect })
-    }
-
-    /// A failure as the asker writes; as JSON where that can't be.
-    fn failure(&self, message: &Message, failure: &Failure) -> (String, Body) {
-        let format = envelope::format_of(&message.attributes).unwrap_or(Format::Json);
-        let body = Body::write(failure, format, &*self.service.codec).unwrap_or_else(|_| Body {
-            format: Format::Json,
-            bytes: serde_json::to_vec(failure).expect("a failure is texts and a flag"),
-        });
-        (Failure::NAME.to_owned(), body)
     }
 
     fn set_aside(&self, making: &mut Making<'_>, delivery: &Delivery, dead: &DeadLetter) {
@@ -643,42 +301,6 @@ fn note_progress(
     }
     for ((channel, partition), next) in std::mem::take(answered) {
         batch.set(position_key(&channel, partition), Some(write(&next)));
-    }
-}
-
-/// Whether a reply can be remembered.
-fn fits(reply: &Body) -> bool {
-    reply.bytes.len() <= CHANGES_BYTES_MAX
-}
-
-/// Why a handler gave no answer that can be kept.
-struct Trouble {
-    code: &'static str,
-    text: String,
-    retriable: bool,
-}
-
-impl Trouble {
-    fn of(answers: std::thread::Result<Answers>) -> Self {
-        let unwritable = |text: String| Self { code: "unwritable-reply", text, retriable: false };
-        match answers {
-            Err(panic) => Self { code: "panicked", text: said(&*panic), retriable: true },
-            Ok(Answers::Done(_, Err(error)) | Answers::Rejected(_, Err(error))) => {
-                unwritable(error.to_string())
-            }
-            Ok(Answers::Done(_, Ok(reply)) | Answers::Rejected(_, Ok(reply))) => {
-                unwritable(format!(
-                    "the reply has {} bytes, the bound is {CHANGES_BYTES_MAX}",
-                    reply.bytes.len()
-                ))
-            }
-            Ok(Answers::Undecodable(error)) => {
-                Self { code: "undecodable", text: error.to_string(), retriable: false }
-            }
-            Ok(Answers::Failed(failure)) => {
-                Self { code: "failed", text: failure.message, retriable: failure.retriable }
-            }
-        }
     }
 }
 
