@@ -23,7 +23,7 @@ const LONGER: &[(&str, usize, &str)] = &[
     ),
 ];
 
-/// Folders that hold nothing of ours.
+/// What holds nothing of ours. `.git` is a folder, or a file where the work tree is a linked one.
 const NOT_OURS: &[&str] = &["target", ".git"];
 
 /// A crate of ours: where it lies, and which of ours it may know, tests included.
@@ -152,7 +152,10 @@ fn collect(root: &Path, folder: &Path, found: &mut Vec<File>) {
         let entry = entry.expect("an entry of a folder can be read");
         let (path, name) = (entry.path(), entry.file_name());
         let kind = entry.file_type().expect("an entry has a kind");
-        if kind.is_dir() && !NOT_OURS.iter().any(|folder| name == *folder) {
+        if NOT_OURS.iter().any(|not_ours| name == *not_ours) {
+            continue;
+        }
+        if kind.is_dir() {
             collect(root, &path, found);
         } else if kind.is_file()
             && let Ok(text) = fs::read_to_string(&path)
