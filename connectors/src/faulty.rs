@@ -189,6 +189,12 @@ impl Connector for Faulty {
         let (inner, late) = (self.inner.sink().await?, self.inner.sink().await?);
         Ok(Box::new(sink::FaultySink::new(inner, late, self.shared.clone(), self.chance())))
     }
+
+    async fn owner_sink(&self, group: &str) -> Result<Box<dyn Sink>, ConnectorError> {
+        // A group has one owner, and its owner one sink: what comes late comes as from a network that held it back.
+        let (inner, late) = (self.inner.owner_sink(group).await?, self.inner.sink().await?);
+        Ok(Box::new(sink::FaultySink::new(inner, late, self.shared.clone(), self.chance())))
+    }
 }
 
 #[cfg(test)]

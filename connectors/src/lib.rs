@@ -155,6 +155,12 @@ pub enum Sent {
         /// Why, for people.
         text: String,
     },
+    /// Another process owns the group this sink sends for: nothing leaves by it any more, and opening another would not help.
+    /// Only a sink of [`Connector::owner_sink`] says so. The process has to end.
+    Fenced {
+        /// Who owns the group now, for people.
+        text: String,
+    },
 }
 
 /// Why a message can't be handed to the broker for good.
@@ -205,8 +211,13 @@ pub trait Connector: Send + Sync {
     /// Opens a source. Creates what this reader needs on the broker.
     async fn source(&self, spec: SourceSpec) -> Result<Box<dyn Source>, ConnectorError>;
 
-    /// Opens a sink.
+    /// Opens a sink for whoever may send: a participant, a customer.
     async fn sink(&self) -> Result<Box<dyn Sink>, ConnectorError>;
+
+    /// Opens a sink that sends only while this process owns `group`: for one whose messages must not mix with those of
+    /// another process that has taken the group over meanwhile. The source of the group has to be opened before, by the same
+    /// connector. A broker that can't tell an owner from a former one gives an ordinary sink.
+    async fn owner_sink(&self, group: &str) -> Result<Box<dyn Sink>, ConnectorError>;
 }
 
 /// What a person must mend. Passing troubles are healed inside the connectors and logged there.

@@ -340,6 +340,25 @@ async fn the_event_that_began_a_run_begins_no_other_one_when_it_is_delivered_aga
     assert_eq!((snapshot.started, snapshot.completed, snapshot.inputs.duplicate), (2, 2, 1));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_whose_work_another_one_has_taken_over_ends_and_says_who_has_it() {
+    let broker = MemoryBroker::new();
+    let mut customer = customer(&broker).await;
+    let stubborn = Stubborn::around(&broker, |_| {
+        Some(Sent::Fenced { text: "process 7 on the other machine".into() })
+    });
+    let orders = Orchestrator::builder("shop").saga(purchase(1));
+    let engine = orders.connector(std::sync::Arc::new(stubborn)).start().await.unwrap();
+    let mut work = Stranger::listening(&broker, ChannelSpec::work("work"), "worker").await;
+    customer.begins(1, 5).await;
+    tokio::time::timeout(Duration::from_secs(20), engine.failed()).await.unwrap();
+    let error = engine.stop().await.unwrap_err();
+    let said = std::error::Error::source(&error).unwrap().to_string();
+    assert!(said.contains("process 7 on the other machine"), "{said}");
+    let left = tokio::time::timeout(Duration::from_millis(100), work.source.receive(10)).await;
+    assert!(left.is_err(), "{left:?}");
+}
+
 /// Waits for what is seen from outside only.
 async fn until(mut holds: impl FnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
@@ -392,6 +411,10 @@ impl Connector for Stubborn {
     async fn sink(&self) -> Result<Box<dyn Sink>, ConnectorError> {
         let sink = self.broker.sink().await?;
         Ok(Box::new(StubbornSink { sink, fate: std::sync::Arc::clone(&self.fate) }))
+    }
+
+    async fn owner_sink(&self, _: &str) -> Result<Box<dyn Sink>, ConnectorError> {
+        self.sink().await
     }
 }
 

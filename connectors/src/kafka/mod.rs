@@ -78,6 +78,10 @@ impl Connector for KafkaConnector {
         Ok(Box::new(source::KafkaSource::open(self.settings.clone(), &self.closing, spec).await?))
     }
 
+    async fn owner_sink(&self, _: &str) -> Result<Box<dyn Sink>, ConnectorError> {
+        self.sink().await
+    }
+
     async fn sink(&self) -> Result<Box<dyn Sink>, ConnectorError> {
         Ok(Box::new(sink::KafkaSink::new(self.settings.clone())?))
     }

@@ -164,6 +164,10 @@ impl Connector for MemoryBroker {
         Ok(Box::new(source::MemorySource::open(queues, spec.unsettled_max)))
     }
 
+    async fn owner_sink(&self, _: &str) -> Result<Box<dyn Sink>, ConnectorError> {
+        self.sink().await
+    }
+
     async fn sink(&self) -> Result<Box<dyn Sink>, ConnectorError> {
         Ok(Box::new(sink::MemorySink::new(self.shared.clone())))
     }

@@ -83,6 +83,10 @@ impl Connector for RabbitMqConnector {
     }
 
     /// Errors: as for `prepare`.
+    async fn owner_sink(&self, _: &str) -> Result<Box<dyn Sink>, ConnectorError> {
+        self.sink().await
+    }
+
     async fn sink(&self) -> Result<Box<dyn Sink>, ConnectorError> {
         Ok(Box::new(sink::RabbitMqSink::open(self.dialer.clone(), self.prepared.clone()).await?))
     }

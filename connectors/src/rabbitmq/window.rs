@@ -195,7 +195,7 @@ mod tests {
             .map(|sent| match sent {
                 Sent::Confirmed => "confirmed".to_owned(),
                 Sent::Unsent { reason, .. } => reason.to_string(),
-                Sent::Unknown { .. } => "unknown".to_owned(),
+                Sent::Unknown { .. } | Sent::Fenced { .. } => "unknown".to_owned(),
             })
             .collect::<Vec<_>>()
             .join(" ")

@@ -62,6 +62,10 @@ impl Connector for Timed {
     async fn sink(&self) -> Result<Box<dyn Sink>, ConnectorError> {
         self.inner.sink().await
     }
+
+    async fn owner_sink(&self, group: &str) -> Result<Box<dyn Sink>, ConnectorError> {
+        self.inner.owner_sink(group).await
+    }
 }
 
 struct TimedSource {

@@ -238,10 +238,12 @@ struct Reads {
     body_bytes_max: usize,
 }
 
-/// Runs a relay whose panic ends the engine.
-async fn guarded(shared: Arc<Shared>, relay: impl Future<Output = ()>) {
-    if std::panic::AssertUnwindSafe(relay).catch_unwind().await.is_err() {
-        shared.fail("A relay panicked", "a promise of this program was broken".into());
+/// Runs a relay whose error, or panic, ends the engine.
+async fn guarded(shared: Arc<Shared>, relay: Relay) {
+    match std::panic::AssertUnwindSafe(relay.run()).catch_unwind().await {
+        Ok(Ok(())) => {}
+        Ok(Err(fenced)) => shared.fail("A relay was fenced off", fenced.into()),
+        Err(_) => shared.fail("A relay panicked", "a promise of this program was broken".into()),
     }
 }
 
@@ -277,25 +279,8 @@ async fn run(
     let (shards_in, shards_out): (Vec<Sender<ToShard>>, Vec<_>) =
         (0..shards).map(|_| bounded(INBOX_MAX)).unzip();
 
-    let mut relays = tokio::task::JoinSet::new();
-    let mut handles = Vec::new();
-    for (index, (lane, (waiting, given_up))) in
-        lanes.iter().zip(outbox.into_iter().zip(given_up)).enumerate()
-    {
-        let number = u8::try_from(index).unwrap_or_default();
-        let sink = lane.connector.sink().await?;
-        let (confirmed, next) = (accounts.lanes_confirmed[index], accounts.lanes_next[index]);
-        let (relay, handle) =
-            Relay::new(number, lane.connector.name(), sink, confirmed, next, unsent_in.clone());
-        handle.confirm(&given_up);
-        if !waiting.is_empty() {
-            handle.send(waiting);
-        }
-        handles.push(handle);
-        relays.spawn(guarded(Arc::clone(&shared), relay.run()));
-    }
-
-    // Sources are opened before any thread runs, so that a refusal leaves nothing behind.
+    // Sources are opened before any thread runs, so that a refusal leaves nothing behind, and before anything is sent:
+    // what is sent is sent by the owner of what is read.
     let mut intakes = Vec::new();
     for lane in &lanes {
         if lane.reads.is_empty() {
@@ -322,6 +307,28 @@ async fn run(
             reached: BTreeMap::new(),
             names: BTreeMap::new(),
         });
+    }
+
+    let mut relays = tokio::task::JoinSet::new();
+    let mut handles = Vec::new();
+    for (index, (lane, (waiting, given_up))) in
+        lanes.iter().zip(outbox.into_iter().zip(given_up)).enumerate()
+    {
+        let number = u8::try_from(index).unwrap_or_default();
+        // Whoever reads for the application owns it; a lane that only sends has nothing that could be owned.
+        let sink = match lane.reads.is_empty() {
+            false => lane.connector.owner_sink(&reads.app).await?,
+            true => lane.connector.sink().await?,
+        };
+        let (confirmed, next) = (accounts.lanes_confirmed[index], accounts.lanes_next[index]);
+        let (relay, handle) =
+            Relay::new(number, lane.connector.name(), sink, confirmed, next, unsent_in.clone());
+        handle.confirm(&given_up);
+        if !waiting.is_empty() {
+            handle.send(waiting);
+        }
+        handles.push(handle);
+        relays.spawn(guarded(Arc::clone(&shared), relay));
     }
 
     let (to_committer, batches) = bounded::<Batch>(shards * BATCHES_WAITING_PER_SHARD);

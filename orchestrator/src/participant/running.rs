@@ -225,7 +225,8 @@ impl AtWork {
                         tracing::error!(participant, channel = message.channel, %reason, "A message can't be sent for good: {text}");
                         self.counts.lock().unwrap_or_else(PoisonError::into_inner).unsent += 1;
                     }
-                    Sent::Unknown { .. } => again.push(message),
+                    // A participant's sink belongs to no group: its duties make a message of a former owner harmless.
+                    Sent::Unknown { .. } | Sent::Fenced { .. } => again.push(message),
                 }
             }
             left = again;

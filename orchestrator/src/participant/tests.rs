@@ -553,6 +553,9 @@ impl Connector for Mute {
     async fn sink(&self) -> Result<Box<dyn Sink>, ConnectorError> {
         Ok(Box::new(MuteSink(self.was_asked.clone())))
     }
+    async fn owner_sink(&self, _: &str) -> Result<Box<dyn Sink>, ConnectorError> {
+        self.sink().await
+    }
 }
 
 /// A connector that calls itself a log, and notes from where it is to be read.
@@ -578,5 +581,8 @@ impl Connector for Log {
     }
     async fn sink(&self) -> Result<Box<dyn Sink>, ConnectorError> {
         self.inner.sink().await
+    }
+    async fn owner_sink(&self, group: &str) -> Result<Box<dyn Sink>, ConnectorError> {
+        self.inner.owner_sink(group).await
     }
 }

@@ -91,6 +91,16 @@ pub(crate) struct Relay {
     sent_before: LaneSeq,
 }
 
+/// Another process owns what this one sends for.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "nothing more may be sent on {connector}, because another process has taken its work over: {owner}"
+)]
+pub(crate) struct Fenced {
+    connector: String,
+    owner: String,
+}
+
 /// What is remembered of a message on its way.
 struct Head {
     seq: LaneSeq,
@@ -120,14 +130,14 @@ impl Relay {
         (Self { lane, name: name.into(), sink, inbox, state, unsent, sent_before }, handle)
     }
 
-    /// Works until every handle is gone.
-    pub(crate) async fn run(mut self) {
+    /// Works until every handle is gone. An error when nothing may leave any more.
+    pub(crate) async fn run(mut self) -> Result<(), Fenced> {
         let mut gathered: std::collections::VecDeque<(LaneSeq, Outgoing)> = Default::default();
         loop {
             if gathered.is_empty() {
                 match self.inbox.recv().await {
                     Some(messages) => gathered.extend(messages),
-                    None => return,
+                    None => return Ok(()),
                 }
             }
             while gathered.len() < WINDOW_MAX
@@ -143,12 +153,12 @@ impl Relay {
             });
             let count = fits.count();
             let window: Vec<_> = gathered.drain(..count).collect();
-            self.send_window(window).await;
+            self.send_window(window).await?;
         }
     }
 
     /// Sends a window until each of its messages is decided.
-    async fn send_window(&mut self, window: Vec<(LaneSeq, Outgoing)>) {
+    async fn send_window(&mut self, window: Vec<(LaneSeq, Outgoing)>) -> Result<(), Fenced> {
         let mut heads = Vec::with_capacity(window.len());
         let mut messages = Vec::with_capacity(window.len());
         for (seq, Outgoing { sender, message, .. }) in window {
@@ -160,7 +170,7 @@ impl Relay {
             let outcomes = self.sink.send(&messages).await;
             let mut confirmed = Vec::with_capacity(outcomes.len());
             let mut again = (Vec::new(), Vec::new());
-            let (mut unknown, mut given_back) = (None, 0);
+            let (mut unknown, mut given_back, mut fenced) = (None, 0, None);
             for ((mut head, message), sent) in heads.into_iter().zip(messages).zip(outcomes) {
                 match sent {
                     Sent::Confirmed => confirmed.push(head.seq),
@@ -170,6 +180,7 @@ impl Relay {
                         again.0.push(head);
                         again.1.push(message);
                     }
+                    Sent::Fenced { text } => fenced = Some(text),
                     Sent::Unsent { reason, text } => {
                         match self.cannot_send(&head, message, reason, &text) {
                             Disposed::Confirmed => confirmed.push(head.seq),
@@ -186,6 +197,10 @@ impl Relay {
                 self.state.confirm(&confirmed);
             }
             self.state.decided(confirmed.len() + given_back);
+            if let Some(owner) = fenced {
+                // What is not confirmed stays above the watermark.
+                return Err(Fenced { connector: self.name.clone(), owner });
+            }
             (heads, messages) = again;
             if let Some(text) = unknown {
                 tracing::warn!(
@@ -197,6 +212,7 @@ impl Relay {
                 tokio::time::sleep(delays.after_failure()).await;
             }
         }
+        Ok(())
     }
 
     fn cannot_send(

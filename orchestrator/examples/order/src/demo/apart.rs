@@ -63,6 +63,11 @@ impl Connector for Apart {
         let inner = self.inner.sink().await?;
         Ok(Box::new(ApartSink { inner, prefix: Arc::clone(&self.prefix) }))
     }
+
+    async fn owner_sink(&self, group: &str) -> Result<Box<dyn Sink>, ConnectorError> {
+        let inner = self.inner.owner_sink(&self.named(group)).await?;
+        Ok(Box::new(ApartSink { inner, prefix: Arc::clone(&self.prefix) }))
+    }
 }
 
 struct ApartSource {

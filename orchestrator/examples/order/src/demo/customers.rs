@@ -56,7 +56,8 @@ impl Customers {
                 match sent {
                     Sent::Confirmed => {}
                     Sent::Unsent { text, .. } => return Err(NotPlaced { order: placed.0, text }),
-                    Sent::Unknown { .. } => again.push(placed),
+                    // A customer's sink belongs to no group.
+                    Sent::Unknown { .. } | Sent::Fenced { .. } => again.push(placed),
                 }
             }
             left = again;
