@@ -14,9 +14,11 @@
 //!    handed over, or unknown. Unknown messages may be sent again with the same `id`.
 //! 4. Attributes and foreign headers arrive as they were sent; the body is never looked into.
 //! 5. Nothing waits for ever without saying so, nothing queues without a bound, and a lost connection is rebuilt for ever.
+//! 6. Each source and sink tells by its [`Health`] whether messages flow, and if not, why.
 
 pub mod conformance;
 pub mod faulty;
+pub mod health;
 pub mod kafka;
 pub mod memory;
 pub mod rabbitmq;
@@ -25,6 +27,7 @@ pub mod retry;
 mod message;
 mod receipts;
 
+pub use health::Health;
 pub use message::{Attributes, Message, names};
 
 use async_trait::async_trait;
@@ -130,6 +133,9 @@ pub trait Source: Send {
 
     /// Settles deliveries of this source, from any thread.
     fn settler(&self) -> Arc<dyn Settler>;
+
+    /// How this source stands with its broker, from now on: the same handle every time.
+    fn health(&self) -> Health;
 }
 
 /// Tells the broker what became of deliveries.
@@ -193,6 +199,9 @@ pub trait Sink: Send {
     /// Sends the window in its order and returns one outcome for each message, in that order, once all are decided
     /// or the connector's own time limit has made the rest [`Sent::Unknown`]. The whole window is in flight at once.
     async fn send(&mut self, window: &[Message]) -> Vec<Sent>;
+
+    /// How this sink stands with its broker, from now on: the same handle every time.
+    fn health(&self) -> Health;
 }
 
 /// One broker.

@@ -94,10 +94,11 @@ const ROOMS: &[(&str, &str, &[&str])] = &[
         "transition",
         &["decision", "definition", "history", "instance", "message", "retry", "time"],
     ),
-    ("connectors/src", "memory", &["message", "receipts"]),
-    ("connectors/src", "kafka", &["message", "receipts", "retry"]),
-    ("connectors/src", "rabbitmq", &["message", "receipts", "retry"]),
-    ("connectors/src", "faulty", &["message", "receipts"]),
+    ("connectors/src", "health", &[]),
+    ("connectors/src", "memory", &["health", "message", "receipts"]),
+    ("connectors/src", "kafka", &["health", "message", "receipts", "retry"]),
+    ("connectors/src", "rabbitmq", &["health", "message", "receipts", "retry"]),
+    ("connectors/src", "faulty", &["health", "message", "receipts"]),
     ("connectors/src", "conformance", &["message"]),
 ];
 

@@ -6,8 +6,8 @@ mod support;
 
 use dirigent::{Orchestrator, engine::ListFilter, envelope};
 use dirigent_connectors::{
-    ChannelSpec, Connector, ConnectorError, Memory, Message, Sent, Sink, Source, SourceSpec,
-    UnsentReason, memory::MemoryBroker, names,
+    ChannelSpec, Connector, ConnectorError, Health, Memory, Message, Sent, Sink, Source,
+    SourceSpec, UnsentReason, memory::MemoryBroker, names,
 };
 use dirigent_model::definition::{Repeat, saga, step};
 use std::time::Duration;
@@ -431,5 +431,9 @@ impl Sink for StubbornSink {
             });
         }
         outcomes
+    }
+
+    fn health(&self) -> Health {
+        self.sink.health()
     }
 }

@@ -1,7 +1,7 @@
 //! Sends windows with faults. What is sent late is confirmed at once, which only messages get for which somebody asks again.
 
 use super::{Chance, HELD_MAX, Shared, count, somebody_asks_again};
-use crate::{Message, Sent, Sink};
+use crate::{Health, Message, Sent, Sink};
 use async_trait::async_trait;
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -95,6 +95,10 @@ impl Sink for FaultySink {
         }
         let missing = || Sent::Unknown { text: "the inner connector gave no outcome".into() };
         outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(missing)).collect()
+    }
+
+    fn health(&self) -> Health {
+        self.inner.health()
     }
 }
 

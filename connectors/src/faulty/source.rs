@@ -1,7 +1,7 @@
 //! Hands out deliveries with faults. Receipts are numbered anew, so that the copy of a doubled delivery has one that settles nothing.
 
 use super::{Chance, HELD_MAX, Shared, count, somebody_asks_again};
-use crate::{ConnectorError, Delivery, Memory, Receipt, Settle, Settler, Source};
+use crate::{ConnectorError, Delivery, Health, Memory, Receipt, Settle, Settler, Source};
 use async_trait::async_trait;
 use std::{
     collections::{HashMap, VecDeque},
@@ -134,6 +134,10 @@ impl Source for FaultySource {
 
     fn settler(&self) -> Arc<dyn Settler> {
         self.settler.clone()
+    }
+
+    fn health(&self) -> Health {
+        self.inner.health()
     }
 }
 

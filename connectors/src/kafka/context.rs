@@ -1,5 +1,6 @@
 //! What librdkafka tells beside its answers: its own log, and that brokers are gone or back.
 
+use crate::Health;
 use rdkafka::{
     ClientContext, config::RDKafkaLogLevel, consumer::ConsumerContext, error::KafkaError,
     types::RDKafkaErrorCode,
@@ -10,13 +11,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 #[derive(Debug, Default)]
 pub(super) struct Context {
     gone: AtomicBool,
+    health: Health,
 }
 
 impl Context {
+    /// Tells it to the health of whose client this is.
+    pub(super) fn of(health: &Health) -> Self {
+        Self { gone: AtomicBool::new(false), health: health.clone() }
+    }
+
     /// Something was heard of a broker.
     pub(super) fn heard(&self) {
         if self.gone.load(Ordering::Relaxed) && self.gone.swap(false, Ordering::Relaxed) {
             tracing::info!("Kafka answers again.");
+            self.health.reconnected();
+            self.health.ready();
         }
     }
 }
@@ -38,6 +47,7 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.health.away(format!("no broker can be reached: {reason}"));
             if !self.gone.swap(true, Ordering::Relaxed) {
                 tracing::warn!(reason, "Kafka can't be reached, trying until it can.");
             }

@@ -4,7 +4,9 @@ use super::{
     NAME,
     positions::{Mark, Start},
 };
-use crate::{ConnectorError, Delivery, Message, Receipt, Settle, Settler, receipts::Receipts};
+use crate::{
+    ConnectorError, Delivery, Health, Message, Receipt, Settle, Settler, receipts::Receipts,
+};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
@@ -29,6 +31,7 @@ pub(super) struct Inbox {
     arrived: Notify,
     room: Condvar,
     unsettled_max: usize,
+    health: Health,
 }
 
 #[derive(Debug, Default)]
@@ -44,7 +47,12 @@ struct State {
 impl Inbox {
     pub(super) fn new(unsettled_max: usize) -> Self {
         let (arrived, room) = (Notify::new(), Condvar::new());
-        Self { state: Mutex::default(), arrived, room, unsettled_max: unsettled_max.max(1) }
+        let (unsettled_max, health) = (unsettled_max.max(1), Health::new());
+        Self { state: Mutex::default(), arrived, room, unsettled_max, health }
+    }
+
+    pub(super) fn health(&self) -> &Health {
+        &self.health
     }
 
     // What the reader thread calls.

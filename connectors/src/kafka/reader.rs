@@ -84,7 +84,7 @@ impl Reader {
         }
         let consumer = settings
             .reader(&spec.group)
-            .create_with_context(Context::default())
+            .create_with_context(Context::of(inbox.health()))
             .map_err(|error| settings.refused(doing(), &error))?;
         let mut reader = Self {
             settings,
@@ -303,6 +303,9 @@ impl Reader {
     fn suspend(&mut self) {
         if !self.suspended {
             self.suspended = true;
+            self.inbox
+                .health()
+                .waiting("the group may belong to another process by now; asking the brokers");
             tracing::warn!(
                 group = self.group,
                 "The group may have been lost, reading stops until it is ours for certain."
@@ -362,6 +365,7 @@ impl Reader {
             return Ok(());
         }
         self.suspended = false;
+        self.inbox.health().ready();
         tracing::info!(group = self.group, "The group is ours again, reading goes on.");
         Ok(())
     }

@@ -6,7 +6,7 @@ use super::{
     topics::{self, Probe, Wanted},
     window::{Report, Token, Window, failed},
 };
-use crate::{ChannelKind, ConnectorError, Message, Sent, Sink};
+use crate::{ChannelKind, ConnectorError, Health, Message, Sent, Sink};
 use async_trait::async_trait;
 use rdkafka::{
     ClientContext,
@@ -34,13 +34,15 @@ pub(super) struct KafkaSink {
     window: Arc<Window>,
     /// Topics that exist, as far as was asked.
     known: HashSet<String>,
+    health: Health,
 }
 
 impl KafkaSink {
     pub(super) fn new(settings: Arc<KafkaSettings>) -> Result<Self, ConnectorError> {
         let window = Arc::new(Window::default());
-        let producer = Some(producer(&settings, &window)?);
-        Ok(Self { settings, producer, window, known: HashSet::new() })
+        let health = Health::new();
+        let producer = Some(producer(&settings, &window, &health)?);
+        Ok(Self { settings, producer, window, known: HashSet::new(), health })
     }
 
     /// Finds out which topics of the window exist. Work for one that does not is decided; topics of events are created.
@@ -156,7 +158,7 @@ impl KafkaSink {
         let Some((code, text)) = fatal else { return };
         tracing::warn!(%code, text, "A Kafka producer has failed for good, building a new one.");
         drop_elsewhere(self.producer.take());
-        match producer(&self.settings, &self.window) {
+        match producer(&self.settings, &self.window, &self.health) {
             Ok(producer) => self.producer = Some(producer),
             Err(error) => tracing::error!(%error, "The Kafka producer could not be built anew."),
         }
@@ -195,6 +197,10 @@ impl Sink for KafkaSink {
         let late = || Sent::Unknown { text: "Kafka did not confirm in time".into() };
         outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(late)).collect()
     }
+
+    fn health(&self) -> Health {
+        self.health.clone()
+    }
 }
 
 impl Drop for KafkaSink {
@@ -218,8 +224,9 @@ fn drop_elsewhere(producer: Option<ThreadedProducer<Reports>>) {
 fn producer(
     settings: &KafkaSettings,
     window: &Arc<Window>,
+    health: &Health,
 ) -> Result<ThreadedProducer<Reports>, ConnectorError> {
-    let reports = Reports { window: window.clone(), context: Context::default() };
+    let reports = Reports { window: window.clone(), context: Context::of(health) };
     settings
         .producer()
         .create_with_context(reports)

@@ -6,7 +6,7 @@ use super::{
     inbox::Inbox,
     reader::Reader,
 };
-use crate::{ConnectorError, Delivery, Settler, Source, SourceSpec};
+use crate::{ConnectorError, Delivery, Health, Settler, Source, SourceSpec};
 use async_trait::async_trait;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -84,6 +84,10 @@ impl Source for KafkaSource {
 
     fn settler(&self) -> Arc<dyn Settler> {
         self.inbox.clone()
+    }
+
+    fn health(&self) -> Health {
+        self.inbox.health().clone()
     }
 }
 

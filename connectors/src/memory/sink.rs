@@ -1,13 +1,14 @@
 //! Puts a window into the queues: one lock and one wake-up per queue and window.
 
 use super::{Shared, queue::Queue};
-use crate::{ChannelKind, Message, Sent, Sink, UnsentReason};
+use crate::{ChannelKind, Health, Message, Sent, Sink, UnsentReason};
 use async_trait::async_trait;
 use std::sync::Arc;
 use tokio::time::Instant;
 
 pub(super) struct MemorySink {
     shared: Arc<Shared>,
+    health: Health,
 }
 
 /// The part of a window that goes one way.
@@ -21,7 +22,7 @@ struct Way<'a> {
 
 impl MemorySink {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+        Self { shared, health: Health::new() }
     }
 
     /// Groups the window by channel, in order; what is too large is left out with its outcome.
@@ -63,6 +64,9 @@ impl MemorySink {
             tokio::pin!(space);
             space.as_mut().enable();
             taken += queue.append(&messages[taken..]);
+            if taken < messages.len() {
+                self.health.degraded("a queue is full; its reader is slow, or nobody reads it");
+            }
             if taken < messages.len() && tokio::time::timeout_at(deadline, space).await.is_err() {
                 break;
             }
@@ -76,6 +80,7 @@ impl Sink for MemorySink {
     async fn send(&mut self, window: &[Message]) -> Vec<Sent> {
         let mut outcomes = vec![Sent::Confirmed; window.len()];
         let deadline = Instant::now() + self.shared.settings.send_wait_max;
+        let mut full = false;
         for way in self.ways(window, &mut outcomes) {
             let Some(queues) = self.shared.routes(way.channel, way.kind) else {
                 for index in way.indices {
@@ -87,12 +92,20 @@ impl Sink for MemorySink {
             };
             for queue in queues {
                 let taken = self.append(&queue, &way.messages, deadline).await;
+                full |= taken < way.messages.len();
                 for index in &way.indices[taken..] {
                     let text = format!("a queue of channel {} stayed full", way.channel);
                     outcomes[*index] = Sent::Unknown { text };
                 }
             }
         }
+        if !full {
+            self.health.ready();
+        }
         outcomes
+    }
+
+    fn health(&self) -> Health {
+        self.health.clone()
     }
 }

@@ -2,7 +2,7 @@
 
 use super::queue::{Queue, Queued};
 use crate::{
-    ConnectorError, Delivery, Message, Receipt, Settle, Settler, Source, receipts::Receipts,
+    ConnectorError, Delivery, Health, Message, Receipt, Settle, Settler, Source, receipts::Receipts,
 };
 use async_trait::async_trait;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +13,7 @@ pub(super) struct MemorySource {
     /// The queue to be asked first, so that a busy one does not starve the others.
     turn: usize,
     delivered: u64,
+    health: Health,
 }
 
 /// What the source and its settlers share.
@@ -39,7 +40,7 @@ impl MemorySource {
         }
         let out =
             Out { queues, unsettled_max: unsettled_max.max(1), unsettled: Mutex::default(), wake };
-        Self { out: Arc::new(out), turn: 0, delivered: 0 }
+        Self { out: Arc::new(out), turn: 0, delivered: 0, health: Health::new() }
     }
 
     fn take(&mut self, max: usize) -> Vec<Delivery> {
@@ -84,6 +85,11 @@ impl Source for MemorySource {
 
     fn settler(&self) -> Arc<dyn Settler> {
         self.out.clone()
+    }
+
+    /// The queues lie in this process: always ready.
+    fn health(&self) -> Health {
+        self.health.clone()
     }
 }
 

@@ -3,7 +3,7 @@
 //! Also tells the troubles that pass by themselves from the ones that a person must mend.
 
 use super::{NAME, RabbitMqSettings};
-use crate::{ConnectorError, retry::Delays};
+use crate::{ConnectorError, Health, retry::Delays};
 use lapin::{Connection, ConnectionProperties, ErrorKind, uri::AMQPUri};
 use std::{future::Future, time::Duration};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -135,11 +135,12 @@ impl Dialer {
         }
     }
 
-    /// Tries until `attempt` succeeds, for ever. What a person must mend is told to `report` each time it comes up.
+    /// Tries until `attempt` succeeds, for ever, and says how it goes. What a person must mend is told to `report` each time it comes up.
     pub(super) async fn for_ever<T, A>(
         &self,
         purpose: &str,
         delays: &mut Delays,
+        health: &Health,
         mut attempt: impl FnMut() -> A,
         mut report: impl FnMut(ConnectorError),
     ) -> T
@@ -151,18 +152,23 @@ impl Dialer {
             match timeout(ATTEMPT_TIME_MAX + ATTEMPT_TIME_MAX, attempt()).await {
                 Ok(Ok(done)) => {
                     tracing::info!(%address, purpose, "Connected to RabbitMQ again.");
+                    health.reconnected();
+                    health.ready();
                     return done;
                 }
                 Ok(Err(Trouble::Mend(error))) => {
                     tracing::error!(%address, purpose, %error, "RabbitMQ refuses us, trying again.");
+                    health.degraded(error.to_string());
                     report(error);
                 }
                 Ok(Err(Trouble::Passing { doing, source })) => {
                     let error = source.map(|source| source.to_string()).unwrap_or_default();
                     tracing::warn!(%address, purpose, doing, error, "RabbitMQ is away, trying again.");
+                    health.away(format!("RabbitMQ at {address} is asked {doing}: {error}"));
                 }
                 Err(_) => {
                     tracing::warn!(%address, purpose, "RabbitMQ does not answer, trying again.");
+                    health.away(format!("RabbitMQ at {address} does not answer"));
                 }
             }
             sleep(delays.after_failure()).await;

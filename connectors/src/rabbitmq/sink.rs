@@ -8,7 +8,9 @@ use super::{
     topology::{self, Prepared},
     window::{self, End, Heard, Returned},
 };
-use crate::{ChannelKind, ConnectorError, Message, Sent, Sink, UnsentReason, retry::Delays};
+use crate::{
+    ChannelKind, ConnectorError, Health, Message, Sent, Sink, UnsentReason, retry::Delays,
+};
 use async_trait::async_trait;
 use futures::future::{MaybeDone, maybe_done};
 use lapin::{
@@ -24,6 +26,10 @@ use tokio::{
 /// How often we look whether the broker reads from us again. Alarms last seconds to hours.
 const BLOCKED_LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// What is said of a broker that does not read from us.
+const BLOCKED: &str =
+    "RabbitMQ takes no messages for want of memory or disk; see `rabbitmq-diagnostics alarms`";
+
 /// Sends windows to one broker.
 pub(super) struct RabbitMqSink {
     dialer: Arc<Dialer>,
@@ -34,6 +40,7 @@ pub(super) struct RabbitMqSink {
     delays: Delays,
     /// How long the next rebuild waits before its first try.
     pause: Duration,
+    health: Health,
 }
 
 /// A connection with a confirming AMQP channel.
@@ -94,12 +101,14 @@ impl RabbitMqSink {
             dialling: None,
             delays: Delays::new(),
             pause: Duration::ZERO,
+            health: Health::new(),
         })
     }
 
     /// Waits for a line that can be published on, and takes it.
     async fn take_line(&mut self) -> Line {
         while self.line.as_ref().is_some_and(Line::is_blocked) {
+            self.health.degraded(BLOCKED);
             sleep(BLOCKED_LOOK_EVERY).await;
         }
         if let Some(line) = self.line.take()
@@ -108,12 +117,12 @@ impl RabbitMqSink {
             return line;
         }
         let dialling = self.dialling.get_or_insert_with(|| {
-            let (dialer, prepared, pause) =
-                (self.dialer.clone(), self.prepared.clone(), self.pause);
+            let (dialer, prepared, pause, health) =
+                (self.dialer.clone(), self.prepared.clone(), self.pause, self.health.clone());
             Dialling(tokio::spawn(async move {
                 sleep(pause).await;
                 let open = || Line::open(&dialer, &prepared);
-                dialer.for_ever("publish", &mut Delays::new(), open, |_| {}).await
+                dialer.for_ever("publish", &mut Delays::new(), &health, open, |_| {}).await
             }))
         });
         let ended = (&mut dialling.0).await;
@@ -166,16 +175,21 @@ impl RabbitMqSink {
     fn keep_or_rebuild(&mut self, mut line: Line, end: &End) {
         match end {
             End::Complete => {
+                self.health.ready();
                 self.delays.succeeded();
                 self.pause = Duration::ZERO;
                 self.line = Some(line);
             }
             // A blocked connection can't even be closed: keep it instead of piling up more of them.
             End::TimedOut(_) if line.is_blocked() => {
+                self.health.degraded(BLOCKED);
                 line.stale = true;
                 self.line = Some(line);
             }
-            End::TimedOut(_) | End::Broken(_) => self.pause = self.delays.after_failure(),
+            End::TimedOut(text) | End::Broken(text) => {
+                self.health.away(text);
+                self.pause = self.delays.after_failure();
+            }
             // Only the AMQP channel was closed, over a message. The new line declares the topology again.
             End::NoExchange(_) | End::Forbidden { .. } | End::TooLarge { .. } => {
                 self.pause = Duration::ZERO;
@@ -221,6 +235,10 @@ impl Sink for RabbitMqSink {
         }
         self.keep_or_rebuild(line, &end);
         window::decide(window, &hearing.heard, &hearing.returned, &end)
+    }
+
+    fn health(&self) -> Health {
+        self.health.clone()
     }
 }
 

@@ -17,7 +17,7 @@ use super::{
     topology::{self, queue_of},
 };
 use crate::{
-    ChannelSpec, ConnectorError, Delivery, Receipt, Settle, Settler, Source, SourceSpec,
+    ChannelSpec, ConnectorError, Delivery, Health, Receipt, Settle, Settler, Source, SourceSpec,
     retry::Delays,
 };
 use async_trait::async_trait;
@@ -100,6 +100,10 @@ impl Source for RabbitMqSource {
     fn settler(&self) -> Arc<dyn Settler> {
         self.inbox.clone()
     }
+
+    fn health(&self) -> Health {
+        self.inbox.health.clone()
+    }
 }
 
 /// Between the pump and the reader.
@@ -110,6 +114,7 @@ struct Inbox {
     changed: Notify,
     /// Wakes the pump: the broker is to be told something.
     settled: Notify,
+    health: Health,
 }
 
 #[derive(Default)]
@@ -239,6 +244,7 @@ impl Pump {
                 Ended::Lost(error) => {
                     tracing::warn!(%address, group = self.reader.group, error,
                         "The connection that consumes was lost, rebuilding it.");
+                    self.inbox.health.away(error);
                 }
             }
             self.inbox.restart();
@@ -308,7 +314,7 @@ impl Pump {
 async fn rebuild(dialer: &Dialer, reader: &Reader, inbox: &Inbox, delays: &mut Delays) -> Session {
     sleep(delays.after_failure()).await;
     let open = || Session::open(dialer, reader);
-    dialer.for_ever("consume", delays, open, |error| inbox.report(error)).await
+    dialer.for_ever("consume", delays, &inbox.health, open, |error| inbox.report(error)).await
 }
 
 /// Why a session ended.

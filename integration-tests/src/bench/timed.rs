@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use dirigent_connectors::{
-    ChannelSpec, Connector, ConnectorError, Delivery, Memory, Receipt, Settle, Settler, Sink,
-    Source, SourceSpec,
+    ChannelSpec, Connector, ConnectorError, Delivery, Health, Memory, Receipt, Settle, Settler,
+    Sink, Source, SourceSpec,
 };
 use std::{
     collections::HashMap,
@@ -92,6 +92,10 @@ impl Source for TimedSource {
 
     fn settler(&self) -> Arc<dyn Settler> {
         Arc::new(TimedSettler { inner: self.inner.settler(), samples: Arc::clone(&self.samples) })
+    }
+
+    fn health(&self) -> Health {
+        self.inner.health()
     }
 }
 

@@ -534,6 +534,9 @@ impl Sink for MuteSink {
         self.0.store(true, Ordering::Release);
         std::future::pending().await
     }
+    fn health(&self) -> dirigent_connectors::Health {
+        dirigent_connectors::Health::new()
+    }
 }
 
 #[async_trait::async_trait]

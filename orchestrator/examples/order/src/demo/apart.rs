@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use dirigent_connectors::{
-    ChannelSpec, Connector, ConnectorError, Delivery, Memory, Message, Position, Sent, Settler,
-    Sink, Source, SourceSpec,
+    ChannelSpec, Connector, ConnectorError, Delivery, Health, Memory, Message, Position, Sent,
+    Settler, Sink, Source, SourceSpec,
 };
 use std::sync::Arc;
 
@@ -90,6 +90,10 @@ impl Source for ApartSource {
     fn settler(&self) -> Arc<dyn Settler> {
         self.inner.settler()
     }
+
+    fn health(&self) -> Health {
+        self.inner.health()
+    }
 }
 
 struct ApartSink {
@@ -106,6 +110,10 @@ impl Sink for ApartSink {
         };
         let window: Vec<_> = window.iter().map(named).collect();
         self.inner.send(&window).await
+    }
+
+    fn health(&self) -> Health {
+        self.inner.health()
     }
 }
 
