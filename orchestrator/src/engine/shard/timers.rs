@@ -1,0 +1,54 @@
+//! What happens to a shard's instances by itself: something is due, or has been kept long enough.
+
+use super::{Fatal, Found, Shard};
+use crate::engine::table::Resting;
+use dirigent_model::{decision::Input, instance::InstanceId};
+
+impl Shard {
+    /// Something is due in an instance.
+    pub(super) fn wake(&mut self, id: InstanceId) -> Result<(), Fatal> {
+        match self.find(id)? {
+            Found::Nowhere => return Ok(()),
+            Found::Unusable(text) => {
+                // One that has ended needs no definition to be forgotten, and its own may have gone with an older release.
+                if let Ok(Some(Resting { ended: true, due: Some(due), .. })) =
+                    self.shared.table.get(id)
+                {
+                    if due <= self.batch.now {
+                        self.forget(id);
+                    } else {
+                        self.schedule.set(id, None, Some(due), self.next_batch - 1);
+                    }
+                    return Ok(());
+                }
+                tracing::error!(instance = %id, text, "A stored instance can't be used; it stays as it is.");
+                return Ok(());
+            }
+            Found::Here => {}
+        }
+        let now = self.batch.now;
+        let Some(live) = self.live.get_mut(&id) else { return Ok(()) };
+        // The store may know of a due time that has moved since.
+        live.due = self.shared.due_of(&live.instance.core, &live.plan);
+        let due = live.due;
+        if due.is_none_or(|due| due > now) {
+            self.schedule.set(id, None, due, live.batch);
+            return Ok(());
+        }
+        if live.instance.core.status.is_end() {
+            self.forget(id);
+            return Ok(());
+        }
+        // Each turn does one thing; what else is due comes next, after the other instances.
+        self.apply(id, Input::Due, None, None)?;
+        Ok(())
+    }
+
+    /// An ended instance has been kept long enough.
+    fn forget(&mut self, id: InstanceId) {
+        self.live.remove(&id);
+        let number = self.next_batch;
+        self.schedule.set(id, None, None, number);
+        self.batch.touch(id).gone = true;
+    }
+}
