@@ -8,20 +8,17 @@
 mod support;
 
 use dirigent::{
-    engine::{Engine, EngineError, EngineParts, LaneParts, Snapshot, SystemClock},
-    journal::{DiskFault, DiskOperation, JournalOptions, SimDisk},
-    registry::Registry,
+    engine::{Engine, EngineError, Snapshot},
+    journal::{DiskFault, DiskOperation, SimDisk},
     store::{MemoryStore, Store},
-    telemetry::Quiet,
 };
 use dirigent_connectors::{ChannelSpec, Connector, Message, Settle, memory::MemoryBroker, names};
-use dirigent_schemas::Bodies;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
-use support::{LIMIT, Stranger, purchase, reply, reply_to};
+use support::{LIMIT, Stranger, parts, reply, reply_to};
 
 const ORDERS: u64 = 60;
 const LIVES: u64 = 10;
@@ -94,31 +91,8 @@ impl Machine {
     }
 
     async fn start(&self) -> Result<Engine, EngineError> {
-        let lane = LaneParts {
-            connector: Arc::new(self.broker.clone()),
-            reads: vec![ChannelSpec::events("starts"), ChannelSpec::work("shop.replies")],
-            prepares: vec![ChannelSpec::work("work"), ChannelSpec::events("ends")],
-            carries: vec![],
-        };
-        let plan = purchase(1).unwrap().plan();
-        let parts = EngineParts {
-            app: "shop".into(),
-            replies: "shop.replies".into(),
-            dead_letters: "shop.dead-letters".into(),
-            registry: Registry::new(vec![plan]).unwrap(),
-            codec: Arc::new(Bodies::new()),
-            lanes: vec![lane],
-            store: Arc::clone(&self.store),
-            disk: Box::new(self.disk.clone()),
-            // Small segments, so that retiring and recycling them has its share of the cuts.
-            journal: JournalOptions { segment_bytes: 32 * 1024, ..JournalOptions::default() },
-            shards: 2,
-            unsettled_max: 32,
-            body_bytes_max: 10_000,
-            clock: Arc::new(SystemClock::default()),
-            observer: Arc::new(Quiet),
-        };
-        Engine::start(parts).await
+        let disk = Box::new(self.disk.clone());
+        Engine::start(parts(&self.broker, Arc::clone(&self.store), disk)).await
     }
 
     /// One life of the process: it ends by a power cut, or in peace.

@@ -10,7 +10,7 @@
 //! Quiet by default: no global subscriber, no signal handler, no listening port unless asked for.
 
 use crate::{
-    engine::{Clock, Engine, EngineError, EngineParts, LaneParts, SystemClock},
+    engine::{Clock, Engine, EngineError, EngineParts, HEADROOM_BYTES, LaneParts, SystemClock},
     journal::{Disk, Durability, FileDisk, JournalOptions, SimDisk},
     registry::{Registry, RegistryError},
     store::{DataFolder, FolderError, MemoryStore, SledStore, Store, StoreError, StoreOptions},
@@ -55,6 +55,7 @@ impl Orchestrator {
                 .map_or(1, |cores| (cores.get() / 2).clamp(1, 8)),
             unsettled_max: UNSETTLED_MAX,
             body_bytes_max: BODY_BYTES_MAX,
+            headroom_bytes: HEADROOM_BYTES,
             clock: Arc::new(SystemClock::default()),
             observer: Arc::new(Quiet),
         }
@@ -104,6 +105,7 @@ pub struct OrchestratorBuilder {
     shards: usize,
     unsettled_max: usize,
     body_bytes_max: usize,
+    headroom_bytes: u64,
     clock: Arc<dyn Clock>,
     observer: Arc<dyn Observer>,
 }
@@ -217,6 +219,13 @@ impl OrchestratorBuilder {
         self
     }
 
+    /// Bytes to be free on the disk before anything is taken in, at the most a tenth of it; [`HEADROOM_BYTES`] if not said,
+    /// 0 for taking in until the disk is full.
+    pub fn headroom_bytes(mut self, bytes: u64) -> Self {
+        self.headroom_bytes = bytes;
+        self
+    }
+
     /// Tells the time; the system's clock if not said.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
@@ -269,6 +278,7 @@ impl OrchestratorBuilder {
             store,
             disk,
             journal: JournalOptions { durability: self.durability, ..JournalOptions::default() },
+            headroom_bytes: self.headroom_bytes,
             shards: self.shards,
             unsettled_max: self.unsettled_max,
             body_bytes_max: self.body_bytes_max,

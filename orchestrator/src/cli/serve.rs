@@ -27,6 +27,9 @@ use tokio::{
 /// is done by then.
 const FOLDER_WAIT_MAX: Duration = Duration::from_secs(3);
 
+/// How long an engine that had to end may take over it.
+const ENDED_WITHIN: Duration = Duration::from_secs(30);
+
 /// How long to wait between two looks at a folder in use.
 const FOLDER_LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -63,7 +66,15 @@ pub(super) async fn run(cli: Cli, args: RunArgs) -> Result<ExitCode, Trouble> {
             let ended = tokio::select! {
                 biased;
                 code = signals.next() => at_once(code),
-                stopped = started.stop() => stopped,
+                ended = tokio::time::timeout(ENDED_WITHIN, started.stop()) => ended,
+            };
+            let Ok(ended) = ended else {
+                // A thread waits for a disk that hangs, and would keep the process for ever.
+                note(format!(
+                    "the engine had to end and does not within {} s: its disk or a broker does not answer",
+                    ENDED_WITHIN.as_secs()
+                ));
+                at_once(1)
             };
             Err(ended.err().unwrap_or_else(|| Trouble::new("the engine ended by itself")))
         }
@@ -127,6 +138,7 @@ impl Process {
             .durability(settings.durability)
             .unsettled_max(settings.unsettled_max)
             .body_bytes_max(settings.body_bytes_max)
+            .headroom_bytes(settings.headroom_bytes)
             .observer(observer);
         if let Some(shards) = settings.shards {
             builder = builder.shards(shards);

@@ -25,6 +25,7 @@ pub(crate) use near::did_you_mean;
 
 use crate::{
     BODY_BYTES_MAX, UNSETTLED_MAX,
+    engine::HEADROOM_BYTES,
     journal::Durability,
     telemetry::logs::{LOG_DEFAULT, LogFormat},
 };
@@ -95,6 +96,7 @@ pub(crate) const KNOWN: &[Known] = &[
     known("shards", "DIRIGENT_SHARDS", "--shards", ""),
     known("unsettled_max", "DIRIGENT_UNSETTLED_MAX", "", ""),
     known("body_bytes_max", "DIRIGENT_BODY_BYTES_MAX", "", ""),
+    known("headroom_bytes", "DIRIGENT_HEADROOM_BYTES", "", ""),
     known("log.filter", "DIRIGENT_LOG", "--log", LOG_DEFAULT),
     known("log.format", "DIRIGENT_LOG_FORMAT", "--log-format", "text"),
 ];
@@ -352,6 +354,8 @@ pub struct Settings {
     pub unsettled_max: usize,
     /// The largest body that is looked into, in bytes.
     pub body_bytes_max: usize,
+    /// Bytes to be free on the disk before anything is taken in.
+    pub headroom_bytes: u64,
     /// Which logs are written.
     pub log_filter: String,
     /// How logs are written.
@@ -527,6 +531,9 @@ impl Understood {
             body_bytes_max: self
                 .take("body_bytes_max", &BODY_BYTES_MAX.to_string(), whole(1_024, 64 * 1024 * 1024))
                 .unwrap_or(BODY_BYTES_MAX),
+            headroom_bytes: self
+                .take("headroom_bytes", &HEADROOM_BYTES.to_string(), whole(0, 1 << 50))
+                .unwrap_or(HEADROOM_BYTES),
             log_filter: self.take("log.filter", "", |filter| {
                 match tracing_subscriber::EnvFilter::try_new(filter) {
                     Ok(_) => text(filter),

@@ -4,9 +4,11 @@
 //! then recovery folds the same groups again, which changes nothing.
 
 use super::{
+    Shared,
     accounts::Accounts,
+    headroom::Writer,
     shard::{Fatal, ToShard},
-    table::{Layer, Table},
+    table::Layer,
 };
 use crate::{
     journal::GroupSeq,
@@ -62,13 +64,16 @@ pub(crate) struct Checkpointer {
 }
 
 impl Checkpointer {
-    pub(crate) fn spawn(table: Arc<Table>, shards: Vec<Sender<ToShard>>) -> std::io::Result<Self> {
+    pub(super) fn spawn(
+        shared: Arc<Shared>,
+        shards: Vec<Sender<ToShard>>,
+    ) -> std::io::Result<Self> {
         let (work, inbox) = bounded::<Checkpoint>(1);
         let (outbox, done) = bounded(1);
         let thread = std::thread::Builder::new().name("checkpointer".into()).spawn(move || {
             for checkpoint in inbox {
                 let (keep_from, batches) = (checkpoint.keep_from, checkpoint.batches.clone());
-                let outcome = write(&table, checkpoint).map(|()| keep_from);
+                let outcome = write(&shared, checkpoint).map(|()| keep_from);
                 if outcome.is_ok() {
                     for (shard, batch) in shards.iter().zip(batches) {
                         // A shard with a full inbox has work; it is told the next time.
@@ -127,20 +132,30 @@ impl Drop for Checkpointer {
     }
 }
 
-fn write(table: &Table, checkpoint: Checkpoint) -> Result<(), Fatal> {
+fn write(shared: &Shared, checkpoint: Checkpoint) -> Result<(), Fatal> {
+    let table = &shared.table;
+    // One operation at a time, so that a large checkpoint is not taken for a disk that hangs.
+    let write = |changes: &[Change]| {
+        let _asked = shared.disk.asks(Writer::Store);
+        table.store().write(changes)
+    };
+    let sync = || {
+        let _asked = shared.disk.asks(Writer::Store);
+        table.store().sync()
+    };
     let Checkpoint { layer, floor, seq, keep_from, accounts, .. } = checkpoint;
     // Ordered keys cost the store half of random ones.
     let mut entries: Vec<_> = layer.iter().collect();
     entries.sort_unstable_by_key(|(id, _)| **id);
     for part in entries.chunks(INSTANCES_PER_WRITE) {
-        table.store().write(&table.changes_of(part)?)?;
+        write(&table.changes_of(part)?)?;
     }
-    table.store().sync()?;
+    sync()?;
     let gone_through = table.bundles_below(floor)?;
     let mark = postcard::to_stdvec(&Mark { seq: seq.0, keep_from: keep_from.0, accounts })?;
-    table.store().write(&gone_through)?;
-    table.store().write(&[Change::put(Space::Meta, MARK, mark)])?;
-    table.store().sync()?;
+    write(&gone_through)?;
+    write(&[Change::put(Space::Meta, MARK, mark)])?;
+    sync()?;
     drop(entries);
     drop(layer);
     table.let_go();

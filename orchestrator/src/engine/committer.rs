@@ -9,11 +9,13 @@ use super::{
     batch::Batch,
     checkpoint::{Checkpoint, Checkpointer},
     group::{GroupHead, InputDone, LaneSeq},
+    headroom::Writer,
+    health::Concern,
     job::DeliveryDone,
     shard::Fatal,
 };
 use crate::{
-    journal::{GroupSeq, Journal},
+    journal::{GroupSeq, Journal, JournalError},
     relay::RelayHandle,
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -43,8 +45,23 @@ const UNCHECKPOINTED_MAX: usize = 400_000;
 /// Messages that wait to be sent or confirmed, on all lanes, before the committer waits for the brokers.
 pub const OUTBOX_MAX: usize = 100_000;
 
+/// How long to wait before room is looked for again.
+const ROOM_AGAIN: Duration = Duration::from_millis(500);
+
+/// Room on the disk without which no checkpoint is begun, beside twice what the journal took in since the last one.
+const CHECKPOINT_ROOM_BYTES: u64 = 16 * 1024 * 1024;
+
 /// The encoded form of a group that changes nothing: no instances, no messages, no inputs.
 const EMPTY_BODY: [u8; 3] = [0, 0, 0];
+
+/// Why a group was not appended.
+enum Hindered {
+    /// There is no room for the journal's next file; nothing has changed, and it may be tried again.
+    NoRoom {
+        bytes: u64,
+    },
+    Fatal(Fatal),
+}
 
 /// Owns the journal.
 pub(crate) struct Committer {
@@ -94,15 +111,46 @@ impl Committer {
         self.checkpoint(true)
     }
 
-    fn commit(&mut self, mut batches: Vec<Batch>) -> Result<(), Fatal> {
-        let mut firsts = Vec::with_capacity(batches.len());
-        for batch in &batches {
-            firsts.push(self.append(batch)?);
+    /// Commits batch after batch as far as there is room, and waits for more where there is none.
+    fn commit(&mut self, batches: Vec<Batch>) -> Result<(), Fatal> {
+        let mut waiting = VecDeque::from(batches);
+        while !waiting.is_empty() {
+            let mut places = Vec::with_capacity(waiting.len());
+            let mut wanted = None;
+            for batch in &waiting {
+                match self.append(batch) {
+                    Ok(place) => places.push(place),
+                    Err(Hindered::NoRoom { bytes }) => {
+                        wanted = Some(bytes);
+                        break;
+                    }
+                    Err(Hindered::Fatal(cause)) => return Err(cause),
+                }
+            }
+            let appended: Vec<Batch> = waiting.drain(..places.len()).collect();
+            if !appended.is_empty() {
+                self.make_durable(appended, places)?;
+            }
+            match wanted {
+                Some(bytes) => self.wait_for_room(bytes)?,
+                None => self.shared.health.clear(|it| matches!(it, Concern::DiskFull { .. })),
+            }
         }
-        self.journal.sync()?;
+        Ok(())
+    }
+
+    fn make_durable(
+        &mut self,
+        mut batches: Vec<Batch>,
+        places: Vec<(GroupSeq, Vec<LaneSeq>)>,
+    ) -> Result<(), Fatal> {
+        {
+            let _asked = self.shared.disk.asks(Writer::Journal);
+            self.journal.sync()?;
+        }
         self.written.syncs += 1;
         // Everything of these batches is durable now; nothing of them has been seen outside yet.
-        for (batch, (seq, firsts)) in batches.iter_mut().zip(firsts) {
+        for (batch, (seq, firsts)) in batches.iter_mut().zip(places) {
             self.shared.table.put(batch.take_resting(seq.0));
             self.send(batch, firsts);
             self.shared.durable_batch[batch.shard].store(batch.number, Ordering::Release);
@@ -127,7 +175,7 @@ impl Committer {
     }
 
     /// Appends a batch's group; returns its place, and each lane's first number in it.
-    fn append(&mut self, batch: &Batch) -> Result<(GroupSeq, Vec<LaneSeq>), Fatal> {
+    fn append(&mut self, batch: &Batch) -> Result<(GroupSeq, Vec<LaneSeq>), Hindered> {
         let firsts: Vec<LaneSeq> = self.accounts.lanes_next.clone();
         if batch.encoded.is_empty() && self.late_inputs.is_empty() {
             return Ok((self.written.last, firsts));
@@ -140,7 +188,7 @@ impl Committer {
         &mut self,
         encoded: &[u8],
         body: &super::group::GroupBody,
-    ) -> Result<(), Fatal> {
+    ) -> Result<(), Hindered> {
         let confirmed = self.relays.iter().map(RelayHandle::confirmed);
         let lanes = self.accounts.lanes_next.iter().copied().zip(confirmed).collect();
         let head = GroupHead { lanes, late_inputs: std::mem::take(&mut self.late_inputs) };
@@ -152,7 +200,18 @@ impl Committer {
         } else {
             encoded
         };
-        let seq = self.journal.append(&[&head_bytes, encoded])?;
+        let appended = {
+            let _asked = self.shared.disk.asks(Writer::Journal);
+            self.journal.append(&[&head_bytes, encoded])
+        };
+        let seq = match appended {
+            Ok(seq) => seq,
+            Err(JournalError::NoRoom { bytes, .. }) => {
+                self.late_inputs = head.late_inputs;
+                return Err(Hindered::NoRoom { bytes });
+            }
+            Err(error) => return Err(Hindered::Fatal(error.into())),
+        };
         self.accounts.fold(&head, body);
         self.written.last = seq;
         let bytes = (head_bytes.len() + encoded.len()) as u64;
@@ -205,7 +264,13 @@ impl Committer {
         let moved =
             confirmed.zip(&self.accounts.lanes_confirmed).any(|(now, written)| now > *written);
         if moved || !self.late_inputs.is_empty() {
-            self.append_group(&[], &super::group::GroupBody::default())?;
+            match self.append_group(&[], &super::group::GroupBody::default()) {
+                Ok(()) => {}
+                // Nobody waits for it, and it will be written with the next group.
+                Err(Hindered::NoRoom { .. }) => return Ok(()),
+                Err(Hindered::Fatal(cause)) => return Err(cause),
+            }
+            let _asked = self.shared.disk.asks(Writer::Journal);
             self.journal.sync()?;
             self.publish_snapshot();
         }
@@ -222,6 +287,22 @@ impl Committer {
         }
     }
 
+    /// Waits a moment for room, and does what makes some. Nothing of what waits has been promised to anyone.
+    fn wait_for_room(&mut self, bytes: u64) -> Result<(), Fatal> {
+        self.shared.health.raise(Concern::DiskFull { wanted_bytes: bytes });
+        self.shared.disk.lacks_room();
+        // A checkpoint that finishes gives segments up, and their files can be used again.
+        self.checkpoint(false)?;
+        if self.shared.is_stopping() {
+            return Err(format!(
+                "no room for the journal's next file of {bytes} bytes while stopping: what could not be written comes again after the next start; make room first"
+            )
+            .into());
+        }
+        std::thread::park_timeout(ROOM_AGAIN);
+        Ok(())
+    }
+
     /// Begins a checkpoint when one is due, and gives up what the last one made needless.
     fn checkpoint(&mut self, now: bool) -> Result<(), Fatal> {
         if let Some(done) = self.checkpointer.finished(now)? {
@@ -231,6 +312,10 @@ impl Committer {
             || self.written.checkpoint_at.elapsed() >= CHECKPOINT_EVERY
                 && self.written.bytes_since > 0;
         if self.checkpointer.is_busy() || !(due || now && self.written.bytes_since > 0) {
+            return Ok(());
+        }
+        // A store that runs out of room is of no more use until it is opened again; until then the journal has it all.
+        if !self.shared.disk.has_room(self.written.bytes_since * 2 + CHECKPOINT_ROOM_BYTES) {
             return Ok(());
         }
         self.written.bytes_since = 0;
@@ -290,8 +375,12 @@ impl Committer {
                     bound = OUTBOX_MAX,
                     "The outbox is full; nothing more is taken in until brokers confirm."
                 );
+                self.shared.health.raise(Concern::OutboxFull { messages: OUTBOX_MAX });
             }
             std::thread::park_timeout(Duration::from_millis(2));
+        }
+        if told {
+            self.shared.health.clear(|it| matches!(it, Concern::OutboxFull { .. }));
         }
         if self.shared.table.top_len() > UNCHECKPOINTED_MAX
             && self.checkpointer.is_busy()

@@ -1,7 +1,7 @@
 //! What can be asked of a running engine, and said to it.
 
 use super::{
-    InstanceView, ListFilter, Reader, Shared, Snapshot, ToShard,
+    Concern, InstanceView, ListFilter, Reader, Shared, Snapshot, ToShard,
     job::{Job, OperatorAction, OperatorError, What},
 };
 use crate::store::StoreError;
@@ -37,6 +37,11 @@ impl Handle {
     /// What is going on, as of the last commit.
     pub fn snapshot(&self) -> Snapshot {
         self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What keeps the engine from taking work in, as of now; nothing while it is well.
+    pub fn concerns(&self) -> Vec<Concern> {
+        self.shared.health.concerns()
     }
 
     /// Reads instances, as of the last commit.

@@ -12,6 +12,7 @@
 
 mod accounts;
 mod aftermath;
+mod attention;
 mod batch;
 mod buffers;
 mod checkpoint;
@@ -19,6 +20,8 @@ mod clock;
 mod committer;
 mod group;
 mod handle;
+mod headroom;
+mod health;
 mod job;
 mod reader;
 mod recovery;
@@ -32,6 +35,8 @@ pub use accounts::{Accounts, Count, Counts, Progress, Tally};
 pub use clock::{Clock, SystemClock};
 pub use committer::OUTBOX_MAX;
 pub use handle::{Handle, HandleError};
+pub use headroom::HEADROOM_BYTES;
+pub use health::Concern;
 pub use job::{OperatorAction, OperatorError};
 pub use reader::{AtRestError, InstanceView, ListFilter, NodeView, Reader, open_at_rest};
 pub use shard::INSTANCE_BYTES_MAX;
@@ -93,6 +98,8 @@ pub(crate) struct Shared {
     pub floors: Vec<AtomicU64>,
     pub buffers: buffers::Buffers,
     pub snapshot: Mutex<Snapshot>,
+    pub disk: headroom::DiskWatch,
+    pub health: health::Health,
     pub stopping: AtomicBool,
     pub failure: Mutex<Option<Fatal>>,
     /// Woken when the engine has to stop by itself.
@@ -124,6 +131,7 @@ impl Shared {
     /// Something no instance can mend: remembers the first cause and stops everything.
     pub(crate) fn fail(&self, what: &str, cause: Fatal) {
         tracing::error!(cause = crate::describe(&*cause), "{what}; the process has to end.");
+        self.health.raise(Concern::Failed { cause: crate::describe(&*cause) });
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         failure.get_or_insert(cause);
         drop(failure);

@@ -10,9 +10,15 @@ use super::{
     shard::Fatal,
     table::{Resting, Table},
 };
-use crate::journal::{Disk, GroupSeq, Journal, JournalOptions};
+use crate::{
+    journal::{self, Disk, GroupSeq, Journal, JournalOptions},
+    store::{Change, Space},
+};
 use dirigent_model::instance::{Instance, InstanceId, Leg, NodeState};
 use std::collections::{BTreeMap, VecDeque};
+
+/// Stands in the store once there is a journal: a folder without one is then no new folder.
+const JOURNAL_BEGUN: &[u8] = b"journal";
 
 /// What was found.
 pub(crate) struct Recovered {
@@ -36,6 +42,14 @@ pub(crate) fn recover(
     lanes: usize,
 ) -> Result<Recovered, Fatal> {
     let mark = read_mark(&**table.store())?;
+    let begun = table.store().get(Space::Meta, JOURNAL_BEGUN)?.is_some();
+    if begun
+        && journal::is_empty(&*disk).map_err(|error| format!("listing the journal: {error}"))?
+    {
+        return Err(
+            "the store belongs to a journal that is gone: all of its files are missing; restore the whole data folder from one backup".into(),
+        );
+    }
     let (checkpointed, mut accounts) = (GroupSeq(mark.seq), mark.accounts);
     let mut lanes_next = Vec::new();
     let mut outbox: Vec<BTreeMap<LaneSeq, Outgoing>> = Vec::new();
@@ -85,6 +99,11 @@ pub(crate) fn recover(
             "the journal ends before group {next}, but the store holds what groups up to {mark} added up to: the journal was rolled back or emptied; restore the whole data folder from one backup"
         )
         .into());
+    }
+    if !begun {
+        // The other way round a crash in between would make a new folder look like one that lost its journal.
+        table.store().write(&[Change::put(Space::Meta, JOURNAL_BEGUN, [])])?;
+        table.store().sync()?;
     }
     accounts.lanes_next.resize(lanes.max(accounts.lanes_next.len()), 1);
     accounts.lanes_confirmed.resize(lanes.max(accounts.lanes_confirmed.len()), 1);

@@ -8,7 +8,7 @@ mod finding;
 mod inputs;
 mod timers;
 
-use super::{Shared, batch::Batch, job::Job, schedule::Schedule};
+use super::{Shared, attention::Attention, batch::Batch, job::Job, schedule::Schedule};
 use crossbeam_channel::{Receiver, select};
 use dirigent_model::{
     definition::Plan,
@@ -20,7 +20,7 @@ use rustc_hash::FxHashMap;
 use std::{
     collections::VecDeque,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Inputs in one batch. Large enough that one sync serves many, small enough that the first of them does not wait long.
@@ -76,6 +76,7 @@ pub(crate) struct Shard {
     pub(super) next_batch: u64,
     /// Instances that have ended, with the batch that says so: they leave the memory once it is durable.
     pub(super) ended: VecDeque<(u64, InstanceId)>,
+    pub(super) attention: Attention,
 }
 
 /// Something that no instance can mend: the process has to end.
@@ -104,15 +105,15 @@ impl Shard {
 
     /// How long to wait for jobs: until something is due.
     fn patience(&self) -> Duration {
-        self.schedule
-            .next_due()
-            .map_or(IDLE_MAX, |due| due.since(self.shared.clock.now()).min(IDLE_MAX))
+        let due = self.schedule.next_due().map(|due| due.since(self.shared.clock.now()));
+        due.map_or(IDLE_MAX, |due| self.attention.patience(due).min(IDLE_MAX))
     }
 
     /// Takes what is there, up to a batch. Says whether to stop.
     fn take_turn(&mut self, first: Option<ToShard>) -> Result<bool, Fatal> {
         self.batch.now = self.shared.clock.now();
         self.batch.now_text = self.batch.now.to_string();
+        let timers_fire = self.attention.turn(Instant::now(), self.shared.disk.is_low());
         let mut next = first;
         while let Some(message) = next {
             match message {
@@ -141,7 +142,8 @@ impl Shard {
             }
         }
         self.schedule.look_ahead(self.batch.now, self.index, &self.shared)?;
-        for _ in 0..DUE_PER_TURN_MAX {
+        let due_max = if timers_fire { DUE_PER_TURN_MAX } else { 0 };
+        for _ in 0..due_max {
             let Some(id) = self.schedule.take_due(self.batch.now) else { break };
             self.wake(id)?;
             if self.batch.is_full() && !self.begin_batch() {

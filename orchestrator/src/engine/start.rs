@@ -2,11 +2,13 @@
 
 use super::{
     Shared, Snapshot, ToShard,
+    attention::Attention,
     batch::Batch,
     checkpoint::Checkpointer,
     clock::Clock,
     committer::{Committer, Written},
     handle::Handle,
+    headroom::Watcher,
     recovery::{Recovered, recover},
     schedule::Schedule,
     shard::{Fatal, Shard},
@@ -74,6 +76,8 @@ pub struct EngineParts {
     pub disk: Box<dyn Disk>,
     /// How the journal is kept.
     pub journal: JournalOptions,
+    /// Bytes to be free on the disk before anything is taken in; a tenth of a small disk; 0 for not looking.
+    pub headroom_bytes: u64,
     /// How many shards.
     pub shards: usize,
     /// Deliveries of one source that may be unsettled.
@@ -117,6 +121,7 @@ pub struct Engine {
     intakes: Vec<JoinHandle<()>>,
     shards: Vec<JoinHandle<()>>,
     committer: JoinHandle<()>,
+    watcher: JoinHandle<()>,
     relays: tokio::task::JoinSet<()>,
 }
 
@@ -169,6 +174,8 @@ impl Engine {
             floors: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             buffers: Default::default(),
             snapshot: Mutex::new(Snapshot { confirmed: vec![0; lanes], ..Snapshot::default() }),
+            disk: Default::default(),
+            health: Default::default(),
             stopping: AtomicBool::new(false),
             failure: Mutex::new(None),
             ended: tokio::sync::Notify::new(),
@@ -177,6 +184,7 @@ impl Engine {
             app: parts.app,
             unsettled_max: parts.unsettled_max,
             body_bytes_max: parts.body_bytes_max,
+            headroom_bytes: parts.headroom_bytes,
         };
         run(shared, parts.lanes, recovered, reads).await
     }
@@ -201,7 +209,7 @@ impl Engine {
     /// Takes nothing more in, finishes what was begun, writes a checkpoint, and ends. What is not confirmed is sent
     /// again after the next start.
     pub async fn stop(self) -> Result<(), EngineError> {
-        let Self { handle, intakes, shards, committer, mut relays } = self;
+        let Self { handle, intakes, shards, committer, watcher, mut relays } = self;
         let shared = Arc::clone(&handle.shared);
         shared.stopping.store(true, Ordering::Release);
         shared.ended.notify_waiters();
@@ -212,7 +220,9 @@ impl Engine {
             }
             sound &= join_all(shards);
             drop(handle);
-            sound & join_all(vec![committer])
+            sound &= join_all(vec![committer]);
+            watcher.thread().unpark();
+            sound & join_all(vec![watcher])
         });
         let sound = threads.await.unwrap_or(false);
         relays.abort_all();
@@ -236,6 +246,7 @@ struct Reads {
     app: String,
     unsettled_max: usize,
     body_bytes_max: usize,
+    headroom_bytes: u64,
 }
 
 /// Runs a relay whose error, or panic, ends the engine.
@@ -331,9 +342,10 @@ async fn run(
         relays.spawn(guarded(Arc::clone(&shared), relay));
     }
 
+    let watcher = Watcher::new(Arc::clone(&shared), journal.disk(), reads.headroom_bytes);
     let (to_committer, batches) = bounded::<Batch>(shards * BATCHES_WAITING_PER_SHARD);
-    let checkpointer = Checkpointer::spawn(Arc::clone(&shared.table), shards_in.clone())
-        .map_err(EngineError::Thread)?;
+    let checkpointer =
+        Checkpointer::spawn(Arc::clone(&shared), shards_in.clone()).map_err(EngineError::Thread)?;
     let committer = Committer {
         shared: Arc::clone(&shared),
         written: Written {
@@ -371,11 +383,17 @@ async fn run(
             batch: Batch::default(),
             next_batch: 1,
             ended: Default::default(),
+            attention: Attention::new(Instant::now()),
         };
         shard_threads.push(spawn(&shared, format!("shard {index}"), move || shard.run())?);
     }
     drop(to_committer);
 
+    let look = move || {
+        watcher.run();
+        Ok(())
+    };
+    let watcher = spawn(&shared, "disk watch".into(), look)?;
     let runtime = tokio::runtime::Handle::current();
     let mut intake_threads = Vec::new();
     for (index, intake) in intakes.into_iter().enumerate() {
@@ -388,6 +406,7 @@ async fn run(
         intakes: intake_threads,
         shards: shard_threads,
         committer,
+        watcher,
         relays,
     })
 }

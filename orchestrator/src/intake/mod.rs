@@ -43,6 +43,11 @@ impl Intake {
     pub(crate) fn run(mut self, runtime: &tokio::runtime::Handle) -> Result<(), Fatal> {
         let settler = self.source.settler();
         while !self.shared.stopping.load(Ordering::Acquire) {
+            if self.shared.disk.is_low() {
+                // The source's own bounds hold it back, and it goes on serving its broker.
+                std::thread::sleep(IDLE);
+                continue;
+            }
             let received = runtime.block_on(async {
                 tokio::time::timeout(IDLE, self.source.receive(FETCH_MAX)).await
             });

@@ -9,6 +9,8 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use fs4::fs_std::FileExt as _;
+
 /// A folder of files, with an explicit moment for everything that has to survive a power cut.
 ///
 /// Called by the committer's thread and by the one that prepares segments.
@@ -31,6 +33,22 @@ pub trait Disk: Debug + Send + Sync {
 
     /// Makes every creation, renaming and deletion so far durable.
     fn sync_dir(&self) -> io::Result<()>;
+
+    /// How much room there is, if this disk can fill up.
+    fn room(&self) -> io::Result<Option<Room>>;
+
+    /// Makes a new file that takes up `bytes` of room and holds nothing: to be given up when room is needed. An existing
+    /// file is an error. On an error nothing is left behind.
+    fn reserve(&self, name: &str, bytes: u64) -> io::Result<()>;
+}
+
+/// The room on a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes that can still be written.
+    pub free: u64,
+    /// Bytes in all.
+    pub total: u64,
 }
 
 /// An open file.
@@ -108,6 +126,20 @@ impl Disk for FileDisk {
     fn sync_dir(&self) -> io::Result<()> {
         self.handle.sync_all()
     }
+
+    fn room(&self) -> io::Result<Option<Room>> {
+        let volume = fs4::statvfs(&self.folder)?;
+        Ok(Some(Room { free: volume.available_space(), total: volume.total_space() }))
+    }
+
+    fn reserve(&self, name: &str, bytes: u64) -> io::Result<()> {
+        let path = self.folder.join(name);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        // Blocks without content: at once, where a file of zeros would take its time.
+        file.allocate(bytes).inspect_err(|_| {
+            let _ = fs::remove_file(&path);
+        })
+    }
 }
 
 fn write_zeros(file: &File, bytes: u64) -> io::Result<()> {
@@ -172,6 +204,12 @@ pub(super) mod conformance {
         disk.remove("b").expect_err("it was removed");
         disk.rename("b", "d").expect_err("it was removed");
         assert_eq!(disk.list().expect("list"), vec![("c".to_owned(), 1024)]);
+
+        disk.reserve("r", 300_000).expect("reserve");
+        disk.reserve("r", 8).expect_err("a name is taken once");
+        disk.remove("r").expect("remove");
+        let room = disk.room().expect("room");
+        assert!(room.is_none_or(|room| room.free <= room.total));
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::io;
 
 use super::GroupSeq;
 
-/// Why the journal refused. All but [`TooLarge`](JournalError::TooLarge) are final: the process has to end.
+/// Why the journal refused. All but [`TooLarge`](JournalError::TooLarge) and [`NoRoom`](JournalError::NoRoom) are final:
+/// the process has to end.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JournalError {
@@ -27,6 +28,17 @@ pub enum JournalError {
         doing: &'static str,
         /// To which file of the journal's folder.
         file: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no room for the file of the next segment. Nothing was changed: the same may be tried again.
+    #[error(
+        "no space left for the next segment of the journal, a file of {bytes} bytes; make room for it"
+    )]
+    NoRoom {
+        /// How long the file is to be.
+        bytes: u64,
         /// What the system said.
         #[source]
         source: io::Error,
@@ -108,17 +120,20 @@ pub enum JournalError {
 impl JournalError {
     /// Whether the journal is of no more use and the process has to end.
     pub fn is_final(&self) -> bool {
-        !matches!(self, JournalError::TooLarge { .. })
+        !matches!(self, JournalError::TooLarge { .. } | JournalError::NoRoom { .. })
     }
 }
 
 /// Says what was being done to which file when the disk failed.
 pub(super) fn doing(doing: &'static str, file: &str) -> impl FnOnce(io::Error) -> JournalError {
     let file = file.to_owned();
-    move |source| match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            JournalError::Full { doing, file, source }
-        }
-        _ => JournalError::Disk { doing, file, source },
+    move |source| match is_full(&source) {
+        true => JournalError::Full { doing, file, source },
+        false => JournalError::Disk { doing, file, source },
     }
+}
+
+/// Whether there is no room, or no more than a quota allows.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -7,8 +7,11 @@
 //! - **Torn tail**: a record that can't be read ends the journal if it may never have been durable; it is cut.
 //!   If a later record proves that it was durable, the journal refuses to open and changes nothing.
 //!   Not told apart: damage to the very last write, with nothing written after it, looks like a torn one.
+//! - **A cut file is known**: every segment says how long it is, and one of another length is refused.
 //! - **Every error of the disk is final.** After a failed sync nobody knows what is durable: the journal refuses
 //!   everything from then on, and the process ends. A restart reads what is there.
+//! - **But for one**: where there is no room for the next segment's file, nothing was promised and nothing has changed.
+//!   [`JournalError::NoRoom`] says so, and the same append may be tried again once there is.
 
 mod disk;
 mod error;
@@ -26,7 +29,7 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-pub use disk::{Disk, DiskFile, FileDisk};
+pub use disk::{Disk, DiskFile, FileDisk, Room};
 pub use error::JournalError;
 pub use sim::{DiskFault, DiskOperation, SimDisk};
 
@@ -199,11 +202,12 @@ impl Journal {
             None => {
                 let first = GroupSeq::FIRST;
                 let name = spares.take()?;
-                let (file, nonce) = begin_segment(disk.as_ref(), &name, first)?;
+                let bytes = options.segment_bytes;
+                let (file, nonce) = begin_segment(disk.as_ref(), &name, first, bytes)?;
                 segments.push_back(Segment {
                     name: Segment::name_of(first),
                     first,
-                    bytes: options.segment_bytes,
+                    bytes,
                     used: SEGMENT_HEADER_BYTES as u64,
                 });
                 (OpenTail { file, nonce, next: first }, None)
@@ -228,7 +232,8 @@ impl Journal {
     /// Adds a record, gathered from its parts, and says where. Durable after the next [`sync`](Journal::sync).
     ///
     /// # Errors
-    /// [`JournalError::TooLarge`] changes nothing. A full segment is written and synced here, which can fail like a sync.
+    /// [`JournalError::TooLarge`] and [`JournalError::NoRoom`] take nothing in, and the latter may be tried again.
+    /// A full segment is written and synced here, which can fail like a sync.
     pub fn append(&mut self, record: &[&[u8]]) -> Result<GroupSeq, JournalError> {
         self.refuse_if_stopped()?;
         let payload_bytes: usize = record.iter().map(|part| part.len()).sum();
@@ -239,8 +244,7 @@ impl Journal {
         let bytes = record::bytes_of(payload_bytes) as u64;
         let active = self.active_segment();
         if active.used + self.buffer.len() as u64 + bytes > active.bytes {
-            let rolled = self.roll(bytes);
-            self.stop_on_error(rolled)?;
+            self.roll(bytes)?;
         }
         let seq = self.next;
         record::write(&mut self.buffer, seq, self.durable_below, self.nonce, record);
@@ -306,8 +310,13 @@ impl Journal {
         if self.stopped { Err(JournalError::Stopped) } else { Ok(()) }
     }
 
+    /// The disk below, to watch its room.
+    pub fn disk(&self) -> Arc<dyn Disk> {
+        Arc::clone(&self.disk)
+    }
+
     fn stop_on_error<T>(&mut self, outcome: Result<T, JournalError>) -> Result<T, JournalError> {
-        self.stopped |= outcome.is_err();
+        self.stopped |= outcome.as_ref().is_err_and(JournalError::is_final);
         outcome
     }
 
@@ -336,15 +345,19 @@ impl Journal {
     /// Goes on in a new segment that has room for a record of `bytes`.
     fn roll(&mut self, bytes: u64) -> Result<(), JournalError> {
         // Whatever the durability: a segment behind the last one is always whole, which reading relies on.
-        self.write_out(Durability::PowerLoss)?;
+        let written = self.write_out(Durability::PowerLoss);
+        self.stop_on_error(written)?;
         let segment_bytes = self.options.segment_bytes.max(SEGMENT_HEADER_BYTES as u64 + bytes);
+        // Until here nothing was changed that the next attempt would not find as it is.
         let spare = if segment_bytes == self.options.segment_bytes {
-            self.spares.take()?
+            self.spares.take()
         } else {
-            self.spares.make_of(segment_bytes)?
+            self.spares.make_of(segment_bytes)
         };
+        let spare = self.stop_on_error(spare)?;
         let first = self.next;
-        let (file, nonce) = begin_segment(self.disk.as_ref(), &spare, first)?;
+        let begun = begin_segment(self.disk.as_ref(), &spare, first, segment_bytes);
+        let (file, nonce) = self.stop_on_error(begun)?;
         self.active = file;
         self.nonce = nonce;
         // A segment without a record has the same name, and was replaced.
@@ -386,18 +399,24 @@ impl Journal {
     }
 }
 
+/// Whether there is no journal yet, or none any more.
+pub fn is_empty(disk: &dyn Disk) -> std::io::Result<bool> {
+    Ok(segments_of(&disk.list()?).is_empty())
+}
+
 /// Turns a spare file into the segment that starts with `first`. Once its name is there, its header is too.
 fn begin_segment(
     disk: &dyn Disk,
     spare: &str,
     first: GroupSeq,
+    bytes: u64,
 ) -> Result<(Box<dyn DiskFile>, u64), JournalError> {
     let name = Segment::name_of(first);
     let beginning = "beginning segment";
     // Odd, hence never the zeros of a new file.
     let nonce = RandomState::new().hash_one(first.0) | 1;
     let file = disk.open(spare).map_err(doing(beginning, &name))?;
-    let header = SegmentHeader { first, nonce }.to_bytes();
+    let header = SegmentHeader { first, nonce, bytes: Some(bytes) }.to_bytes();
     file.write_at(0, &header).map_err(doing(beginning, &name))?;
     file.sync_data().map_err(doing(beginning, &name))?;
     disk.rename(spare, &name).map_err(doing(beginning, &name))?;
@@ -513,6 +532,10 @@ fn read_segment(
     })?;
     if header.first != segment.first {
         return Err(corrupt(0, segment.first, "its name and its header disagree"));
+    }
+
+    if header.bytes.is_some_and(|made| made != bytes.len() as u64) {
+        return Err(corrupt(bytes.len(), header.first, "the file was made with another length"));
     }
 
     let mut end = SEGMENT_HEADER_BYTES;

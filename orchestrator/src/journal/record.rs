@@ -3,13 +3,14 @@
 //! [`Journal`](super::Journal) writes with it, and reads with it at start. Nothing here touches a disk.
 //!
 //! ```text
-//! segment   magic 8 | version 4 | crc 4 | first sequence 8 | nonce 8 | zeros up to 4096 | records …
+//! segment   magic 8 | version 4 | crc 4 | first sequence 8 | nonce 8 | bytes of the file 8 | zeros up to 4096 | records …
 //! record    crc 4 | payload length 4 | sequence 8 | durable below 8 | nonce 8 | payload | zeros up to a multiple of 8
 //! ```
 //!
 //! Numbers are little-endian. A checksum is CRC32C over every other field, and over the payload.
 //!
 //! - The **nonce** is drawn anew whenever a file becomes a segment, so the bytes of its earlier life never pass as records.
+//! - **Bytes of the file** never change while it is a segment, so a file that was cut is known. Layout 1 did not say them.
 //! - **Durable below** says which records were durable when this one was written. A record that can't be
 //!   read but was durable is corruption; one that wasn't may be the torn end of the last write.
 
@@ -18,7 +19,7 @@ use std::ops::Range;
 use super::GroupSeq;
 
 /// The layout this build writes. A segment with a higher one is refused, with a lower one read.
-pub(super) const FORMAT_VERSION: u32 = 1;
+pub(super) const FORMAT_VERSION: u32 = 2;
 
 /// Bytes before the first record: a whole page, so that no later write touches the page of the header.
 pub(super) const SEGMENT_HEADER_BYTES: usize = 4096;
@@ -36,6 +37,8 @@ const SEGMENT_MAGIC: [u8; 8] = *b"DIRIGENT";
 pub(super) struct SegmentHeader {
     pub(super) first: GroupSeq,
     pub(super) nonce: u64,
+    /// The length of the file, from its first record to its last. Layout 1 does not say.
+    pub(super) bytes: Option<u64>,
 }
 
 /// Why the first bytes of a file are no segment header of ours.
@@ -52,6 +55,7 @@ impl SegmentHeader {
         bytes[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.first.0.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.nonce.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.bytes.unwrap_or_default().to_le_bytes());
         let crc = header_crc(&bytes);
         bytes[12..16].copy_from_slice(&crc.to_le_bytes());
         bytes
@@ -69,7 +73,12 @@ impl SegmentHeader {
         if u32_at(bytes, 12) != header_crc(bytes) {
             return Err(HeaderFault::Damaged);
         }
-        Ok(Self { first: GroupSeq(u64_at(bytes, 16)), nonce: u64_at(bytes, 24) })
+        let length = u64_at(bytes, 32);
+        Ok(Self {
+            first: GroupSeq(u64_at(bytes, 16)),
+            nonce: u64_at(bytes, 24),
+            bytes: (length > 0).then_some(length),
+        })
     }
 }
 
@@ -173,9 +182,10 @@ mod tests {
     }
 
     #[test]
-    fn the_first_version_keeps_its_bytes() {
-        let header = SegmentHeader { first: GroupSeq(7), nonce: 0x1122_3344_5566_7788 };
-        assert_eq!(hex(&header.to_bytes()[..32]), SAMPLE_SEGMENT_V1);
+    fn this_version_keeps_its_bytes() {
+        let nonce = 0x1122_3344_5566_7788;
+        let header = SegmentHeader { first: GroupSeq(7), nonce, bytes: Some(1 << 26) };
+        assert_eq!(hex(&header.to_bytes()[..40]), SAMPLE_SEGMENT_V2);
         let mut record = Vec::new();
         write(&mut record, GroupSeq(7), GroupSeq(6), header.nonce, &[b"commit ", b"group"]);
         assert_eq!(hex(&record), SAMPLE_RECORD_V1);
@@ -184,8 +194,21 @@ mod tests {
         assert_eq!((read.seq, &record[read.payload]), (GroupSeq(7), &b"commit group"[..]));
     }
 
+    #[test]
+    fn the_first_version_is_read_and_says_no_length() {
+        let mut bytes: Vec<u8> = (0..SAMPLE_SEGMENT_V1.len() / 2)
+            .map(|at| u8::from_str_radix(&SAMPLE_SEGMENT_V1[2 * at..2 * at + 2], 16).expect("hex"))
+            .collect();
+        bytes.resize(SEGMENT_HEADER_BYTES, 0);
+        let nonce = 0x1122_3344_5566_7788;
+        let header = SegmentHeader { first: GroupSeq(7), nonce, bytes: None };
+        assert_eq!(SegmentHeader::from_bytes(&bytes), Ok(header));
+    }
+
     const SAMPLE_SEGMENT_V1: &str =
         "4449524947454e54010000006d9311d807000000000000008877665544332211";
+    const SAMPLE_SEGMENT_V2: &str =
+        "4449524947454e5402000000f914faf3070000000000000088776655443322110000000400000000";
     const SAMPLE_RECORD_V1: &str = "98b7db0a0c000000070000000000000006000000000000008877665544332211636f6d6d69742067726f757000000000";
 
     #[test]
@@ -210,10 +233,10 @@ mod tests {
 
     #[test]
     fn a_newer_layout_is_told_from_a_damaged_one() {
-        let mut bytes = SegmentHeader { first: GroupSeq(1), nonce: 3 }.to_bytes();
+        let mut bytes = SegmentHeader { first: GroupSeq(1), nonce: 3, bytes: None }.to_bytes();
+        bytes[8] = 3;
+        assert_eq!(SegmentHeader::from_bytes(&bytes), Err(HeaderFault::Newer { version: 3 }));
         bytes[8] = 2;
-        assert_eq!(SegmentHeader::from_bytes(&bytes), Err(HeaderFault::Newer { version: 2 }));
-        bytes[8] = 1;
         bytes[20] ^= 1;
         assert_eq!(SegmentHeader::from_bytes(&bytes), Err(HeaderFault::Damaged));
     }

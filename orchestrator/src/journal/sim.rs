@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::disk::{Disk, DiskFile};
+use super::disk::{Disk, DiskFile, Room};
 
 /// What a drive writes whole or not at all.
 const SECTOR_BYTES: usize = 512;
@@ -69,6 +69,11 @@ struct State {
     dark: bool,
     faults: Vec<PlannedFault>,
     operations: u64,
+    /// Bytes that can still be written, where somebody said so.
+    free: Option<u64>,
+    /// The most that there ever was.
+    total: u64,
+    held: BTreeMap<usize, u64>,
 }
 
 #[derive(Debug)]
@@ -101,6 +106,14 @@ impl SimDisk {
     /// Lets the `nth` operation of this kind from now on (1 is the next) go wrong.
     pub fn fail(&self, operation: DiskOperation, nth: u64, fault: DiskFault) {
         self.state().faults.push(PlannedFault { operation, left: nth, fault });
+    }
+
+    /// Leaves room for no more than `bytes` from now on, until the next call: as others that fill the disk, or clear it.
+    pub fn leave(&self, bytes: u64) {
+        let mut state = self.state();
+        let held: u64 = state.held.values().sum();
+        state.total = state.total.max(bytes + held);
+        state.free = Some(bytes);
     }
 
     /// Operations so far, whatever became of them.
@@ -138,6 +151,17 @@ impl SimDisk {
         let file = state.names[name];
         state.files[file].seen[byte] ^= 1;
         state.files[file].durable[byte] ^= 1;
+    }
+
+    /// Cuts a file off behind `bytes`, as a copy that was broken off.
+    ///
+    /// # Panics
+    /// When there is no such file.
+    pub fn cut(&self, name: &str, bytes: usize) {
+        let mut state = self.state();
+        let file = state.names[name];
+        state.files[file].seen.truncate(bytes);
+        state.files[file].durable.truncate(bytes);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -185,8 +209,10 @@ impl Disk for SimDisk {
         if state.names.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
+        state.take_room(bytes)?;
         let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
         let file = state.files.len();
+        state.held.insert(file, bytes as u64);
         let zeros = vec![0; bytes];
         state.files.push(Content { seen: zeros.clone(), durable: zeros, pending: Vec::new() });
         state.change(NameChange::Made { name: name.to_owned(), file });
@@ -212,7 +238,9 @@ impl Disk for SimDisk {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut state = self.begin(DiskOperation::Remove)?;
-        state.find(name)?;
+        let file = state.find(name)?;
+        let held = state.held.remove(&file).unwrap_or_default();
+        state.free = state.free.map(|free| free + held);
         state.change(NameChange::Removed { name: name.to_owned() });
         Ok(())
     }
@@ -223,9 +251,34 @@ impl Disk for SimDisk {
         state.names_durable = state.names.clone();
         Ok(())
     }
+
+    fn room(&self) -> io::Result<Option<Room>> {
+        let state = self.state();
+        Ok(state.free.map(|free| Room { free, total: state.total }))
+    }
+
+    fn reserve(&self, name: &str, bytes: u64) -> io::Result<()> {
+        let mut state = self.begin(DiskOperation::Create)?;
+        if state.names.contains_key(name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        state.take_room(bytes)?;
+        let file = state.files.len();
+        state.held.insert(file, bytes);
+        state.files.push(Content { seen: Vec::new(), durable: Vec::new(), pending: Vec::new() });
+        state.change(NameChange::Made { name: name.to_owned(), file });
+        Ok(())
+    }
 }
 
 impl State {
+    fn take_room(&mut self, bytes: u64) -> io::Result<()> {
+        let Some(free) = &mut self.free else { return Ok(()) };
+        let left = free.checked_sub(bytes).ok_or(io::ErrorKind::StorageFull)?;
+        *free = left;
+        Ok(())
+    }
+
     fn find(&self, name: &str) -> io::Result<usize> {
         self.names.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }

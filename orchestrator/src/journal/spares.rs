@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use super::disk::Disk;
-use super::error::{JournalError, doing};
+use super::error::{JournalError, doing, is_full};
 
 /// Unused files kept. Two, so that a burst that fills a segment while one is recycled finds the next ready.
 const SPARES_MAX: usize = 2;
@@ -119,9 +119,15 @@ impl Spares {
         self.trouble.as_ref()
     }
 
+    /// # Errors
+    /// [`JournalError::NoRoom`] may be tried again; anything else is final.
     fn make(&self, name: &str, bytes: u64) -> Result<(), JournalError> {
         let made = self.disk.create_preallocated(name, bytes);
-        made.map(drop).map_err(doing("preparing the segment", name))
+        made.map(drop).map_err(|source| match is_full(&source) {
+            // A file that could not be made left nothing behind.
+            true => JournalError::NoRoom { bytes, source },
+            false => doing("preparing the segment", name)(source),
+        })
     }
 
     fn collect(&mut self) {

@@ -135,12 +135,52 @@ fn a_failed_sync_ends_everything() {
 fn a_full_disk_is_told_from_a_broken_one() {
     let disk = SimDisk::new();
     let mut journal = fill(&disk, 1, 100);
-    disk.fail(DiskOperation::Create, 1, DiskFault::Full);
-    let full = journal.append(&[&[7; 16_300]]).expect_err("there is no room for a segment");
+    append(&mut journal, 100);
+    disk.fail(DiskOperation::Write, 1, DiskFault::Full);
+    let full = journal.sync().expect_err("what was promised has no room");
     assert!(matches!(full, JournalError::Full { .. }) && full.is_final());
     assert!(full.to_string().contains("make room"));
     disk.crash(0);
-    assert_eq!(open(&disk, 1).1.len(), 1);
+    assert!(open(&disk, 1).1.len() <= 2);
+}
+
+#[test]
+fn without_room_for_a_segment_nothing_changes_and_the_same_append_succeeds_once_there_is() {
+    let disk = SimDisk::new();
+    let mut journal = fill(&disk, 1, 100);
+    append(&mut journal, 200);
+    disk.leave(1_000);
+    for _ in 0..3 {
+        let before = journal.next();
+        let none = journal.append(&[&[7; 16_300]]).expect_err("there is no room for a segment");
+        assert!(matches!(none, JournalError::NoRoom { .. }) && !none.is_final(), "{none}");
+        assert!(none.to_string().contains("make room"), "{none}");
+        assert_eq!(journal.next(), before);
+        // What fits into the segment that is there goes on meanwhile.
+        append(&mut journal, 50);
+        journal.sync().expect("nothing has failed");
+    }
+    disk.leave(1_000_000);
+    assert_eq!(append(&mut journal, 16_300), 6);
+    journal.sync().expect("there is room");
+    disk.crash(0);
+    let lengths: Vec<usize> = open(&disk, 1).1.iter().map(|record| record.1.len()).collect();
+    assert_eq!(lengths, [100, 200, 50, 50, 50, 16_300]);
+}
+
+#[test]
+fn a_segment_that_was_cut_is_refused_wherever_it_was_cut() {
+    for keep in [0, 100, 4_096, 4_200, 9_000, 16_383] {
+        for last in [true, false] {
+            let disk = SimDisk::new();
+            let journal = fill(&disk, 6, 5_000);
+            let index = if last { journal.segments.len() - 1 } else { 0 };
+            let segment = journal.segments[index].name.clone();
+            disk.cut(&segment, keep);
+            let error = open_with(&disk, OPTIONS, 1).expect_err("a file was cut");
+            assert!(matches!(error, JournalError::Corrupt { .. }), "{keep}, {last}: {error}");
+        }
+    }
 }
 
 #[test]
@@ -231,12 +271,12 @@ fn a_segment_of_a_later_release_is_refused() {
     let segment = last_segment(&disk);
     disk.open(&segment)
         .and_then(|file| {
-            file.write_at(8, &2u32.to_le_bytes())?;
+            file.write_at(8, &3u32.to_le_bytes())?;
             file.sync_data()
         })
         .expect("write");
-    let error = open_with(&disk, OPTIONS, 1).expect_err("version 2 is not known");
-    assert!(matches!(error, JournalError::Newer { version: 2, known: 1, .. }), "{error}");
+    let error = open_with(&disk, OPTIONS, 1).expect_err("version 3 is not known");
+    assert!(matches!(error, JournalError::Newer { version: 3, known: 2, .. }), "{error}");
 }
 
 #[test]
@@ -335,7 +375,14 @@ fn run(journal: &mut Journal, ledger: &mut Ledger, dice: &mut Dice, steps: u64) 
                 let record = payload(seq, dice.throw() >> 44, bytes);
                 // Noted before: the write may come through although it failed.
                 ledger.appended.push((seq, record.clone()));
-                journal.append(&[&record]).map(drop)
+                match journal.append(&[&record]) {
+                    // Not taken in: the next record gets its place.
+                    Err(JournalError::NoRoom { .. }) => {
+                        ledger.appended.pop();
+                        Ok(())
+                    }
+                    outcome => outcome.map(drop),
+                }
             }
             4..7 => journal.sync().map(|()| ledger.synced = ledger.appended.len()),
             _ => {
@@ -372,7 +419,9 @@ fn survives(seed: u64, fault: Option<(u64, DiskFault)>) {
                 let steps = dice.below(60);
                 run(&mut journal, &mut ledger, &mut dice, steps);
             }
-            Err(JournalError::Disk { .. } | JournalError::Full { .. }) if fault.is_some() => {}
+            Err(
+                JournalError::Disk { .. } | JournalError::Full { .. } | JournalError::NoRoom { .. },
+            ) if fault.is_some() => {}
             Err(error) => panic!("{hint}: {error}"),
         }
         disk.crash(dice.throw());

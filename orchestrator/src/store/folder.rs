@@ -51,6 +51,14 @@ pub enum FolderError {
         /// Which process, as it introduced itself.
         holder: String,
     },
+    /// The file system gives the same lock to everybody.
+    #[error(
+        "data folder {} lies on a file system whose locks keep nobody out (some network file systems are like that), so two processes could write to it at once; choose a folder on a local disk with --data", .path.display()
+    )]
+    LockWorthless {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The disk, or a permission, is in the way.
     #[error("{doing} {}; check the permissions and the disk, or choose another folder with --data", .path.display())]
     Io {
@@ -126,8 +134,20 @@ fn lock(folder: &Path) -> Result<File, FolderError> {
         let holder = holder(&mut file).unwrap_or_else(|_| "another process".to_owned());
         return Err(FolderError::InUse { path: folder.to_owned(), holder });
     }
+    check_lock(folder, &path)?;
     introduce(&mut file).map_err(io_error("writing to the lock file", &path))?;
     Ok(file)
+}
+
+/// Tries the lock on its breach: on some network file systems everybody gets it.
+fn check_lock(folder: &Path, path: &Path) -> Result<(), FolderError> {
+    let second = OpenOptions::new().read(true).write(true).open(path);
+    let second = second.map_err(io_error("opening the lock file again", path))?;
+    let locked = FileExt::try_lock_exclusive(&second);
+    if locked.map_err(io_error("trying the lock of", path))? {
+        return Err(FolderError::LockWorthless { path: folder.to_owned() });
+    }
+    Ok(())
 }
 
 /// Leaves word who has the folder. Only the program and its subcommand: arguments may hold secrets.
@@ -227,6 +247,20 @@ mod tests {
         drop(folder);
         DataFolder::open(place.path()).expect("it is free");
         drop(in_the_child);
+    }
+
+    #[test]
+    fn a_lock_that_keeps_nobody_out_is_refused() {
+        let place = tempfile::tempdir().expect("a folder");
+        let path = place.path().join("lock");
+        // As on a file system without locks: nobody holds this one.
+        fs::write(&path, b"").expect("write");
+        let error = check_lock(place.path(), &path).expect_err("anybody could take it");
+        assert!(matches!(error, FolderError::LockWorthless { .. }));
+        assert!(error.to_string().contains("local disk"), "{error}");
+        let held = File::open(&path).expect("it is there");
+        assert!(FileExt::try_lock_exclusive(&held).expect("a local disk locks"));
+        check_lock(place.path(), &path).expect("it keeps others out");
     }
 
     #[test]

@@ -7,7 +7,15 @@
     reason = "shared by several test binaries, each of which uses a part"
 )]
 
-use dirigent::{Orchestrator, OrchestratorBuilder, envelope};
+use dirigent::{
+    Orchestrator, OrchestratorBuilder,
+    engine::{EngineParts, LaneParts, SystemClock},
+    envelope,
+    journal::{Disk, JournalOptions},
+    registry::Registry,
+    store::Store,
+    telemetry::Quiet,
+};
 use dirigent_connectors::{
     Attributes, ChannelKind, ChannelSpec, Connector, Delivery, Message, Settle, Sink, Source,
     SourceSpec, memory::MemoryBroker, names,
@@ -115,6 +123,34 @@ pub fn purchase(version: u32) -> Result<Definition<Data>, DefinitionErrors> {
 
 pub fn orchestrator(broker: &MemoryBroker) -> OrchestratorBuilder {
     Orchestrator::builder("shop").saga(purchase(1)).connector(Arc::new(broker.clone()))
+}
+
+/// An engine of parts: on a disk and a store that outlive it, and in small segments, so that rolling, retiring and recycling
+/// them have their share of what happens.
+pub fn parts(broker: &MemoryBroker, store: Arc<dyn Store>, disk: Box<dyn Disk>) -> EngineParts {
+    let lane = LaneParts {
+        connector: Arc::new(broker.clone()),
+        reads: vec![ChannelSpec::events("starts"), ChannelSpec::work("shop.replies")],
+        prepares: vec![ChannelSpec::work("work"), ChannelSpec::events("ends")],
+        carries: vec![],
+    };
+    EngineParts {
+        app: "shop".into(),
+        replies: "shop.replies".into(),
+        dead_letters: "shop.dead-letters".into(),
+        registry: Registry::new(vec![purchase(1).unwrap().plan()]).unwrap(),
+        codec: Arc::new(dirigent_schemas::Bodies::new()),
+        lanes: vec![lane],
+        store,
+        disk,
+        journal: JournalOptions { segment_bytes: 32 * 1024, ..JournalOptions::default() },
+        headroom_bytes: 0,
+        shards: 2,
+        unsettled_max: 32,
+        body_bytes_max: 10_000,
+        clock: Arc::new(SystemClock::default()),
+        observer: Arc::new(Quiet),
+    }
 }
 
 /// Reads a channel and sends, as a stranger would.

@@ -1,0 +1,267 @@
+//! The engine on a disk that is full, slow, or not the one it was: nothing leaves that is not durable, and it goes on where it may.
+
+#![allow(clippy::unwrap_used, reason = "a test, its helpers included")]
+
+mod support;
+
+use dirigent::{
+    engine::{Concern, Engine, EngineParts, Handle},
+    journal::{Disk, DiskFile, Room, SimDisk},
+    store::{MemoryStore, Store},
+};
+use dirigent_connectors::{ChannelSpec, Connector, memory::MemoryBroker};
+use std::{
+    io,
+    sync::{Arc, Condvar, Mutex},
+    time::Duration,
+};
+use support::{Stranger, parts};
+
+/// More than the journal's small segments hold without a new one.
+const ORDERS: u64 = 200;
+
+struct Shop {
+    broker: MemoryBroker,
+    store: Arc<dyn Store>,
+}
+
+impl Shop {
+    fn new() -> Self {
+        Self { broker: MemoryBroker::new(), store: Arc::new(MemoryStore::new()) }
+    }
+
+    fn parts(&self, disk: impl Disk + 'static) -> EngineParts {
+        parts(&self.broker, Arc::clone(&self.store), Box::new(disk))
+    }
+
+    async fn customer(&self) -> Stranger {
+        self.broker
+            .prepare(&[ChannelSpec::events("starts"), ChannelSpec::events("ends")])
+            .await
+            .unwrap();
+        Stranger::listening(&self.broker, ChannelSpec::events("ends"), "customer").await
+    }
+
+    async fn worker(&self) -> tokio::task::JoinHandle<()> {
+        let work = ChannelSpec::work("work");
+        tokio::spawn(Stranger::listening(&self.broker, work, "worker").await.answers())
+    }
+}
+
+/// Waits until the engine says something of the kind, and answers what.
+async fn says(handle: &Handle, what: impl Fn(&Concern) -> bool) -> Concern {
+    for _ in 0..2_000 {
+        if let Some(concern) = handle.concerns().into_iter().find(&what) {
+            return concern;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not said within 20 s: {:?}", handle.concerns());
+}
+
+async fn is_well(handle: &Handle) {
+    for _ in 0..2_000 {
+        if handle.concerns().is_empty() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not well within 20 s: {:?}", handle.concerns());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_holds_everything_back_and_it_goes_on_once_there_is_room() {
+    let (shop, disk) = (Shop::new(), SimDisk::new());
+    let mut customer = shop.customer().await;
+    let engine = Engine::start(shop.parts(disk.clone())).await.unwrap();
+    let handle = engine.handle();
+    let worker = shop.worker().await;
+    disk.leave(1_000);
+    for order in 0..ORDERS {
+        customer.begins(order, 5).await;
+    }
+    let full = says(&handle, |concern| matches!(concern, Concern::DiskFull { .. })).await;
+    assert_eq!(full, Concern::DiskFull { wanted_bytes: 32 * 1024 });
+    // Whatever has ended by now was durable before it left.
+    let ended = handle.snapshot().completed;
+    assert!(ended < ORDERS, "the segment was to be too small for all of them");
+    disk.leave(10_000_000);
+    for _ in 0..ORDERS {
+        customer.next().await;
+    }
+    is_well(&handle).await;
+    worker.abort();
+    engine.stop().await.unwrap();
+    let snapshot = handle.snapshot();
+    assert_eq!((snapshot.started, snapshot.completed), (ORDERS, ORDERS));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stopped_on_a_full_disk_it_says_so_and_what_was_not_durable_comes_again() {
+    let (shop, disk) = (Shop::new(), SimDisk::new());
+    let mut customer = shop.customer().await;
+    let engine = Engine::start(shop.parts(disk.clone())).await.unwrap();
+    let worker = shop.worker().await;
+    disk.leave(1_000);
+    for order in 0..ORDERS {
+        customer.begins(order, 5).await;
+    }
+    says(&engine.handle(), |concern| matches!(concern, Concern::DiskFull { .. })).await;
+    let error = engine.stop().await.expect_err("something could not be written");
+    assert!(dirigent::describe(&error).contains("make room first"), "{error}");
+    disk.crash(7);
+    disk.leave(10_000_000);
+    let engine = Engine::start(shop.parts(disk)).await.unwrap();
+    let handle = engine.handle();
+    while handle.snapshot().completed < ORDERS {
+        customer.next().await;
+    }
+    worker.abort();
+    engine.stop().await.unwrap();
+    assert_eq!(handle.snapshot().started, ORDERS);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn below_its_headroom_nothing_is_taken_in_and_the_ballast_is_given_up_last() {
+    let (shop, disk) = (Shop::new(), SimDisk::new());
+    let mut customer = shop.customer().await;
+    let ballast = || disk.list().unwrap().iter().any(|(name, _)| name == "ballast");
+    disk.leave(20_000_000);
+    let parts = EngineParts { headroom_bytes: 1_000_000, ..shop.parts(disk.clone()) };
+    let engine = Engine::start(parts).await.unwrap();
+    let handle = engine.handle();
+    let worker = shop.worker().await;
+    customer.begins(0, 5).await;
+    customer.next().await;
+    while !ballast() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    disk.leave(600_000);
+    let low = says(&handle, |concern| matches!(concern, Concern::DiskLow { .. })).await;
+    assert!(matches!(low, Concern::DiskLow { free_bytes, .. } if free_bytes <= 600_000), "{low}");
+    // What the intake was about to fetch may still be taken in.
+    let before = handle.snapshot().started;
+    for order in 1..=ORDERS {
+        customer.begins(order, 5).await;
+    }
+    assert!(handle.snapshot().started <= before + 1, "taken in on a disk that is low");
+    assert!(ballast());
+    disk.leave(10_000);
+    while ballast() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(!handle.concerns().is_empty(), "what the ballast held is for what was begun");
+    disk.leave(20_000_000);
+    for _ in 1..=ORDERS {
+        customer.next().await;
+    }
+    is_well(&handle).await;
+    assert!(ballast());
+    worker.abort();
+    engine.stop().await.unwrap();
+    assert!(!ballast(), "at rest nobody needs it");
+}
+
+/// A disk whose syncs wait while it is told to hold them.
+#[derive(Debug, Clone, Default)]
+struct HeldDisk {
+    disk: SimDisk,
+    held: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl HeldDisk {
+    fn hold(&self, held: bool) {
+        *self.held.0.lock().unwrap() = held;
+        self.held.1.notify_all();
+    }
+}
+
+#[derive(Debug)]
+struct HeldFile(Box<dyn DiskFile>, HeldDisk);
+
+impl DiskFile for HeldFile {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_at(offset, bytes)
+    }
+
+    fn read(&self) -> io::Result<Vec<u8>> {
+        self.0.read()
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let held = self.1.held.0.lock().unwrap();
+        drop(self.1.held.1.wait_while(held, |held| *held).unwrap());
+        self.0.sync_data()
+    }
+}
+
+impl Disk for HeldDisk {
+    fn list(&self) -> io::Result<Vec<(String, u64)>> {
+        self.disk.list()
+    }
+
+    fn create_preallocated(&self, name: &str, bytes: u64) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(HeldFile(self.disk.create_preallocated(name, bytes)?, self.clone())))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(HeldFile(self.disk.open(name)?, self.clone())))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.disk.remove(name)
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.disk.sync_dir()
+    }
+
+    fn room(&self) -> io::Result<Option<Room>> {
+        self.disk.room()
+    }
+
+    fn reserve(&self, name: &str, bytes: u64) -> io::Result<()> {
+        self.disk.reserve(name, bytes)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_a_sync_hangs_nothing_leaves_and_no_more_is_taken_in_than_the_bounds_allow() {
+    let (shop, disk) = (Shop::new(), HeldDisk::default());
+    let mut customer = shop.customer().await;
+    let engine = Engine::start(shop.parts(disk.clone())).await.unwrap();
+    let handle = engine.handle();
+    let mut worker = Stranger::listening(&shop.broker, ChannelSpec::work("work"), "worker").await;
+    disk.hold(true);
+    for order in 0..ORDERS {
+        customer.begins(order, 5).await;
+    }
+    let nothing = tokio::time::timeout(Duration::from_millis(300), worker.source.receive(1)).await;
+    assert!(nothing.is_err(), "a command left before its group was durable");
+    assert_eq!(handle.snapshot().started, 0);
+    disk.hold(false);
+    let worker = tokio::spawn(worker.answers());
+    for _ in 0..ORDERS {
+        customer.next().await;
+    }
+    worker.abort();
+    engine.stop().await.unwrap();
+    assert_eq!(handle.snapshot().completed, ORDERS);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_that_is_gone_is_not_taken_for_a_new_one() {
+    let (shop, disk) = (Shop::new(), SimDisk::new());
+    let engine = Engine::start(shop.parts(disk.clone())).await.unwrap();
+    engine.stop().await.unwrap();
+    for (name, _) in disk.list().unwrap() {
+        disk.remove(&name).unwrap();
+    }
+    let error = Engine::start(shop.parts(disk.clone())).await.err().expect("its files are gone");
+    assert!(dirigent::describe(&error).contains("a journal that is gone"), "{error}");
+    assert_eq!(disk.list().unwrap(), [], "nothing was changed");
+}
