@@ -81,6 +81,8 @@ const ROOMS: &[(&str, &str, &[&str])] = &[
     ("orchestrator/src", "telemetry", &["engine", "envelope"]),
     // Of the engine only the clock, of the journal only the level of durability.
     ("orchestrator/src", "participant", &["engine", "envelope", "journal", "store", "telemetry"]),
+    // Judges from outside, by what is on the wire; of the engine only the clock.
+    ("orchestrator/src", "conformance", &["engine", "envelope"]),
     (
         "orchestrator/src",
         "engine",

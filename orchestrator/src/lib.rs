@@ -13,6 +13,7 @@ extern crate self as dirigent;
 
 pub mod cli;
 pub mod config;
+pub mod conformance;
 pub mod engine;
 pub mod envelope;
 pub mod journal;
