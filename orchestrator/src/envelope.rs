@@ -18,7 +18,7 @@ pub const SAGA_ID: &str = "sagaid";
 pub const SAGA_STEP: &str = "sagastep";
 /// Extension: which run of the same business key; absent for the first one.
 pub const SAGA_RUN: &str = "sagarun";
-/// Extension: `do` or `compensate`.
+/// Extension: `do`, `compensate` or `status`.
 pub const SAGA_LEG: &str = "sagaleg";
 /// Extension: which attempt, from 1. A reply should echo it.
 pub const SAGA_ATTEMPT: &str = "sagaattempt";
@@ -198,7 +198,7 @@ pub fn reply_head(attributes: &Attributes) -> Option<Result<ReplyHead, String>> 
             .to_owned();
         let leg = attributes.get(SAGA_LEG).unwrap_or("do");
         let leg = Leg::parse(leg)
-            .ok_or_else(|| format!("`{SAGA_LEG}` is neither `do` nor `compensate`"))?;
+            .ok_or_else(|| format!("`{SAGA_LEG}` is none of `do`, `compensate` and `status`"))?;
         let key = attributes.get(names::IDEMPOTENCY_KEY).map(Uuid::parse_str).transpose();
         let key = key.map_err(|_| format!("`{}` is no UUID", names::IDEMPOTENCY_KEY))?;
         let attempt = attributes.get(SAGA_ATTEMPT).map(str::parse).transpose();

@@ -52,6 +52,10 @@ pub enum What {
     Cancelled,
     /// An operator's word.
     Operator,
+    /// A participant was asked, and a step was not done; it refuses it from now on.
+    NotDone,
+    /// A participant was asked, and does not know either.
+    Unknown,
 }
 
 /// What was decided about an input.

@@ -42,6 +42,8 @@ pub enum Leg {
     Do,
     /// Back.
     Compensate,
+    /// Neither: asks what became of the command forward.
+    Status,
 }
 
 impl Leg {
@@ -50,6 +52,7 @@ impl Leg {
         match self {
             Self::Do => "do",
             Self::Compensate => "compensate",
+            Self::Status => "status",
         }
     }
 
@@ -58,6 +61,7 @@ impl Leg {
         match text {
             "do" => Some(Self::Do),
             "compensate" => Some(Self::Compensate),
+            "status" => Some(Self::Status),
             _ => None,
         }
     }
@@ -140,6 +144,19 @@ impl Next {
     }
 }
 
+/// A step that may or may not have taken effect, while its participant is asked what became of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Question {
+    /// The question that is out, or is to be asked again.
+    pub ask: Ask,
+    /// The command it is about, with its last attempt.
+    pub about: Ask,
+    /// Why the saga turns back if the answer does not say that it was done.
+    pub cause: CauseKind,
+    /// The same for people.
+    pub text: String,
+}
+
 /// Why a step certainly had no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -150,6 +167,8 @@ pub enum NoEffect {
     Unsent,
     /// Every attempt said that it failed without effect.
     Failed,
+    /// The participant was asked, said that it was not done, and refuses it from now on.
+    NotDone,
 }
 
 /// What is known of a node.
@@ -167,6 +186,8 @@ pub enum NodeState {
     Waiting(Timestamp),
     /// Done; with the reply of a step.
     Done(Option<Body>),
+    /// A step that may or may not have taken effect, and whose participant is asked which.
+    InQuestion(Box<Question>),
     /// A step that may or may not have taken effect.
     InDoubt,
     /// A step that certainly had no effect.
@@ -357,6 +378,7 @@ impl Core {
         let nodes = self.nodes.iter().enumerate().filter_map(|(index, state)| {
             let at = match state {
                 NodeState::Open(ask) | NodeState::Undoing(_, ask) => ask.next.at(),
+                NodeState::InQuestion(question) => question.ask.next.at(),
                 NodeState::Waiting(until) => *until,
                 NodeState::Idle
                 | NodeState::Entered

@@ -119,6 +119,55 @@ pub enum FailureEffect {
     Unknown,
 }
 
+/// Asks a participant what became of a command. It goes to the command's own channel under a name of its own, so that a
+/// participant that does not know it never mistakes it for the command.
+///
+/// The answer is the command's success or rejection as it was answered before, [`StatusNotDone`], [`StatusUnknown`], or
+/// a [`Failure`] where the question itself came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusQuery {
+    /// The idempotency key of the command. The question has one of its own.
+    pub idempotencykey: String,
+    /// The name of the command.
+    pub command: String,
+}
+
+impl Message for StatusQuery {
+    const NAME: &'static str = "dirigent.StatusQuery";
+    const SCHEMA: Option<&'static str> = Some(
+        r#"{"type":"record","name":"StatusQuery","namespace":"dirigent","fields":[
+            {"name":"idempotencykey","type":"string"},{"name":"command","type":"string"}]}"#,
+    );
+}
+
+/// The command took no effect and never will: whoever answers so refuses it from now on, however late it comes.
+/// Without that seal a command still under way would take effect unseen, after the saga has counted on it not doing so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusNotDone {}
+
+impl Message for StatusNotDone {
+    const NAME: &'static str = "dirigent.StatusNotDone";
+    const SCHEMA: Option<&'static str> =
+        Some(r#"{"type":"record","name":"StatusNotDone","namespace":"dirigent","fields":[]}"#);
+}
+
+/// The command may or may not have taken effect, and asking again would not tell. Who will know later answers by a
+/// [`Failure`] that is retriable, or not at all: then it is asked again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusUnknown {
+    /// Why, for people.
+    #[serde(default)]
+    pub message: String,
+}
+
+impl Message for StatusUnknown {
+    const NAME: &'static str = "dirigent.StatusUnknown";
+    const SCHEMA: Option<&'static str> = Some(
+        r#"{"type":"record","name":"StatusUnknown","namespace":"dirigent","fields":[
+            {"name":"message","type":"string","default":""}]}"#,
+    );
+}
+
 /// The business key that finds an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Key(Box<str>);

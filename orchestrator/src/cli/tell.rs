@@ -151,6 +151,7 @@ fn history_row(view: &InstanceView, line: &Line, undoing: &BTreeSet<NodeId>) -> 
         let verb = match leg {
             Leg::Do => "asks",
             Leg::Compensate => "compensates",
+            Leg::Status => "asks the status of",
         };
         let again = if *attempt > 1 { format!(" (attempt {attempt})") } else { String::new() };
         told.push(format!("{verb} {}{again}", name(*node)));
@@ -179,6 +180,8 @@ fn what(line: &Line, undoing: &BTreeSet<NodeId>) -> &'static str {
         What::Unsent => "unsent",
         What::Cancelled => "cancelled",
         What::Operator => "operator",
+        What::NotDone => "not done",
+        What::Unknown => "unknown",
     }
 }
 

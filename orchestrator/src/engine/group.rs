@@ -234,6 +234,7 @@ fn put_outgoing(into: &mut Vec<u8>, outgoing: &Outgoing) {
             into.push(match sender.leg {
                 Leg::Do => 1,
                 Leg::Compensate => 2,
+                Leg::Status => 3,
             });
             into.extend_from_slice(sender.instance.0.as_bytes());
             into.number(u64::from(sender.node.0));
@@ -249,6 +250,7 @@ fn take_outgoing(from: &mut Take<'_>) -> Result<Outgoing, Malformed> {
         0 => None,
         1 => Some(Leg::Do),
         2 => Some(Leg::Compensate),
+        3 => Some(Leg::Status),
         _ => return Err(Malformed("a message's sender")),
     };
     let sender = match leg {

@@ -245,10 +245,15 @@ fn describe_state(state: &NodeState, status: Status) -> String {
         NodeState::Open(ask) => format!("asked ({})", asked(ask.attempt, &ask.next)),
         NodeState::Waiting(until) => format!("waiting until {until}"),
         NodeState::Done(_) => "done".into(),
+        NodeState::InQuestion(question) => {
+            let ask = &question.ask;
+            format!("in doubt, status asked ({})", asked(ask.attempt, &ask.next))
+        }
         NodeState::InDoubt => "in doubt".into(),
         NodeState::NoEffect(NoEffect::Rejected) => "rejected".into(),
         NodeState::NoEffect(NoEffect::Unsent) => "unsent".into(),
         NodeState::NoEffect(NoEffect::Failed) => "failed without effect".into(),
+        NodeState::NoEffect(NoEffect::NotDone) => "not done".into(),
         NodeState::Ended => "ended".into(),
         NodeState::Undoing(_, ask) => {
             format!("being compensated ({})", asked(ask.attempt, &ask.next))

@@ -20,7 +20,7 @@ pub struct Asked {
     pub run: u64,
     /// The step.
     pub step: String,
-    /// Forward or back.
+    /// Forward, back, or a question what became of the command forward.
     pub leg: Leg,
     /// Which attempt, from 1.
     pub attempt: u32,
@@ -70,7 +70,7 @@ impl Asked {
             run: number(attributes, SAGA_RUN, 0)?,
             step: needed(attributes, SAGA_STEP)?,
             leg: Leg::parse(leg).ok_or_else(|| {
-                Unanswerable(format!("`{SAGA_LEG}` is neither `do` nor `compensate`"))
+                Unanswerable(format!("`{SAGA_LEG}` is none of `do`, `compensate` and `status`"))
             })?,
             attempt: number(attributes, SAGA_ATTEMPT, 1)?,
             idempotency_key: needed(attributes, names::IDEMPOTENCY_KEY)?,
@@ -104,13 +104,17 @@ impl Heard {
 }
 
 fn needed(attributes: &Attributes, name: &str) -> Result<String, Unanswerable> {
-    match attributes.get(name) {
-        None | Some("") => Err(Unanswerable(format!("`{name}` is missing"))),
-        Some(text) if text.len() > NAME_BYTES_MAX => Err(Unanswerable(format!(
-            "`{name}` has {} bytes, the bound is {NAME_BYTES_MAX}",
-            text.len()
-        ))),
-        Some(text) => Ok(text.to_owned()),
+    fitting(name, attributes.get(name).unwrap_or_default()).map(ToOwned::to_owned)
+}
+
+/// A text that is there and fits the bound, or what is wrong with it.
+pub(super) fn fitting<'a>(name: &str, text: &'a str) -> Result<&'a str, Unanswerable> {
+    match text.len() {
+        0 => Err(Unanswerable(format!("`{name}` is missing"))),
+        bytes if bytes > NAME_BYTES_MAX => {
+            Err(Unanswerable(format!("`{name}` has {bytes} bytes, the bound is {NAME_BYTES_MAX}")))
+        }
+        _ => Ok(text),
     }
 }
 

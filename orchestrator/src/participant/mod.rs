@@ -7,7 +7,8 @@
 //! 1. **Once**: the idempotency key and the answer are stored in one batch with what the handler changed. A repeat is answered from there.
 //! 2. **Compensation wins**: a compensation whose command was never here is remembered and answered as done; the command that comes later is
 //!    refused. Both carry the same saga, run and step, and so find the same mark.
-//! 3. **Status**: [`status`] tells what became of a key.
+//! 3. **Status**: asked what became of a command, it answers by the reply of then, by *not done*, or by *unknown*. Who answers
+//!    *not done* refuses the command from then on. [`status`] looks into the store without that promise.
 //!
 //! A handler is a plain function of its [`Tx`], the message and what it says about itself. Commands of one participant are
 //! carried out one after another, in the order they came.
@@ -81,8 +82,13 @@ pub struct Counts {
     pub repeated: u64,
     /// Compensations that found nothing to undo.
     pub nothing_to_undo: u64,
-    /// Commands refused because their compensation was here first; they are `failed` too.
+    /// Commands refused because their compensation was here first, or because a question about them was answered by
+    /// *not done*; they are `failed` too.
     pub refused: u64,
+    /// Questions what became of a command.
+    pub questions: u64,
+    /// Questions answered by *not done* that sealed the command's key.
+    pub sealed: u64,
     /// Commands not answered on purpose.
     pub silent: u64,
     /// Events taken in.
@@ -105,6 +111,8 @@ impl Counts {
         self.repeated += more.repeated;
         self.nothing_to_undo += more.nothing_to_undo;
         self.refused += more.refused;
+        self.questions += more.questions;
+        self.sealed += more.sealed;
         self.silent += more.silent;
         self.heard += more.heard;
         self.ignored += more.ignored;
@@ -124,13 +132,14 @@ pub enum Status {
         /// The reply.
         body: Body,
     },
-    /// It took no effect: it never came, was rejected, or is not remembered any more.
+    /// It took no effect: it never came, was rejected, was sealed, or is not remembered any more.
     NotDone,
     /// It failed and may have taken effect.
     Unknown,
 }
 
-/// What became of an idempotency key, by the store of a participant.
+/// What became of an idempotency key, by the store of a participant. This only looks: what was not done may still come. A
+/// saga's question ([`StatusQuery`](dirigent_model::message::StatusQuery)) is binding, and is answered by the participant itself.
 ///
 /// # Errors
 /// What the store says.
@@ -138,7 +147,9 @@ pub fn status(store: &dyn Store, idempotency_key: &str) -> Result<Status, StoreE
     let key = answer_key(idempotency_key);
     let Some(bytes) = store.get(SPACE, &key)? else { return Ok(Status::NotDone) };
     Ok(match read::<Remembered>(&key, &bytes)?.answer {
-        Answered::Reply { rejected: true, .. } | Answered::Failed { .. } => Status::NotDone,
+        Answered::Reply { rejected: true, .. } | Answered::Failed { .. } | Answered::Sealed => {
+            Status::NotDone
+        }
         Answered::Reply { name, format, body, .. } => {
             Status::Done { name, body: Body { format, bytes: body } }
         }

@@ -42,6 +42,8 @@ pub(super) enum Answered {
     /// It failed without effect. This attempt, and those before it, stay what they were answered: a saga that gave up on that
     /// word will not compensate. A later attempt is carried out.
     Failed { attempt: u32, format: Format, body: Vec<u8> },
+    /// Its status was asked for before it came, and answered by *not done*: it is refused from then on.
+    Sealed,
 }
 
 /// What became of a step, under the key that its command and its compensation share.

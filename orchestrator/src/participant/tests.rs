@@ -1,5 +1,7 @@
 //! The three duties, on the memory broker: asked twice, late, in the wrong order, with crashes and panics between.
 
+mod status;
+
 use super::*;
 use crate::{
     envelope::{SAGA_ATTEMPT, SAGA_ID, SAGA_LEG, SAGA_RUN, SAGA_STEP},

@@ -74,7 +74,7 @@ impl Place {
             .with(semconv::SAGA_LEG, asked.leg.as_str())
             .with(semconv::SAGA_ATTEMPT, asked.attempt);
         Some(match asked.leg {
-            Leg::Do => span,
+            Leg::Do | Leg::Status => span,
             Leg::Compensate => span.with(semconv::SAGA_COMPENSATION, true),
         })
     }

@@ -1,10 +1,12 @@
 //! One turn: what a window of deliveries changes and what is answered. Decides only; nothing is written or sent here.
 //!
 //! In goes a window of deliveries; out comes one batch of the store, with what may be sent and settled once it is durable.
-//! Commands are answered in `answer`, events heard in `hear`; what both leave behind is gathered here.
+//! Commands are answered in `answer`, questions about them in `status`, events heard in `hear`; what all of them leave behind is
+//! gathered here.
 
 mod answer;
 mod hear;
+mod status;
 
 use super::{
     Counts, Service,

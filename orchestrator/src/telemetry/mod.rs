@@ -28,6 +28,7 @@ use dirigent_model::{
     definition::{NodeId, Plan, WayBack},
     history::{Line, Verdict},
     instance::{Core, InstanceId, Leg, Status, Trace},
+    message::{Message as _, StatusQuery},
     time::Timestamp,
 };
 use uuid::Uuid;
@@ -214,14 +215,15 @@ fn answered(core: &Core, plan: &Plan, node: NodeId, reply: &Attributes) -> Optio
     let step = plan.graph().step(node)?;
     let command = match (head.leg, &step.way_back) {
         (Leg::Compensate, WayBack::Compensated { command, .. }) => command,
-        (Leg::Do | Leg::Compensate, _) => &step.command,
+        (Leg::Do | Leg::Compensate | Leg::Status, _) => &step.command,
     };
+    let name = if head.leg == Leg::Status { StatusQuery::NAME } else { &command.name };
     let key = core.idempotency_key(&head.step, head.leg);
     Some(Answered {
         leg: head.leg,
         attempt: head.attempt,
         channel: command.channel.clone(),
-        name: command.name.clone(),
+        name: name.to_owned(),
         span: head.attempt.map(|attempt| span_of_attempt(&key, attempt)),
         step: head.step,
     })

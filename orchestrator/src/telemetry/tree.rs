@@ -147,7 +147,11 @@ impl Tree {
     fn command(&self, fact: &Fact, open: Open, until: Timestamp, outcome: Outcome) -> SpanFact {
         let Open { command, since } = open;
         let back = command.leg == Leg::Compensate;
-        let name = if back { format!("compensate {}", command.step) } else { command.step.clone() };
+        let name = match command.leg {
+            Leg::Do => command.step.clone(),
+            Leg::Compensate => format!("compensate {}", command.step),
+            Leg::Status => format!("status {}", command.step),
+        };
         let at = (fact.trace.id, command.span);
         let mut span = SpanFact::new(at, SpanKind::Client, name, since, until)
             .under(fact.root)
@@ -231,11 +235,13 @@ fn closed(known: &mut Known, fact: &Fact, line: &Line) -> Vec<(Open, Outcome)> {
         return Vec::new();
     }
     match line.what {
-        What::Succeeded | What::Rejected | What::Failed => {
+        What::Succeeded | What::Rejected | What::Failed | What::NotDone | What::Unknown => {
             let Some(answered) = &fact.answered else { return Vec::new() };
             let how = input_of(line.what);
+            // A reply to the command settles the question about it as well, and the other way round.
+            let is_back = |leg| leg == Leg::Compensate;
             let mine = known.open.extract_if(.., |open| {
-                open.command.step == *step && open.command.leg == answered.leg
+                open.command.step == *step && is_back(open.command.leg) == is_back(answered.leg)
             });
             let mut closed: Vec<(Open, Outcome)> = mine.map(|o| (o, Outcome::Superseded)).collect();
             // A reply that does not say which attempt it answers, answers the last one.
@@ -243,7 +249,7 @@ fn closed(known: &mut Known, fact: &Fact, line: &Line) -> Vec<(Open, Outcome)> {
                 .attempt
                 .or_else(|| closed.iter().map(|(open, _)| open.command.attempt).max());
             for (open, outcome) in &mut closed {
-                if Some(open.command.attempt) == attempt {
+                if Some(open.command.attempt) == attempt && open.command.leg == answered.leg {
                     *outcome = Outcome::Answered { how, start_known: true };
                 }
             }
@@ -314,6 +320,8 @@ const fn input_of(what: What) -> &'static str {
         What::Unsent => "unsent",
         What::Cancelled => "cancelled",
         What::Operator => "operator",
+        What::NotDone => "not-done",
+        What::Unknown => "unknown",
     }
 }
 

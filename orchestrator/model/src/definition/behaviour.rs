@@ -4,7 +4,7 @@
 //! any data, so that the very same transition can be driven through every order of inputs.
 
 use super::graph::{MessageRef, NodeId};
-use crate::message::{Body, Codec, CodecError, Key};
+use crate::message::{Body, Codec, CodecError, Format, Key, StatusQuery};
 use serde::{Serialize, de::DeserializeOwned};
 use std::any::Any;
 
@@ -115,6 +115,13 @@ pub(crate) trait Behaviour: Send + Sync {
         done: Option<&Body>,
         codec: &dyn Codec,
     ) -> Result<Body, CodecError>;
+    /// The question what became of a step.
+    fn question(
+        &self,
+        query: &StatusQuery,
+        format: Format,
+        codec: &dyn Codec,
+    ) -> Result<Body, CodecError>;
     /// An awaited event: changes nothing when the body can't be read.
     fn event(
         &self,
@@ -194,6 +201,15 @@ impl Behaviour for Declared {
     ) -> Result<Body, CodecError> {
         let undo = self.step(node).undo.as_ref().expect("only compensatable steps are compensated");
         undo(data, done, codec)
+    }
+
+    fn question(
+        &self,
+        query: &StatusQuery,
+        format: Format,
+        codec: &dyn Codec,
+    ) -> Result<Body, CodecError> {
+        Body::write(query, format, codec)
     }
 
     fn event(

@@ -3,7 +3,7 @@
 
 use super::{
     behaviour::{Act, Data, EventAct, StepAct, data_mut, data_ref},
-    graph::{MessageRef, OnTimeout, WayBack},
+    graph::{AskStatus, MessageRef, OnTimeout, WayBack},
 };
 use crate::{
     message::{Body, Channel, Codec, CodecError, Command, Event, Key, Message, Never},
@@ -157,6 +157,7 @@ pub struct StepDraft<D, C: Command, R = Unhandled, T = Unlimited> {
     on_rejection: Option<fn(&mut D, C::Rejection)>,
     reply_within: Duration,
     retry: Retry,
+    status: Option<AskStatus>,
     compensation_retry: Retry,
     compensation_within: Option<Duration>,
     stage: PhantomData<fn(R, T)>,
@@ -171,6 +172,7 @@ pub fn step<D: Data, C: Command>(name: &str, make: fn(&D) -> C) -> StepDraft<D, 
         on_rejection: None,
         reply_within: Duration::ZERO,
         retry: Retry::default(),
+        status: None,
         compensation_retry: Retry::exponential(
             10,
             Duration::from_millis(200),
@@ -190,6 +192,7 @@ impl<D: Data, C: Command, R, T> StepDraft<D, C, R, T> {
             on_rejection: self.on_rejection,
             reply_within: self.reply_within,
             retry: self.retry,
+            status: self.status,
             compensation_retry: self.compensation_retry,
             compensation_within: self.compensation_within,
             stage: PhantomData,
@@ -217,6 +220,16 @@ impl<D: Data, C: Command, R, T> StepDraft<D, C, R, T> {
     /// When to ask again; [`Retry::default`] if not said.
     pub fn retry(mut self, policy: Retry) -> Self {
         self.retry = policy;
+        self
+    }
+
+    /// Before the step counts as in doubt, its participant is asked what became of it: done, rejected, or not done and
+    /// refused from now on. Only where it can't say, or does not answer, the step is in doubt. A pivot that was not done then
+    /// turns the saga back; without the question it is asked again until it answers.
+    ///
+    /// The participant must keep the duty of [`StatusQuery`](crate::message::StatusQuery); the participant kit does.
+    pub fn status_by(mut self, how: AskStatus) -> Self {
+        self.status = Some(how);
         self
     }
 
@@ -261,6 +274,7 @@ impl<D: Data, C: Command, R, T> StepDraft<D, C, R, T> {
                 .then(|| C::Rejection::NAME.into()),
             reply_within: self.reply_within,
             retry: self.retry,
+            status: self.status,
             way_back,
         };
         Block::of(Shape::Step { name: self.name, step: Box::new(step), act: Act::Step(act) })

@@ -186,6 +186,9 @@ impl<'a> Drawing<'a> {
             format!("{} to {}", step.command, step.command.channel),
             format!("reply within {}", span_text(step.reply_within)),
         ];
+        if let Some(status) = &step.status {
+            label.push(format!("else asks its status, within {}", span_text(status.reply_within)));
+        }
         if let Some(rejection) = &step.rejection {
             self.arc(id, "failed", Line::Dotted, rejection);
         }

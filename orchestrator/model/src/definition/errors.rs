@@ -78,6 +78,14 @@ pub enum DefinitionError {
         /// Which step.
         name: String,
     },
+    /// A retriable step that says how to ask what became of it.
+    #[error(
+        "`{name}` is retriable: it is asked until it is done, so its status is never asked for; leave out `.status_by(..)`"
+    )]
+    StatusOfRetriable {
+        /// Which step.
+        name: String,
+    },
     /// A time limit of zero.
     #[error("`{name}` waits for no time at all; give it a time limit above zero")]
     NoTime {
@@ -96,7 +104,7 @@ pub enum DefinitionError {
     },
     /// Two of a step's answers have one name.
     #[error(
-        "two answers to `{name}` are called `{reply}`; success, rejection and `Failure` need names of their own"
+        "two answers to `{name}` are called `{reply}`; success and rejection need names of their own, other than `Failure` and the answers about a status"
     )]
     ReplyAmbiguous {
         /// Which step.

@@ -66,6 +66,9 @@ fn canonical(graph: &Graph) -> Result<String, fmt::Error> {
                     step.success,
                     step.rejection
                 )?;
+                if step.status.is_some() {
+                    write!(text, "status ")?;
+                }
                 match &step.way_back {
                     WayBack::Compensated { command, success, .. } => {
                         writeln!(text, "compensated {} {success}", message(command))?;

@@ -159,8 +159,34 @@ pub struct Step {
     pub reply_within: Duration,
     /// When to ask again.
     pub retry: Retry,
+    /// How its participant is asked what became of it, where that is not known; `None` where it can't be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<AskStatus>,
     /// What can be done about it afterwards.
     pub way_back: WayBack,
+}
+
+/// How a participant is asked what became of a command: how long each answer is awaited, and when it is asked again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskStatus {
+    /// How long each question waits for its answer.
+    pub reply_within: Duration,
+    /// When to ask again.
+    pub retry: Retry,
+}
+
+impl AskStatus {
+    /// Each question waits so long for its answer, and is asked again by [`Retry::default`].
+    pub fn within(limit: Duration) -> Self {
+        Self { reply_within: limit, retry: Retry::default() }
+    }
+
+    /// When to ask again. Exhausted, the step is in doubt.
+    #[must_use]
+    pub fn retry(mut self, policy: Retry) -> Self {
+        self.retry = policy;
+        self
+    }
 }
 
 /// What can be done about a step that took effect.

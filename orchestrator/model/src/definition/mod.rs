@@ -21,7 +21,7 @@ pub(crate) use draw::plain;
 pub use errors::{DefinitionError, DefinitionErrors};
 pub use fingerprint::Fingerprint;
 pub use graph::{
-    Arm, Ends, Graph, Kind, MessageRef, Node, NodeId, OnTimeout, Repeat, Step, WayBack,
+    Arm, AskStatus, Ends, Graph, Kind, MessageRef, Node, NodeId, OnTimeout, Repeat, Step, WayBack,
 };
 
 use crate::message::{Body, Codec, CodecError, Event, Key};

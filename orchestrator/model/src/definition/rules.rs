@@ -4,7 +4,7 @@ use super::{
     errors::{DefinitionError, DefinitionErrors},
     graph::{Graph, Kind, NodeId, OnTimeout, WayBack},
 };
-use crate::message::{Failure, Message};
+use crate::message::{Failure, Message, StatusNotDone, StatusUnknown};
 use std::collections::BTreeSet;
 
 /// Finds every mistake.
@@ -70,7 +70,14 @@ fn blocks(graph: &Graph, errors: &mut Vec<DefinitionError>) {
                         step.reply_within
                     }
                 };
-                step.reply_within.is_zero() || undo_within.is_zero()
+                let asked_within = step.status.as_ref().map(|status| status.reply_within);
+                if step.status.is_some() && step.way_back == WayBack::Retriable {
+                    errors.push(DefinitionError::StatusOfRetriable { name: name() });
+                }
+                [Some(step.reply_within), Some(undo_within), asked_within]
+                    .into_iter()
+                    .flatten()
+                    .any(|span| span.is_zero())
             }
             Kind::Wait { within, .. } => within.is_zero(),
             Kind::Pause { span } => span.is_zero(),
@@ -110,7 +117,9 @@ fn ambiguities(graph: &Graph, errors: &mut Vec<DefinitionError>) {
                     WayBack::Nothing { .. } | WayBack::Pivot | WayBack::Retriable => None,
                 };
                 let replies = [Some(&step.success), step.rejection.as_ref(), undone];
-                let shared = replies.into_iter().flatten().find(|reply| *reply == Failure::NAME);
+                let ours = [Failure::NAME, StatusNotDone::NAME, StatusUnknown::NAME];
+                let shared =
+                    replies.into_iter().flatten().find(|reply| ours.contains(&reply.as_str()));
                 let shared =
                     shared.or(step.rejection.as_ref().filter(|name| **name == step.success));
                 if let Some(reply) = shared {

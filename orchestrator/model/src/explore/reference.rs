@@ -25,6 +25,8 @@ pub(super) struct Fate {
     took: bool,
     /// It was undone, or an operator vouched for it.
     undone: bool,
+    /// Its participant was asked what became of it, and has not answered.
+    in_question: bool,
 }
 
 impl Fate {
@@ -33,11 +35,18 @@ impl Fate {
             | u8::from(self.in_doubt) << 1
             | u8::from(self.took) << 2
             | u8::from(self.undone) << 3
+            | u8::from(self.in_question) << 4
     }
 
     pub(super) fn from_byte(byte: u8) -> Self {
         let bit = |place: u8| byte >> place & 1 == 1;
-        Self { in_flight: bit(0), in_doubt: bit(1), took: bit(2), undone: bit(3) }
+        Self {
+            in_flight: bit(0),
+            in_doubt: bit(1),
+            took: bit(2),
+            undone: bit(3),
+            in_question: bit(4),
+        }
     }
 
     /// Whether something may stand that was not undone.
@@ -97,16 +106,21 @@ impl<'a> Reference<'a> {
     /// What an input tells of effects. `before` says only whether an attempt was under way.
     pub(super) fn hears(&self, by: Move, before: &Core, fates: &mut [Fate]) {
         let under_way = |node: NodeId| matches!(before.state(node), NodeState::Open(ask) if matches!(ask.next, Next::GiveUp(_)));
+        // Whatever comes settles a question, or leads to the next one, which is seen then.
+        if let Some(fate) = by.node().and_then(|node| fates.get_mut(node.index())) {
+            fate.in_question &= by.is_unawaited();
+        }
         match by {
-            Move::Reply(node, Leg::Do, word) => {
+            Move::Reply(node, Leg::Do | Leg::Status, word) => {
                 let fate = &mut fates[node.index()];
                 fate.in_flight = false;
                 match word {
                     Word::Success => *fate = Fate { took: true, ..Fate::default() },
-                    Word::Rejection => *fate = Fate::default(),
+                    Word::Rejection | Word::NotDone => *fate = Fate::default(),
                     Word::Failure { effect, .. } => {
                         fate.in_doubt |= effect == FailureEffect::Unknown;
                     }
+                    Word::Unknown => {}
                 }
             }
             Move::Reply(node, Leg::Compensate, Word::Success) | Move::Resolve(node) => {
@@ -118,7 +132,7 @@ impl<'a> Reference<'a> {
             }
             Move::Unsent(node, Leg::Do) => fates[node.index()].in_flight = false,
             Move::Reply(_, Leg::Compensate, _)
-            | Move::Unsent(_, Leg::Compensate)
+            | Move::Unsent(_, Leg::Compensate | Leg::Status)
             | Move::Start
             | Move::Unawaited(..)
             | Move::Stale(..)
@@ -151,6 +165,17 @@ impl<'a> Reference<'a> {
                 }
                 None
             }
+            Leg::Status => {
+                let fate = &mut fates[node.index()];
+                let is_doubtful = fate.in_doubt && !fate.took && !fate.undone && !fate.in_flight;
+                fate.in_question = true;
+                if is_doubtful {
+                    return None;
+                }
+                let name = self.graph.name_of(node);
+                let text = format!("what became of `{name}` is asked though nothing is in doubt");
+                found(ViolationKind::AskedWithoutDoubt, text)
+            }
             Leg::Compensate => {
                 let name = self.graph.name_of(node);
                 let fate = fates[node.index()];
@@ -174,7 +199,11 @@ impl<'a> Reference<'a> {
                     );
                     return found(ViolationKind::CompensatedWithoutEffect, text);
                 }
-                if let Some(open) = self.graph.ids().find(|id| fates[id.index()].in_flight) {
+                let is_open = |id: &NodeId| {
+                    let fate = fates[id.index()];
+                    fate.in_flight || fate.in_question
+                };
+                if let Some(open) = self.graph.ids().find(is_open) {
                     let open = self.graph.name_of(open);
                     let text = format!("`{name}` is compensated while `{open}` is still out");
                     return found(ViolationKind::CompensationRacesCommand, text);
@@ -329,6 +358,7 @@ mod tests {
             rejection: None,
             reply_within,
             retry,
+            status: None,
             way_back,
         }))
     }
@@ -400,10 +430,13 @@ mod tests {
         found.map(|found| found.kind)
     }
 
-    const TOOK: Fate = Fate { in_flight: false, in_doubt: false, took: true, undone: false };
-    const DOUBT: Fate = Fate { in_flight: false, in_doubt: true, took: false, undone: false };
-    const OUT: Fate = Fate { in_flight: true, in_doubt: false, took: false, undone: false };
-    const UNDONE: Fate = Fate { in_flight: false, in_doubt: false, took: true, undone: true };
+    const NONE: Fate =
+        Fate { in_flight: false, in_doubt: false, took: false, undone: false, in_question: false };
+    const TOOK: Fate = Fate { took: true, ..NONE };
+    const DOUBT: Fate = Fate { in_doubt: true, ..NONE };
+    const OUT: Fate = Fate { in_flight: true, ..NONE };
+    const ASKED: Fate = Fate { in_question: true, ..DOUBT };
+    const UNDONE: Fate = Fate { undone: true, ..TOOK };
 
     #[test]
     fn a_compensation_that_comes_too_early_too_late_or_for_nothing_is_found() {
@@ -418,11 +451,12 @@ mod tests {
         assert_eq!(compensating("first", &[("first", UNDONE)]), Some(Is::CompensatedWithoutEffect));
         let races = Some(Is::CompensationRacesCommand);
         assert_eq!(compensating("left", &[("left", TOOK), ("right", OUT)]), races);
+        assert_eq!(compensating("left", &[("left", TOOK), ("right", ASKED)]), races);
     }
 
     #[test]
     fn a_fate_survives_being_a_byte() {
-        (0..16).for_each(|byte| assert_eq!(Fate::from_byte(byte).to_byte(), byte));
+        (0..32).for_each(|byte| assert_eq!(Fate::from_byte(byte).to_byte(), byte));
     }
 
     #[test]

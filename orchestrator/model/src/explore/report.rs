@@ -107,6 +107,8 @@ pub enum ViolationKind {
     CompensatedGoingForward,
     /// A step was compensated while a command was still out.
     CompensationRacesCommand,
+    /// A participant was asked what became of a command that was still out, or about which nothing was in doubt.
+    AskedWithoutDoubt,
     /// A forward command left, or the saga went on, after it had turned back.
     ForwardAfterTurningBack,
     /// The saga completed though part of its path was not done.
@@ -130,6 +132,7 @@ impl fmt::Display for ViolationKind {
             Self::CompensatedAfterPivot => "compensated after the pivot",
             Self::CompensatedGoingForward => "compensated going forward",
             Self::CompensationRacesCommand => "a compensation races a command",
+            Self::AskedWithoutDoubt => "asked though nothing was in doubt",
             Self::ForwardAfterTurningBack => "forward after turning back",
             Self::CompletedTooSoon => "completed too soon",
             Self::NeverEnds => "never ends",
@@ -291,7 +294,7 @@ fn told(
     let sent = decision.effects.iter().map(|effect| match effect {
         Effect::Command(command) => {
             let name = graph.name_of(command.node);
-            let back = if command.leg == Leg::Compensate { "compensation of " } else { "" };
+            let back = of_leg(command.leg);
             let again = match command.attempt {
                 1 => String::new(),
                 attempt => format!(", attempt {attempt}"),
@@ -334,6 +337,10 @@ fn state_text(graph: &Graph, id: NodeId, state: &NodeState) -> Option<String> {
         },
         NodeState::Waiting(_) => "waiting".into(),
         NodeState::Done(_) => "done".into(),
+        NodeState::InQuestion(question) => match question.ask.next {
+            Next::GiveUp(_) => format!("question {} about its status is out", question.ask.attempt),
+            Next::AskAgain(_) => format!("rests after question {}", question.ask.attempt),
+        },
         NodeState::InDoubt => "in doubt".into(),
         NodeState::NoEffect(_) => "no effect".into(),
         NodeState::Ended => "ended without success".into(),
@@ -345,6 +352,15 @@ fn state_text(graph: &Graph, id: NodeId, state: &NodeState) -> Option<String> {
         NodeState::Undone => "undone".into(),
         NodeState::Resolved => "resolved by an operator".into(),
     })
+}
+
+/// Which command of a step is meant.
+fn of_leg(leg: Leg) -> &'static str {
+    match leg {
+        Leg::Do => "",
+        Leg::Compensate => "compensation of ",
+        Leg::Status => "status of ",
+    }
 }
 
 /// Who an input comes from, and what it says.
@@ -359,10 +375,7 @@ fn described(symbols: &Symbols, core: &Core, by: Move) -> (Option<String>, Strin
             _ => step.command.channel.clone(),
         })
     };
-    let of = |node: NodeId, leg: Leg| {
-        let back = if leg == Leg::Compensate { "compensation of " } else { "" };
-        format!("{back}{}", graph.name_of(node))
-    };
+    let of = |node: NodeId, leg: Leg| format!("{}{}", of_leg(leg), graph.name_of(node));
     let operator = || Some("operator".to_owned());
     match by {
         Move::Start => (Some(graph.start.channel.clone()), format!("{} starts it", graph.start)),
@@ -383,6 +396,13 @@ fn described(symbols: &Symbols, core: &Core, by: Move) -> (Option<String>, Strin
                     let back = matches!(core.state(node), NodeState::Undoing(..));
                     let name = of(node, if back { Leg::Compensate } else { Leg::Do });
                     match ask.next {
+                        Next::GiveUp(_) => format!("{name}: no reply in time"),
+                        Next::AskAgain(_) => format!("{name}: time to ask again"),
+                    }
+                }
+                NodeState::InQuestion(question) => {
+                    let name = of(node, Leg::Status);
+                    match question.ask.next {
                         Next::GiveUp(_) => format!("{name}: no reply in time"),
                         Next::AskAgain(_) => format!("{name}: time to ask again"),
                     }
@@ -408,6 +428,8 @@ fn word_text(word: Word) -> &'static str {
     match word {
         Word::Success => "succeeds",
         Word::Rejection => "is rejected",
+        Word::NotDone => "was not done, and is refused from now on",
+        Word::Unknown => "is unknown",
         Word::Failure { retriable: true, effect: FailureEffect::None } => {
             "fails without effect, asking again may help"
         }

@@ -9,9 +9,12 @@ use crate::{
     history::History,
     instance::{
         Ask, Cause, CauseKind, Core, Early, Incident, Instance, InstanceId, Leg, Next, NoEffect,
-        NodeState, Status, Trace,
+        NodeState, Question, Status, Trace,
     },
-    message::{Body, Codec, CodecError, Failure, FailureEffect, Format, JsonOnly, Key},
+    message::{
+        Body, Codec, CodecError, Failure, FailureEffect, Format, JsonOnly, Key, Message,
+        StatusNotDone, StatusQuery, StatusUnknown,
+    },
     time::Timestamp,
     transition::{self, Start},
 };
@@ -33,7 +36,14 @@ const LATER: Timestamp = Timestamp(2_000_000);
 pub(super) enum Word {
     Success,
     Rejection,
-    Failure { retriable: bool, effect: FailureEffect },
+    Failure {
+        retriable: bool,
+        effect: FailureEffect,
+    },
+    /// About a status: not done, and refused from now on.
+    NotDone,
+    /// About a status: nobody knows.
+    Unknown,
 }
 
 /// Something that can come in.
@@ -110,6 +120,9 @@ impl Symbols {
                     retry.within = None;
                 };
                 bound(&mut step.retry);
+                if let Some(status) = &mut step.status {
+                    bound(&mut status.retry);
+                }
                 if let WayBack::Compensated { retry, .. } = &mut step.way_back {
                     bound(retry);
                 }
@@ -198,6 +211,12 @@ impl Symbols {
                         Next::AskAgain(_) => Next::AskAgain(SOON),
                     }
                 }
+                Some(NodeState::InQuestion(question)) => {
+                    question.ask.next = match question.ask.next {
+                        Next::GiveUp(_) => Next::GiveUp(SOON),
+                        Next::AskAgain(_) => Next::AskAgain(SOON),
+                    }
+                }
                 Some(NodeState::Waiting(until)) => *until = SOON,
                 Some(_) => {}
                 None => instance.core.deadline = Some(SOON),
@@ -276,14 +295,19 @@ impl Symbols {
             }
             Move::Stale(node, leg) => {
                 let word = Word::Failure { retriable: false, effect: FailureEffect::None };
-                self.reply(node, leg, word, Some(attempt_of(core.state(node)).saturating_sub(1)))
+                self.reply(
+                    node,
+                    leg,
+                    word,
+                    Some(attempt_of(core.state(node), leg).saturating_sub(1)),
+                )
             }
             Move::Due(_) => Input::Due,
             Move::Event(place) => {
                 Input::Event { name: self.event(place).into(), body: empty(Format::Json) }
             }
             Move::Unsent(node, leg) => {
-                let attempt = attempt_of(core.state(node));
+                let attempt = attempt_of(core.state(node), leg);
                 Input::Unsent { node, leg, attempt, text: "unroutable".into() }
             }
             Move::Cancel => operator(Action::Cancel),
@@ -299,6 +323,11 @@ impl Symbols {
                 (success.clone(), empty(Format::Json))
             }
             (Word::Success, ..) => (step.success.clone(), empty(Format::Json)),
+            (Word::NotDone, ..) => (StatusNotDone::NAME.into(), empty(Format::Json)),
+            (Word::Unknown, ..) => {
+                let unknown = StatusUnknown { message: "explored".into() };
+                (StatusUnknown::NAME.into(), written(&unknown))
+            }
             (Word::Rejection, ..) => {
                 (step.rejection.clone().unwrap_or_default(), empty(Format::Json))
             }
@@ -309,11 +338,7 @@ impl Symbols {
                     retriable,
                     effect,
                 };
-                let body = Body::write(&failure, Format::Json, &JsonOnly);
-                (
-                    <Failure as crate::message::Message>::NAME.into(),
-                    body.expect("a failure can be written as JSON"),
-                )
+                (Failure::NAME.into(), written(&failure))
             }
         };
         Input::Reply(Reply { node, leg, key: None, attempt, name, body })
@@ -341,7 +366,7 @@ impl Symbols {
             let undone_by_command = matches!(step.way_back, WayBack::Compensated { .. });
             let mut under_way = |leg, ask: &Ask, words: &[Word]| {
                 moves.push(Move::Reply(node, leg, Word::Success));
-                if leg == Leg::Do {
+                if leg != Leg::Compensate {
                     moves.extend(rejection.map(|word| Move::Reply(node, leg, word)));
                 }
                 moves.push(Move::Due(Some(node)));
@@ -362,6 +387,15 @@ impl Symbols {
                 NodeState::Undoing(_, ask) => {
                     under_way(Leg::Compensate, ask, &[failures[0], failures[2]]);
                 }
+                NodeState::InQuestion(question) => {
+                    let words = [Word::Unknown, failures[0], failures[2]];
+                    under_way(Leg::Status, &question.ask, &words);
+                    moves.push(Move::Reply(node, Leg::Status, Word::NotDone));
+                    // The command itself may be answered late, and that decides as well.
+                    moves.push(Move::Reply(node, Leg::Do, Word::Success));
+                    moves.extend(rejection.map(|word| Move::Reply(node, Leg::Do, word)));
+                    moves.push(Move::Unawaited(node, Leg::Do, failures[2]));
+                }
                 NodeState::Stuck(..) => {
                     moves.push(Move::Reply(node, Leg::Compensate, Word::Success));
                     moves.push(Move::Unawaited(node, Leg::Compensate, failures[0]));
@@ -370,9 +404,14 @@ impl Symbols {
                 }
                 _ => {}
             }
-            if !matches!(state, NodeState::Open(_)) {
+            if !matches!(state, NodeState::Open(_) | NodeState::InQuestion(_)) {
                 let words = [Word::Success, failures[3]].into_iter().chain(rejection);
                 moves.extend(words.map(|word| Move::Unawaited(node, Leg::Do, word)));
+            }
+            if step.status.is_some() && !matches!(state, NodeState::InQuestion(_)) {
+                let words = [Word::Success, Word::NotDone, Word::Unknown, failures[2]];
+                let words = words.into_iter().chain(rejection);
+                moves.extend(words.map(|word| Move::Unawaited(node, Leg::Status, word)));
             }
             if undone_by_command && !matches!(state, NodeState::Undoing(..) | NodeState::Stuck(..))
             {
@@ -421,6 +460,12 @@ impl Symbols {
                 }
                 NodeState::Open(open) => 0x40 | ask(open) | u8::from(open.doubt),
                 NodeState::Undoing(_, open) => 0x80 | ask(open),
+                NodeState::InQuestion(question) => {
+                    // In question is what is in doubt; its last attempt counts for a pivot, which is asked again.
+                    key.extend_from_slice(&[0xC0 | ask(&question.ask), ask(&question.about)]);
+                    key.push(fate.to_byte());
+                    continue;
+                }
             });
             // Only steps have a fate, and one that was never asked has none.
             if !matches!(state, NodeState::Idle | NodeState::Entered | NodeState::Waiting(_)) {
@@ -465,13 +510,14 @@ impl Symbols {
         let mut fates = vec![Fate::default(); core.nodes.len()];
         for (state, fate) in core.nodes.iter_mut().zip(&mut fates) {
             let code = next();
-            let ask = || Ask {
+            let ask_of = |code: u8| Ask {
                 attempt: u32::from(code >> 2 & 15) + 1,
                 first_at: NOW,
                 asked_at: NOW,
                 next: if code & 2 == 0 { Next::GiveUp(LATER) } else { Next::AskAgain(LATER) },
                 doubt: code & 1 == 1,
             };
+            let ask = || ask_of(code);
             *state = match code {
                 0 => NodeState::Idle,
                 1 => NodeState::Entered,
@@ -488,7 +534,13 @@ impl Symbols {
                 }
                 10 => NodeState::Chosen(None),
                 11 => NodeState::Chosen(Some(u16::from_le_bytes([next(), next()]))),
-                open if open & 0x80 == 0 => NodeState::Open(ask()),
+                open if open & 0xC0 == 0x40 => NodeState::Open(ask()),
+                asked if asked & 0xC0 == 0xC0 => NodeState::InQuestion(Box::new(Question {
+                    ask: ask(),
+                    about: Ask { doubt: true, ..ask_of(next()) },
+                    cause: CauseKind::TimedOut,
+                    text: String::new(),
+                })),
                 _ => NodeState::Undoing(None, ask()),
             };
             if code > 2 && code != 11 {
@@ -526,6 +578,12 @@ impl Core {
                         Next::AskAgain(_) => Next::AskAgain(LATER),
                     }
                 }
+                NodeState::InQuestion(question) => {
+                    question.ask.next = match question.ask.next {
+                        Next::GiveUp(_) => Next::GiveUp(LATER),
+                        Next::AskAgain(_) => Next::AskAgain(LATER),
+                    }
+                }
                 NodeState::Waiting(until) => *until = LATER,
                 _ => {}
             }
@@ -550,11 +608,17 @@ fn told(run: impl FnOnce() -> Result<Decision, Unreadable>) -> Result<Decision, 
     }
 }
 
-fn attempt_of(state: &NodeState) -> u32 {
+fn attempt_of(state: &NodeState, leg: Leg) -> u32 {
     match state {
+        NodeState::InQuestion(question) if leg == Leg::Status => question.ask.attempt,
+        NodeState::InQuestion(question) => question.about.attempt,
         NodeState::Open(ask) | NodeState::Undoing(_, ask) | NodeState::Stuck(_, ask) => ask.attempt,
         _ => 0,
     }
+}
+
+fn written<M: Message>(message: &M) -> Body {
+    Body::write(message, Format::Json, &JsonOnly).expect("texts can be written as JSON")
 }
 
 fn empty(format: Format) -> Body {
@@ -610,6 +674,10 @@ impl Behaviour for Silent {
         _: Option<&Body>,
         _: &dyn Codec,
     ) -> Result<Body, CodecError> {
+        Ok(empty(Format::Json))
+    }
+
+    fn question(&self, _: &StatusQuery, _: Format, _: &dyn Codec) -> Result<Body, CodecError> {
         Ok(empty(Format::Json))
     }
 

@@ -23,6 +23,7 @@ pub struct Coverage {
 const SUCCEEDED: &str = "succeeded";
 const REJECTED: &str = "rejected";
 const NO_EFFECT: &str = "failed without effect";
+const NOT_DONE: &str = "asked, was not done";
 const IN_DOUBT: &str = "left in doubt";
 const COMPENSATED: &str = "compensated";
 const CAME: &str = "event came";
@@ -126,6 +127,7 @@ fn possible_at(kind: &Kind) -> Vec<String> {
                 (true, SUCCEEDED),
                 (step.rejection.is_some(), REJECTED),
                 (!retriable, NO_EFFECT),
+                (step.status.is_some(), NOT_DONE),
                 (!retriable && !pivot, IN_DOUBT),
                 (matches!(step.way_back, WayBack::Compensated { .. }), COMPENSATED),
             ])
@@ -160,12 +162,13 @@ fn crossed_at(
         return None;
     }
     let what = at.then(|| told(decision)).flatten();
-    let was_open = matches!(was, NodeState::Idle | NodeState::Open(_));
+    let was_open = matches!(was, NodeState::Idle | NodeState::Open(_) | NodeState::InQuestion(_));
     let what = match kind {
         Kind::Step(_) => match is {
             NodeState::Done(_) => SUCCEEDED,
             NodeState::NoEffect(NoEffect::Rejected) => REJECTED,
             NodeState::NoEffect(NoEffect::Failed | NoEffect::Unsent) => NO_EFFECT,
+            NodeState::NoEffect(NoEffect::NotDone) => NOT_DONE,
             NodeState::InDoubt => IN_DOUBT,
             NodeState::Undoing(None, _) | NodeState::Stuck(None, _) if was_open => IN_DOUBT,
             NodeState::Undoing(Some(_), _) | NodeState::Stuck(Some(_), _) if was_open => SUCCEEDED,

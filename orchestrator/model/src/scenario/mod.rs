@@ -22,7 +22,7 @@ use crate::{
     definition::{Data, Definition, Kind, NodeId, WayBack},
     history::{History, Verdict},
     instance::{Core, Instance, Leg, Next, NodeState, Status, Trace},
-    message::{Body, Event, Failure, FailureEffect, Format, Message},
+    message::{Body, Event, Failure, FailureEffect, Format, Message, StatusNotDone, StatusUnknown},
     time::Timestamp,
     transition::{self, Start},
 };
@@ -129,7 +129,7 @@ impl<D: Data> Scenario<D> {
         self.answered("rejects", step, Leg::Do, R::NAME, body_of(&reply))
     }
 
-    /// An attempt of a step, or of its compensation when that is asked for, reports technical trouble.
+    /// An attempt of a step, or of its compensation or its status when that is asked for, reports technical trouble.
     #[track_caller]
     pub fn fails(self, step: &str, failure: Failure) -> Self {
         let leg = self.leg_under_way(self.node(step));
@@ -154,7 +154,12 @@ impl<D: Data> Scenario<D> {
         self.answered("compensates", step, Leg::Compensate, R::NAME, body_of(&reply))
     }
 
-    /// The command of a step, or of its compensation, can't be handed to the broker for good.
+    /// What the participant of a step says when it is asked what became of it.
+    pub fn status_of(self, step: &str) -> StatusOf<D> {
+        StatusOf { scenario: self, step: step.into() }
+    }
+
+    /// The command of a step, of its compensation, or the question about it, can't be handed to the broker for good.
     #[track_caller]
     pub fn unsent(self, step: &str, why: &str) -> Self {
         let node = self.node(step);
@@ -201,13 +206,15 @@ impl<D: Data> Scenario<D> {
         let node = self.node(name);
         let at = match self.instance.core.state(node) {
             NodeState::Open(ask) | NodeState::Undoing(_, ask) => ask.next.at(),
+            NodeState::InQuestion(question) => question.ask.next.at(),
             NodeState::Waiting(until) => *until,
             state => self.fail(&format!("`{name}` waits for nothing: it is {state:?}")),
         };
         self.moves_to(at, &format!("`{name}` times out"))
     }
 
-    /// All attempts of a step, or of its compensation, go by without a reply: until it is given up or wants a person.
+    /// All attempts of a step, of its compensation, or of the question about it, whichever is out, go by without a reply: until it is
+    /// given up or wants a person.
     #[track_caller]
     pub fn never_answers(mut self, name: &str) -> Self {
         let node = self.node(name);
@@ -219,6 +226,7 @@ impl<D: Data> Scenario<D> {
                 (Leg::Do, NodeState::Open(ask)) | (Leg::Compensate, NodeState::Undoing(_, ask)) => {
                     ask.next.at()
                 }
+                (Leg::Status, NodeState::InQuestion(question)) => question.ask.next.at(),
                 _ => break,
             };
             self = self.moves_to(at, &format!("`{name}` does not answer"));
@@ -541,6 +549,7 @@ impl<D: Data> Scenario<D> {
     fn leg_under_way(&self, node: NodeId) -> Leg {
         match self.instance.core.state(node) {
             NodeState::Undoing(..) | NodeState::Stuck(..) => Leg::Compensate,
+            NodeState::InQuestion(_) => Leg::Status,
             _ => Leg::Do,
         }
     }
@@ -550,8 +559,47 @@ impl<D: Data> Scenario<D> {
             NodeState::Open(ask) | NodeState::Undoing(_, ask) | NodeState::Stuck(_, ask) => {
                 matches!(ask.next, Next::GiveUp(_) | Next::AskAgain(_)).then_some(ask.attempt)
             }
+            NodeState::InQuestion(question) => Some(question.ask.attempt),
             _ => None,
         }
+    }
+}
+
+/// What a participant says of the status of a step. See [`Scenario::status_of`].
+#[must_use = "a status is told by `.is_done(..)`, `.is_rejected(..)`, `.is_not_done()` or `.is_unknown()`"]
+pub struct StatusOf<D> {
+    scenario: Scenario<D>,
+    step: String,
+}
+
+impl<D: Data> StatusOf<D> {
+    /// It was done, and this was its reply.
+    #[track_caller]
+    pub fn is_done<R: Message>(self, reply: R) -> Scenario<D> {
+        self.answered("was done", reply)
+    }
+
+    /// It was refused, and this was its reply.
+    #[track_caller]
+    pub fn is_rejected<R: Message>(self, reply: R) -> Scenario<D> {
+        self.answered("was rejected", reply)
+    }
+
+    /// It was not done, and is refused from now on.
+    #[track_caller]
+    pub fn is_not_done(self) -> Scenario<D> {
+        self.answered("was not done", StatusNotDone {})
+    }
+
+    /// The participant does not know either.
+    #[track_caller]
+    pub fn is_unknown(self) -> Scenario<D> {
+        self.answered("is unknown", StatusUnknown { message: "told by the scenario".into() })
+    }
+
+    #[track_caller]
+    fn answered<R: Message>(self, verb: &str, reply: R) -> Scenario<D> {
+        self.scenario.answered(verb, &self.step, Leg::Status, R::NAME, body_of(&reply))
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::{
     decision::Effect,
     instance::Leg,
-    message::{Body, Codec, CodecError, Format},
+    message::{Body, Codec, CodecError, Format, StatusQuery},
 };
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use std::fmt;
@@ -44,12 +44,21 @@ pub(super) fn saying(effect: &Effect) -> String {
             let verb = match command.leg {
                 Leg::Do => "",
                 Leg::Compensate => "compensate ",
+                Leg::Status => "status ",
+            };
+            // A question is told by what it asks about.
+            let query = (command.leg == Leg::Status)
+                .then(|| serde_json::from_slice::<StatusQuery>(&command.body.bytes).ok())
+                .flatten();
+            let said = match query {
+                Some(query) => query.command,
+                None => format!("{}{}", command.name, fields(&command.body)),
             };
             let attempt = match command.attempt {
                 1 => String::new(),
                 attempt => format!(" (attempt {attempt})"),
             };
-            format!("{verb}{}{}{attempt}", command.name, fields(&command.body))
+            format!("{verb}{said}{attempt}")
         }
         Effect::Publish { name, body, .. } => format!("publish {name}{}", fields(body)),
     }
@@ -59,7 +68,11 @@ pub(super) fn saying(effect: &Effect) -> String {
 pub(super) fn fits(expected: &str, said: &str) -> bool {
     let head = |text: &str| {
         let words =
-            if text.starts_with("compensate ") || text.starts_with("publish ") { 2 } else { 1 };
+            if ["compensate ", "publish ", "status "].iter().any(|verb| text.starts_with(verb)) {
+                2
+            } else {
+                1
+            };
         let head = text.split_whitespace().take(words).map(String::from).collect::<Vec<_>>();
         let rest = text.split_whitespace().skip(words).map(String::from).collect::<Vec<_>>();
         (head, rest)

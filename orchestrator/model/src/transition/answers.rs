@@ -11,7 +11,7 @@ use crate::{
     definition::{NodeId, WayBack},
     history::{Verdict, What, Why},
     instance::{Ask, CauseKind, Leg, Next, NoEffect, NodeState, Status},
-    message::{Failure, FailureEffect, Message},
+    message::{Failure, FailureEffect, Message, StatusNotDone, StatusUnknown},
 };
 
 impl Turn<'_> {
@@ -24,6 +24,11 @@ impl Turn<'_> {
             Leg::Compensate if matches!(&step.way_back, WayBack::Compensated { success, .. } if *success == reply.name) => {
                 What::Succeeded
             }
+            Leg::Status if step.status.is_none() => return Err(Unreadable::NoSuchCommand { leg }),
+            Leg::Status if reply.name == step.success => What::Succeeded,
+            Leg::Status if step.rejection.as_ref() == Some(&reply.name) => What::Rejected,
+            Leg::Status if reply.name == StatusNotDone::NAME => What::NotDone,
+            Leg::Status if reply.name == StatusUnknown::NAME => What::Unknown,
             _ if reply.name == Failure::NAME => What::Failed,
             _ => return Err(self.unknown_reply(node, leg, &reply.name)),
         };
@@ -37,11 +42,19 @@ impl Turn<'_> {
             return Ok(if repeated { (Verdict::Duplicate, told) } else { told.ignored(why) });
         }
         match kind {
+            What::NotDone | What::Unknown | What::Failed if leg == Leg::Status => {
+                let note = self.status_answered(&reply, kind)?;
+                let told = match note {
+                    Some(note) => told.noting(&note),
+                    None => told,
+                };
+                Ok((Verdict::Applied, told))
+            }
             What::Failed => self.failure(&reply, told),
             What::Rejected => {
                 let behaviour = self.plan.behaviour();
                 behaviour.rejected(node, &mut *self.instance.data, &reply.body, self.codec)?;
-                self.settle_incident(node, leg);
+                self.settle_incident(node, Leg::Do);
                 self.set(node, NodeState::NoEffect(NoEffect::Rejected));
                 let cause = self.cause(Some(node), CauseKind::Rejected, &reply.name);
                 self.turn_back(cause);
@@ -62,6 +75,11 @@ impl Turn<'_> {
             }
             (Leg::Compensate, WayBack::Compensated { success, .. }) => vec![success.clone()],
             (Leg::Compensate, _) => return Unreadable::NoSuchCommand { leg },
+            (Leg::Status, _) => {
+                let answers = [StatusNotDone::NAME, StatusUnknown::NAME].map(ToOwned::to_owned);
+                let replies = std::iter::once(&step.success).chain(&step.rejection).cloned();
+                replies.chain(answers).collect()
+            }
         };
         expected.push(Failure::NAME.into());
         let expected =
@@ -83,6 +101,19 @@ impl Turn<'_> {
         }
         let ask = match (reply.leg, self.state(reply.node)) {
             (Leg::Do, NodeState::Open(ask)) => ask,
+            (Leg::Do, NodeState::InQuestion(question)) => &question.about,
+            (Leg::Status, NodeState::InQuestion(question)) => {
+                let is_fact = [&*step_of(self.graph(), reply.node).success, StatusNotDone::NAME]
+                    .contains(&reply.name.as_str());
+                let is_fact = is_fact
+                    || step_of(self.graph(), reply.node).rejection.as_ref() == Some(&reply.name);
+                return (!is_fact && Self::is_earlier_question(question, reply))
+                    .then_some(Why::EarlierAttempt);
+            }
+            // A pivot that was in question before is asked again: what comes late speaks of an earlier question.
+            (Leg::Status, NodeState::Open(ask)) if ask.doubt => return Some(Why::EarlierAttempt),
+            (Leg::Status, NodeState::Idle | NodeState::Open(_)) => return Some(Why::NotAsked),
+            (Leg::Status, _) => return Some(Why::AlreadySettled),
             (Leg::Compensate, NodeState::Undoing(_, ask) | NodeState::Stuck(_, ask)) => ask,
             (Leg::Do, NodeState::Idle) => return Some(Why::NotAsked),
             (Leg::Do, _) => return Some(Why::AlreadySettled),
@@ -93,14 +124,15 @@ impl Turn<'_> {
         };
         // A success or a rejection is true whichever attempt brought it; a failure speaks of its own attempt only.
         let is_failure = reply.name == Failure::NAME;
-        let settled = is_resting(ask) || matches!(self.state(reply.node), NodeState::Stuck(..));
+        let settled = is_resting(ask)
+            || matches!(self.state(reply.node), NodeState::Stuck(..) | NodeState::InQuestion(_));
         let earlier = reply.attempt.is_some_and(|attempt| attempt != ask.attempt);
         (is_failure && (settled || earlier)).then_some(Why::EarlierAttempt)
     }
 
     fn is_done(&self, node: NodeId, leg: Leg) -> bool {
         match leg {
-            Leg::Do => matches!(self.state(node), NodeState::Done(_)),
+            Leg::Do | Leg::Status => matches!(self.state(node), NodeState::Done(_)),
             Leg::Compensate => matches!(self.state(node), NodeState::Undone),
         }
     }
@@ -108,14 +140,14 @@ impl Turn<'_> {
     fn success(&mut self, reply: Reply) -> Result<(), Unreadable> {
         let Reply { node, leg, body, .. } = reply;
         match leg {
-            Leg::Do => {
+            Leg::Do | Leg::Status => {
                 self.plan.behaviour().succeeded(
                     node,
                     &mut *self.instance.data,
                     &body,
                     self.codec,
                 )?;
-                self.settle_incident(node, leg);
+                self.settle_incident(node, Leg::Do);
                 // Only a compensation will ever look at the reply again.
                 let undone_by_command =
                     matches!(step_of(self.graph(), node).way_back, WayBack::Compensated { .. });
@@ -164,6 +196,7 @@ impl Turn<'_> {
             (Leg::Do, NodeState::Open(ask)) | (Leg::Compensate, NodeState::Undoing(_, ask)) => {
                 under_way(ask)
             }
+            (Leg::Status, NodeState::InQuestion(question)) => under_way(&question.ask),
             _ => false,
         };
         if self.status().is_end() {
@@ -189,6 +222,7 @@ impl Turn<'_> {
         let (leg, ask) = match self.state(node) {
             NodeState::Open(ask) => (Leg::Do, ask.clone()),
             NodeState::Undoing(_, ask) => (Leg::Compensate, ask.clone()),
+            NodeState::InQuestion(question) => (Leg::Status, question.ask.clone()),
             _ => {
                 let what = self.wait_over(node);
                 return (Verdict::Applied, Told::of(what, node));
@@ -197,12 +231,20 @@ impl Turn<'_> {
         let what = match ask.next {
             Next::AskAgain(_) => {
                 let attempt = ask.attempt.saturating_add(1);
-                self.ask(node, leg, Ask { attempt, ..ask });
+                match self.state(node) {
+                    NodeState::InQuestion(question) => {
+                        let mut question = (**question).clone();
+                        question.ask.attempt = attempt;
+                        self.ask_status(node, question);
+                    }
+                    _ => self.ask(node, leg, Ask { attempt, ..ask }),
+                }
                 What::Woke
             }
             Next::GiveUp(_) => {
                 let waited = at.since(ask.asked_at).as_millis();
-                let text = format!("no reply to attempt {} within {waited} ms", ask.attempt);
+                let what = if leg == Leg::Status { "question" } else { "attempt" };
+                let text = format!("no reply to {what} {} within {waited} ms", ask.attempt);
                 self.attempt_failed(node, leg, &Trouble::timed_out(&text));
                 What::TimedOut
             }
@@ -229,7 +271,10 @@ impl Turn<'_> {
         let graph = self.graph();
         graph.ids().any(|id| {
             graph.step(id).is_some_and(|step| step.way_back == WayBack::Pivot)
-                && matches!(self.state(id), NodeState::Open(_) | NodeState::Done(_))
+                && matches!(
+                    self.state(id),
+                    NodeState::Open(_) | NodeState::InQuestion(_) | NodeState::Done(_)
+                )
         })
     }
 }

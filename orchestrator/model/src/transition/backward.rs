@@ -4,7 +4,7 @@
 
 use super::{
     Turn,
-    forward::{chosen_node, is_resting},
+    forward::{Trouble, chosen_node, is_resting},
 };
 use crate::{
     definition::{Graph, Kind, NodeId, WayBack},
@@ -24,11 +24,18 @@ impl Turn<'_> {
         self.go_back();
     }
 
-    /// No further attempt starts and nothing is awaited but replies that may be on their way.
+    /// No further attempt starts and nothing is awaited but replies that may be on their way, and answers to what became of a
+    /// step that may have taken effect.
     fn cut_short(&mut self) {
+        let mut questioned = Vec::new();
         for node in self.graph().ids() {
+            let can_ask = self.graph().step(node).is_some_and(|step| step.status.is_some());
             let settled = match self.state(node) {
                 NodeState::Waiting(_) => NodeState::Ended,
+                NodeState::Open(ask) if is_resting(ask) && ask.doubt && can_ask => {
+                    questioned.push((node, ask.clone()));
+                    continue;
+                }
                 NodeState::Open(ask) if is_resting(ask) && ask.doubt => NodeState::InDoubt,
                 NodeState::Open(ask) if is_resting(ask) => NodeState::NoEffect(NoEffect::Failed),
                 _ => continue,
@@ -36,11 +43,15 @@ impl Turn<'_> {
             self.set(node, settled);
             self.settle_incident(node, Leg::Do);
         }
+        for (node, ask) in questioned {
+            self.question(node, ask, &Trouble::timed_out("turned back between two attempts"));
+        }
     }
 
     /// Undoes what can be undone now; ends when nothing is left.
     pub(super) fn go_back(&mut self) {
-        let open = |state: &NodeState| matches!(state, NodeState::Open(_));
+        let open =
+            |state: &NodeState| matches!(state, NodeState::Open(_) | NodeState::InQuestion(_));
         if self.status() != Status::TurningBack || self.instance.core.nodes.iter().any(open) {
             return;
         }
@@ -84,6 +95,7 @@ impl Turn<'_> {
                 NodeState::Entered
                 | NodeState::Chosen(_)
                 | NodeState::Open(_)
+                | NodeState::InQuestion(_)
                 | NodeState::Waiting(_)
                 | NodeState::Ended => {
                     unreachable!("what is open settles before anything is undone")

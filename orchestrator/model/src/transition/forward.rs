@@ -9,12 +9,13 @@ use crate::{
     history::What,
     instance::{Ask, CauseKind, Leg, Next, NoEffect, NodeState, Status},
     retry::Retry,
+    time::Timestamp,
 };
 use std::time::Duration;
 
 /// The shortest delay once a policy is exhausted and asking goes on all the same. A policy without delays, or a command
 /// that can't be written, must not ask without pause for as long as its incident is open.
-const EXHAUSTED_DELAY_MIN: Duration = Duration::from_secs(1);
+pub(super) const EXHAUSTED_DELAY_MIN: Duration = Duration::from_secs(1);
 
 impl Turn<'_> {
     /// Enters a node that was not reached before.
@@ -138,12 +139,13 @@ impl Turn<'_> {
             Leg::Compensate => {
                 behaviour.undo(node, &*self.instance.data, done.as_ref(), self.codec)
             }
+            Leg::Status => unreachable!("a status is asked for in `questions`"),
         };
         self.set(
             node,
             match leg {
                 Leg::Do => NodeState::Open(ask),
-                Leg::Compensate => NodeState::Undoing(done, ask),
+                Leg::Compensate | Leg::Status => NodeState::Undoing(done, ask),
             },
         );
         match body {
@@ -167,6 +169,9 @@ impl Turn<'_> {
 
     /// An attempt has failed technically: ask again, settle, or raise an incident.
     pub(super) fn attempt_failed(&mut self, node: NodeId, leg: Leg, trouble: &Trouble<'_>) {
+        if leg == Leg::Status {
+            return self.question_failed(node, trouble);
+        }
         let step = step_of(self.graph(), node);
         let (_, _, retry) = terms(step, leg);
         let mut ask = match self.state(node) {
@@ -204,12 +209,13 @@ impl Turn<'_> {
                 }
             }
             _ if again && self.status() == Status::Running => self.rest(node, leg, ask, retry),
+            (Leg::Do, _) if ask.doubt && step.status.is_some() => self.question(node, ask, trouble),
             // Ask again instead of turning back: a pivot in doubt can be neither compensated nor ignored.
             (Leg::Do, WayBack::Pivot) if ask.doubt => {
                 self.raise(node, leg, trouble.text);
                 self.rest_at_least(node, leg, ask, retry, EXHAUSTED_DELAY_MIN);
             }
-            (Leg::Do, _) => {
+            (Leg::Do | Leg::Status, _) => {
                 let settled = match (ask.doubt, trouble.is_unsent()) {
                     (true, _) => NodeState::InDoubt,
                     (false, true) => NodeState::NoEffect(NoEffect::Unsent),
@@ -227,7 +233,7 @@ impl Turn<'_> {
         self.rest_at_least(node, leg, ask, retry, Duration::ZERO);
     }
 
-    fn rest_at_least(
+    pub(super) fn rest_at_least(
         &mut self,
         node: NodeId,
         leg: Leg,
@@ -237,10 +243,7 @@ impl Turn<'_> {
     ) {
         let graph = self.graph();
         let seed = self.instance.core.idempotency_key(graph.name_of(node), leg).as_u64_pair().0;
-        let at = self.now + retry.delay(ask.attempt, seed).max(shortest);
-        // The delay before the last attempt is cut where the policy's time ends; once that is over, asking goes on regardless.
-        let latest = retry.within.map(|span| ask.first_at + span).filter(|at| *at > self.now);
-        ask.next = Next::AskAgain(latest.map_or(at, |latest| at.min(latest)));
+        ask.next = Next::AskAgain(rests_until(&ask, retry, seed, shortest, self.now));
         let state = match (leg, self.state(node)) {
             (Leg::Compensate, NodeState::Undoing(done, _)) => NodeState::Undoing(done.clone(), ask),
             _ => NodeState::Open(ask),
@@ -326,8 +329,24 @@ fn terms(step: &Step, leg: Leg) -> (&MessageRef, Duration, &Retry) {
         (Leg::Compensate, WayBack::Compensated { command, reply_within, retry, .. }) => {
             (command, *reply_within, retry)
         }
-        (Leg::Do | Leg::Compensate, _) => (&step.command, step.reply_within, &step.retry),
+        (Leg::Do | Leg::Compensate | Leg::Status, _) => {
+            (&step.command, step.reply_within, &step.retry)
+        }
     }
+}
+
+/// When the attempt after this one begins.
+pub(super) fn rests_until(
+    ask: &Ask,
+    retry: &Retry,
+    seed: u64,
+    shortest: Duration,
+    now: Timestamp,
+) -> Timestamp {
+    let at = now + retry.delay(ask.attempt, seed).max(shortest);
+    // The delay before the last attempt is cut where the policy's time ends; once that is over, asking goes on regardless.
+    let latest = retry.within.map(|span| ask.first_at + span).filter(|at| *at > now);
+    latest.map_or(at, |latest| at.min(latest))
 }
 
 /// Whether an ask is between two attempts.

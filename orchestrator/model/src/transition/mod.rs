@@ -2,13 +2,15 @@
 //!
 //! [`start`] and [`apply`] are plain functions. They never fail on anything the world can say: a message that can't be
 //! read is an [`Unreadable`] value and leaves the instance as it was. The rules they obey are numbered in the reference of
-//! sagas; the ways forward are in [`forward`], those back in [`backward`], replies and time in [`answers`].
+//! sagas; the ways forward are in [`forward`], those back in [`backward`], replies and time in [`answers`],
+//! questions what became of a step in [`questions`].
 
 mod answers;
 mod backward;
 mod events;
 mod forward;
 mod operator;
+mod questions;
 
 use crate::{
     decision::{Command, Decision, Effect, Input, Unreadable},

@@ -34,6 +34,15 @@ impl Turn<'_> {
             }
             Action::Retry(node) => {
                 let told = Told { node: Some(*node), ..told };
+                if let Some(NodeState::InQuestion(question)) =
+                    self.instance.core.nodes.get(node.index())
+                {
+                    let mut question = (**question).clone();
+                    self.settle_incident(*node, Leg::Do);
+                    question.ask.attempt = question.ask.attempt.saturating_add(1);
+                    self.ask_status(*node, question);
+                    return (Verdict::Applied, told);
+                }
                 let (leg, ask) = match self.instance.core.nodes.get(node.index()) {
                     // Turning back, what is open only settles: no further attempt starts.
                     Some(NodeState::Open(_)) if self.status() == Status::TurningBack => {

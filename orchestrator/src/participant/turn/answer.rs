@@ -2,7 +2,7 @@
 //!
 //! In goes a command as it came, whoever sends it, how often, and in whatever order. Out come the answer and what is remembered
 //! with it, in the batch of the turn. A key that was answered is answered the same way again, a compensation wins over its
-//! command, and what was answered can be asked for later.
+//! command, and what was answered can be asked for later (in `status`).
 
 use super::{Making, Outgoing, Worker, said};
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 use dirigent_connectors::Message;
 use dirigent_model::{
     instance::Leg,
-    message::{Body, Failure, FailureEffect, Format, Message as _},
+    message::{Body, Failure, FailureEffect, Format, Message as Sent, StatusQuery},
 };
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -43,7 +43,11 @@ impl Worker {
         }
         let service = &self.service.name;
         let place = Place::of_command(&asked, &message.attributes, self.service.spans.is_on());
-        let (name, body) = self.answer(making, &mut asked, message, place.as_ref())?;
+        let (name, body) = if asked.command == StatusQuery::NAME {
+            self.status(making, &asked, message)?
+        } else {
+            self.answer(making, &mut asked, message, place.as_ref())?
+        };
         making.spans.extend(
             place.and_then(|place| place.handled_command(service, &asked, message, making.now)),
         );
@@ -77,6 +81,14 @@ impl Worker {
             Some(Answered::Failed { attempt, format, body }) if asked.attempt <= attempt => {
                 making.counts.repeated += 1;
                 return Ok((Failure::NAME.to_owned(), Body { format, bytes: body }));
+            }
+            // Somebody counts on it not being done.
+            Some(Answered::Sealed) => {
+                making.counts.refused += 1;
+                let text =
+                    "its status was asked for and was `not done`; nothing was done".to_owned();
+                let effect = FailureEffect::None;
+                return Ok(self.failed(making, message, "sealed", text, false, effect));
             }
             Some(Answered::InDoubt) => true,
             Some(Answered::Failed { .. }) | None => false,
@@ -245,7 +257,7 @@ impl Worker {
         self.remember(making, key, Answered::reply(name, reply, rejected));
     }
 
-    fn remember(&self, making: &mut Making<'_>, key: &[u8], answer: Answered) {
+    pub(super) fn remember(&self, making: &mut Making<'_>, key: &[u8], answer: Answered) {
         let expires = making.now + self.service.remember_for;
         making.batch.set(expiry_key(expires, key), Some(Vec::new()));
         making.batch.set(key.to_vec(), Some(write(&Remembered { answer, expires })));
@@ -266,7 +278,7 @@ impl Worker {
     }
 
     /// A record that can't be read concerns this command only; a store that failed ends the participant.
-    fn damaged(
+    pub(super) fn damaged(
         &self,
         making: &mut Making<'_>,
         message: &Message,
@@ -280,7 +292,7 @@ impl Worker {
         Ok(self.failed(making, message, "damaged", text, false, FailureEffect::Unknown))
     }
 
-    fn failed(
+    pub(super) fn failed(
         &self,
         making: &mut Making<'_>,
         message: &Message,
@@ -293,14 +305,18 @@ impl Worker {
         self.failure(message, &Failure { code: code.into(), message: text, retriable, effect })
     }
 
-    /// A failure as the asker writes; as JSON where that can't be.
     fn failure(&self, message: &Message, failure: &Failure) -> (String, Body) {
+        self.answered(message, failure)
+    }
+
+    /// An answer of the protocol's own, as the asker writes; as JSON where that can't be.
+    pub(super) fn answered<M: Sent>(&self, message: &Message, answer: &M) -> (String, Body) {
         let format = envelope::format_of(&message.attributes).unwrap_or(Format::Json);
-        let body = Body::write(failure, format, &*self.service.codec).unwrap_or_else(|_| Body {
+        let body = Body::write(answer, format, &*self.service.codec).unwrap_or_else(|_| Body {
             format: Format::Json,
-            bytes: serde_json::to_vec(failure).expect("a failure is texts and a flag"),
+            bytes: serde_json::to_vec(answer).expect("it is made of texts and flags"),
         });
-        (Failure::NAME.to_owned(), body)
+        (M::NAME.to_owned(), body)
     }
 }
 
