@@ -42,6 +42,9 @@ pub enum ChannelKind {
     Events,
 }
 
+/// How the name of every channel of dead letters ends.
+pub const LETTERS_SUFFIX: &str = ".dead-letters";
+
 /// A channel as the broker has to know it: a topic, or an exchange with its queues.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelSpec {
@@ -55,6 +58,12 @@ impl ChannelSpec {
     /// A channel of commands or replies.
     pub fn work(name: impl Into<String>) -> Self {
         Self { name: name.into(), kind: ChannelKind::Work }
+    }
+
+    /// Whether dead letters lie in it, told by its name. They wait for people: each is taken alone, with any tool, by as many
+    /// readers as there are, and in no promised order.
+    pub fn keeps_letters(&self) -> bool {
+        self.kind == ChannelKind::Work && self.name.ends_with(LETTERS_SUFFIX)
     }
 
     /// A channel of domain events.

@@ -5,159 +5,23 @@
 //! connections, raise alarms and stop the broker, so nobody else may use it meanwhile.
 #![allow(clippy::print_stdout)]
 
-use bytes::Bytes;
 use dirigent_connectors::{
-    Attributes, ChannelKind, ChannelSpec, Connector, Delivery, Message, Sent, Settle, Sink, Source,
-    SourceSpec, UnsentReason, conformance, names,
+    ChannelKind, ChannelSpec, Connector, Sent, UnsentReason, conformance,
+    health::Standing,
     rabbitmq::{RabbitMqConnector, RabbitMqSettings},
 };
 use lapin::{
-    Connection, ConnectionProperties,
     options::{QueueDeclareOptions, QueueDeleteOptions},
     types::FieldTable,
 };
+use real::rabbitmq::*;
 use std::{
     collections::BTreeSet,
-    process::Command,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
-use tokio::{
-    sync::{Mutex, MutexGuard},
-    time::timeout,
-};
-
-/// How long a broker may take to heal, rebuilding with delays included.
-const HEALING_TIME_MAX: Duration = Duration::from_secs(30);
+use tokio::time::timeout;
 
 mod real;
-
-macro_rules! broker_or_skip {
-    ($test:literal) => {
-        match require!("DIRIGENT_RABBITMQ") {
-            Some(uri) => Bench::new(uri, $test).await,
-            None => return,
-        }
-    };
-}
-
-/// Some tests close everyone's connections or stop the broker: they have it one after the other.
-static BROKER: Mutex<()> = Mutex::const_new(());
-
-/// A broker, and names that no other run uses.
-struct Bench {
-    uri: String,
-    settings: RabbitMqSettings,
-    connector: RabbitMqConnector,
-    prefix: String,
-    _alone: MutexGuard<'static, ()>,
-}
-
-impl Bench {
-    async fn new(uri: String, test: &str) -> Self {
-        let _alone = BROKER.lock().await;
-        let mut settings = RabbitMqSettings::new(&uri).expect("DIRIGENT_RABBITMQ is an address");
-        if test == "blocked" || test == "stopped" {
-            settings.confirm_time_max = Duration::from_secs(2);
-        }
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
-        let prefix = format!("{test}-{}", now.as_micros());
-        Self { uri, connector: RabbitMqConnector::new(settings.clone()), settings, prefix, _alone }
-    }
-
-    fn work(&self) -> ChannelSpec {
-        ChannelSpec::work(format!("{}-work", self.prefix))
-    }
-
-    async fn source(&self, channel: &ChannelSpec, unsettled_max: usize) -> Box<dyn Source> {
-        let spec = SourceSpec {
-            channels: vec![channel.clone()],
-            group: self.prefix.clone(),
-            positions: vec![],
-            unsettled_max,
-        };
-        self.connector.source(spec).await.expect("a source")
-    }
-
-    async fn administer(&self) -> lapin::Channel {
-        let connection = Connection::connect(&self.uri, ConnectionProperties::default()).await;
-        let channel = connection.expect("a connection").create_channel().await;
-        channel.expect("an AMQP channel")
-    }
-}
-
-fn message(channel: &ChannelSpec, id: usize) -> Message {
-    Message {
-        channel: channel.name.clone(),
-        kind: channel.kind,
-        key: "k".into(),
-        attributes: Attributes::new()
-            .with(names::SPEC_VERSION, "1.0")
-            .with(names::ID, id.to_string())
-            .with(names::TYPE, "Counted")
-            .with(names::CONTENT_TYPE, "application/json"),
-        others: vec![],
-        body: Bytes::from(vec![b'x'; 300]),
-    }
-}
-
-fn window(channel: &ChannelSpec, ids: std::ops::Range<usize>) -> Vec<Message> {
-    ids.map(|id| message(channel, id)).collect()
-}
-
-fn ids(deliveries: &[Delivery]) -> Vec<usize> {
-    let id = |delivery: &Delivery| delivery.message.attributes.get(names::ID)?.parse().ok();
-    deliveries.iter().map(|delivery| id(delivery).expect("a number")).collect()
-}
-
-async fn receive(source: &mut dyn Source, count: usize) -> Vec<Delivery> {
-    let mut all = Vec::new();
-    while all.len() < count {
-        let more = timeout(HEALING_TIME_MAX, source.receive(count - all.len())).await;
-        all.extend(more.expect("deliveries in time").expect("no trouble"));
-    }
-    all
-}
-
-/// An administrator's command: the words of `ctl`, then the arguments.
-fn command(ctl: &str, arguments: &[&str]) -> Command {
-    let mut words = ctl.split_whitespace();
-    let mut command = Command::new(words.next().expect("DIRIGENT_RABBITMQCTL is a command"));
-    command.args(words).args(arguments);
-    command
-}
-
-/// Runs an administrator's command and returns what it says.
-fn administered(ctl: &str, arguments: &[&str]) -> String {
-    let output = command(ctl, arguments).output().expect("rabbitmqctl runs");
-    assert!(output.status.success(), "{arguments:?}: {output:?}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// Undoes an administrator's command when the test ends, passed or not.
-struct Undo<'a>(&'a str, &'a [&'a str]);
-
-impl Drop for Undo<'_> {
-    fn drop(&mut self) {
-        let _ = command(self.0, self.1).output();
-    }
-}
-
-/// Sends until all are confirmed.
-async fn send_until_confirmed(sink: &mut dyn Sink, mut open: Vec<Message>) {
-    let begin = Instant::now();
-    while !open.is_empty() {
-        assert!(begin.elapsed() < HEALING_TIME_MAX, "the sink did not heal");
-        let outcomes = sink.send(&open).await;
-        let mut outcomes = outcomes.iter();
-        open.retain(|_| outcomes.next() != Some(&Sent::Confirmed));
-    }
-}
-
-fn done(source: &dyn Source, deliveries: &[Delivery]) {
-    let settlements: Vec<_> =
-        deliveries.iter().map(|delivery| (delivery.receipt, Settle::Done)).collect();
-    source.settler().settle(&settlements);
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_keeps_every_promise() {
@@ -332,11 +196,16 @@ async fn an_alarm_makes_windows_unknown_lets_readers_go_on_and_passes() {
         let says_why =
             |sent: &Sent| matches!(sent, Sent::Unknown { text } if text.contains("memory"));
         assert!(outcomes.iter().all(says_why), "{outcomes:?}");
+        let standing = sink.health().standing();
+        assert_eq!(standing.name(), "degraded");
+        assert!(standing.why().is_some_and(|why| why.contains("memory")), "{standing:?}");
     }
+    assert!(source.health().standing().is_ready());
     let read = receive(source.as_mut(), 10).await;
     done(source.as_ref(), &read);
     drop(undo);
     send_until_confirmed(sink.as_mut(), window(&channel, 10..20)).await;
+    until(&sink.health(), Standing::is_ready).await;
     let mut seen = BTreeSet::new();
     while seen.len() < 10 {
         let read = receive(source.as_mut(), 1).await;
@@ -364,8 +233,10 @@ async fn a_broker_that_stops_answering_makes_the_window_unknown_in_time_and_is_f
     let outcomes = sink.send(&window(&channel, 0..10)).await;
     assert!(begin.elapsed() < Duration::from_secs(4), "took {:?}", begin.elapsed());
     assert!(outcomes.iter().all(|sent| matches!(sent, Sent::Unknown { .. })), "{outcomes:?}");
+    until(&sink.health(), |standing| standing.name() == "away").await;
     drop(go_on);
     send_until_confirmed(sink.as_mut(), window(&channel, 0..10)).await;
+    until(&sink.health(), Standing::is_ready).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -104,6 +104,9 @@ pub struct RabbitMqSettings {
     pub message_bytes_max: usize,
     /// After which silence the peer is taken for dead; whole seconds. See [`HEARTBEAT`].
     pub heartbeat: Duration,
+    /// A source whose queues another process reads waits for them, and says so by its health, instead of being refused. Only for
+    /// processes whose state is not in a folder of their own: one that takes over must know what the other has done.
+    pub stand_by: bool,
 }
 
 impl RabbitMqSettings {
@@ -117,6 +120,7 @@ impl RabbitMqSettings {
             connect_time_max: CONNECT_TIME_MAX,
             message_bytes_max: MESSAGE_BYTES_MAX,
             heartbeat: HEARTBEAT,
+            stand_by: false,
         })
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Also tells the troubles that pass by themselves from the ones that a person must mend.
 
-use super::{NAME, RabbitMqSettings};
+use super::{NAME, RabbitMqSettings, owner};
 use crate::{ConnectorError, Health, retry::Delays};
 use lapin::{Connection, ConnectionProperties, ErrorKind, uri::AMQPUri};
 use std::{future::Future, time::Duration};
@@ -20,7 +20,7 @@ pub(super) mod code {
     pub(in super::super) const NOT_FOUND: u16 = 404;
     pub(in super::super) const PRECONDITION_FAILED: u16 = 406;
     pub(super) const INVALID_PATH: u16 = 402;
-    pub(super) const RESOURCE_LOCKED: u16 = 405;
+    pub(in super::super) const RESOURCE_LOCKED: u16 = 405;
     pub(super) const NOT_ALLOWED: u16 = 530;
 }
 
@@ -31,6 +31,8 @@ pub(super) enum Trouble {
     Mend(ConnectorError),
     /// Trying again may help.
     Passing { doing: String, source: Option<lapin::Error> },
+    /// Another connection reads this queue.
+    Owned { group: String, queue: String },
 }
 
 impl Trouble {
@@ -114,11 +116,19 @@ impl Dialer {
         let deadline = Instant::now() + waited;
         let mut delays = Delays::new();
         let mut last = None;
+        let mut owned = Owned::default();
         loop {
-            match timeout_at(deadline, attempt()).await {
+            match timeout_at(deadline.max(owned.deadline()), attempt()).await {
                 Ok(Ok(done)) => return Ok(done),
                 Ok(Err(Trouble::Mend(error))) => return Err(error),
                 Ok(Err(Trouble::Passing { source, .. })) => last = source,
+                Ok(Err(Trouble::Owned { group, queue })) => {
+                    if owned.for_too_long(self.settings.heartbeat) {
+                        return Err(owner::refused(&group, &queue));
+                    }
+                    sleep(owner::ASK_EVERY).await;
+                    continue;
+                }
                 Err(_) => {}
             }
             let next = Instant::now() + delays.after_failure();
@@ -148,6 +158,7 @@ impl Dialer {
         A: Future<Output = Result<T, Trouble>>,
     {
         let address = &self.settings.uri;
+        let mut owned = Owned::default();
         loop {
             match timeout(ATTEMPT_TIME_MAX + ATTEMPT_TIME_MAX, attempt()).await {
                 Ok(Ok(done)) => {
@@ -160,6 +171,17 @@ impl Dialer {
                     tracing::error!(%address, purpose, %error, "RabbitMQ refuses us, trying again.");
                     health.degraded(error.to_string());
                     report(error);
+                }
+                Ok(Err(Trouble::Owned { group, queue })) => {
+                    if owned.is_new() {
+                        tracing::warn!(%address, group, queue, "Another connection reads this queue, waiting for it.");
+                    }
+                    health.waiting(format!("another connection to RabbitMQ at {address} reads queue {queue}; this one takes it over when that ends"));
+                    if owned.for_too_long(self.settings.heartbeat) && !self.settings.stand_by {
+                        report(owner::refused(&group, &queue));
+                    }
+                    sleep(owner::ASK_EVERY).await;
+                    continue;
                 }
                 Ok(Err(Trouble::Passing { doing, source })) => {
                     let error = source.map(|source| source.to_string()).unwrap_or_default();
@@ -182,6 +204,32 @@ impl Dialer {
         let attempt_ms = u64::try_from(ATTEMPT_TIME_MAX.as_millis()).unwrap_or(u64::MAX);
         uri.query.connection_timeout.get_or_insert(attempt_ms);
         uri
+    }
+}
+
+/// For how long another connection has had what we want.
+#[derive(Default)]
+struct Owned {
+    since: Option<Instant>,
+    until: Option<Instant>,
+}
+
+impl Owned {
+    fn is_new(&self) -> bool {
+        self.since.is_none()
+    }
+
+    /// Whether it is longer than a dead one could have it.
+    fn for_too_long(&mut self, heartbeat: Duration) -> bool {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let until = since + owner::takeover_wait(heartbeat);
+        self.until = Some(until + ATTEMPT_TIME_MAX);
+        Instant::now() >= until
+    }
+
+    /// Until when an attempt may take, because asking goes on.
+    fn deadline(&self) -> Instant {
+        self.until.unwrap_or_else(Instant::now)
     }
 }
 

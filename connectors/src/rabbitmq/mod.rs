@@ -1,15 +1,17 @@
 //! RabbitMQ: queues that hand each message to one reader, exchanges that copy events to each group's queue.
 //!
 //! ```text
-//! source ─► connection ─► topology ─► consume ─► envelope ─► acks
-//! sink ─► connection ─► topology ─► envelope ─► publish the window ─► window: decided as a whole
+//! source ─► connection ─► owner ─► topology ─► consume ─► envelope ─► acks
+//! sink ─► line: connection ─► topology ─► envelope ─► publish the window ─► window: decided as a whole
 //! ```
 //!
 //! - A [channel of work](crate::ChannelKind::Work) is a durable quorum queue of that name, reached through the default exchange.
 //! - A [channel of events](crate::ChannelKind::Events) is a durable fanout exchange of that name; each group that reads it
 //!   has a durable quorum queue `<channel>.<group>`, created when its source is first opened. Events sent before that are not kept for it.
 //! - Every queue has a single active consumer. With consumers competing for single messages, a redelivery or a slow reader
-//!   would overtake its neighbours and break the order of a key; so one reader has the queue, and the others stand by.
+//!   would overtake its neighbours and break the order of a key. Who has the queue also has its lock, so that a second reader
+//!   is told: it is refused, or stands by where [`RabbitMqSettings::stand_by`] says so.
+//! - Dead letters lie in plain quorum queues, from which any tool takes them one by one.
 //! - Sources and sinks have a connection each: when the broker is short of memory or disk it stops reading from
 //!   connections that publish, and acknowledgements must not wait behind that.
 //! - lapin's own recovery is off. A connection that breaks is built anew, with its topology, for ever.
@@ -20,6 +22,8 @@ mod acks;
 mod config;
 mod connection;
 mod envelope;
+mod line;
+mod owner;
 mod sink;
 mod source;
 mod topology;
@@ -77,7 +81,8 @@ impl Connector for RabbitMqConnector {
         Ok(())
     }
 
-    /// Errors: as for `prepare`, and [`ConnectorError::Setting`] for a specification that can't be met.
+    /// Errors: as for `prepare`; [`ConnectorError::Setting`] for a specification that can't be met; [`ConnectorError::Owned`]
+    /// while another process reads one of its queues.
     async fn source(&self, spec: SourceSpec) -> Result<Box<dyn Source>, ConnectorError> {
         Ok(Box::new(source::RabbitMqSource::open(self.dialer.clone(), spec).await?))
     }

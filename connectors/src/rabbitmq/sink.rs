@@ -1,90 +1,28 @@
 //! Publishing: a whole window in flight on one confirming AMQP channel, then one decision over all of it.
 //!
-//! The connection is rebuilt by a task that the sink owns; [`send`](RabbitMqSink::send) waits for it within its time limit.
+//! The connection is kept by the task of a [`line`](super::line); [`send`](RabbitMqSink::send) waits for it within its time limit.
+//! What was prepared and is gone, because somebody deleted it, is declared again and sent to once more before it counts as unroutable.
 
 use super::{
-    connection::{Dialer, Trouble, code, refusal},
+    connection::{Dialer, code, refusal},
     envelope::{self, NAME_BYTES_MAX, Unfit},
+    line::{BLOCKED, Keeper},
     topology::{self, Prepared},
     window::{self, End, Heard, Returned},
 };
-use crate::{
-    ChannelKind, ConnectorError, Health, Message, Sent, Sink, UnsentReason, retry::Delays,
-};
+use crate::{ChannelKind, ChannelSpec, ConnectorError, Health, Message, Sent, Sink, UnsentReason};
 use async_trait::async_trait;
 use futures::future::{MaybeDone, maybe_done};
-use lapin::{
-    BasicProperties, Channel, Confirmation, Connection,
-    options::{BasicPublishOptions, ConfirmSelectOptions},
-};
-use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
-use tokio::{
-    task::JoinHandle,
-    time::{Instant, sleep, timeout_at},
-};
-
-/// How often we look whether the broker reads from us again. Alarms last seconds to hours.
-const BLOCKED_LOOK_EVERY: Duration = Duration::from_millis(100);
-
-/// What is said of a broker that does not read from us.
-const BLOCKED: &str =
-    "RabbitMQ takes no messages for want of memory or disk; see `rabbitmq-diagnostics alarms`";
+use lapin::{BasicProperties, Channel, Confirmation, Connection, options::BasicPublishOptions};
+use std::{collections::BTreeSet, pin::Pin, sync::Arc};
+use tokio::time::{Instant, timeout_at};
 
 /// Sends windows to one broker.
 pub(super) struct RabbitMqSink {
     dialer: Arc<Dialer>,
     prepared: Prepared,
-    /// None while a window is under way, so that a dropped `send` leaves no half-heard line behind.
-    line: Option<Line>,
-    dialling: Option<Dialling>,
-    delays: Delays,
-    /// How long the next rebuild waits before its first try.
-    pause: Duration,
+    keeper: Keeper,
     health: Health,
-}
-
-/// A connection with a confirming AMQP channel.
-struct Line {
-    connection: Connection,
-    amqp: Channel,
-    /// A window was given up on it: what the broker says from now on may belong to that one.
-    stale: bool,
-}
-
-impl Line {
-    async fn open(dialer: &Dialer, prepared: &Prepared) -> Result<Self, Trouble> {
-        let connection = dialer.dial("publish").await?;
-        if let Err(trouble) = topology::declare(&connection, &prepared.all(), None).await {
-            match trouble {
-                // What still exists can be published to; what does not is told per message.
-                Trouble::Mend(error) => {
-                    tracing::error!(%error, "A channel can't be declared again, publishing goes on.");
-                }
-                Trouble::Passing { .. } => return Err(trouble),
-            }
-        }
-        let opening = |error| Trouble::of("to open a confirming AMQP channel", error);
-        let amqp = connection.create_channel().await.map_err(opening)?;
-        amqp.confirm_select(ConfirmSelectOptions::default()).await.map_err(opening)?;
-        Ok(Self { connection, amqp, stale: false })
-    }
-
-    fn is_blocked(&self) -> bool {
-        self.connection.status().connected() && self.connection.status().blocked()
-    }
-
-    fn is_usable(&self) -> bool {
-        !self.stale && self.amqp.status().connected()
-    }
-}
-
-/// The task that rebuilds the line. Ends with its owner.
-struct Dialling(JoinHandle<Line>);
-
-impl Drop for Dialling {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 impl RabbitMqSink {
@@ -92,59 +30,93 @@ impl RabbitMqSink {
         dialer: Arc<Dialer>,
         prepared: Prepared,
     ) -> Result<Self, ConnectorError> {
-        let line =
-            dialer.while_opening("opening a sink", || Line::open(&dialer, &prepared)).await?;
-        Ok(Self {
-            dialer,
-            prepared,
-            line: Some(line),
-            dialling: None,
-            delays: Delays::new(),
-            pause: Duration::ZERO,
-            health: Health::new(),
-        })
+        let health = Health::new();
+        let keeper = Keeper::open(dialer.clone(), prepared.clone(), health.clone()).await?;
+        Ok(Self { dialer, prepared, keeper, health })
     }
 
-    /// Waits for a line that can be published on, and takes it.
-    async fn take_line(&mut self) -> Line {
-        while self.line.as_ref().is_some_and(Line::is_blocked) {
-            self.health.degraded(BLOCKED);
-            sleep(BLOCKED_LOOK_EVERY).await;
+    /// Sends these messages, all in flight at once, and decides each of them.
+    async fn send_part(&mut self, window: &[Message], deadline: Instant) -> Vec<Sent> {
+        let mut hearing = Hearing::new(window.len());
+        let mut sendable = Vec::with_capacity(window.len());
+        for (index, message) in window.iter().enumerate() {
+            match self.fit(message) {
+                Ok(properties) => sendable.push((index, message, properties)),
+                Err(withheld) => hearing.heard[index] = withheld,
+            }
         }
-        if let Some(line) = self.line.take()
-            && line.is_usable()
-        {
-            return line;
+        if sendable.is_empty() {
+            return window::decide(window, &hearing.heard, &[], &End::Complete);
         }
-        let dialling = self.dialling.get_or_insert_with(|| {
-            let (dialer, prepared, pause, health) =
-                (self.dialer.clone(), self.prepared.clone(), self.pause, self.health.clone());
-            Dialling(tokio::spawn(async move {
-                sleep(pause).await;
-                let open = || Line::open(&dialer, &prepared);
-                dialer.for_ever("publish", &mut Delays::new(), &health, open, |_| {}).await
-            }))
-        });
-        let ended = (&mut dialling.0).await;
-        self.dialling = None;
-        match ended {
-            Ok(line) => line,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            // The runtime is shutting down, and we with it.
-            Err(_) => std::future::pending().await,
+        let Ok(line) = timeout_at(deadline, self.keeper.take()).await else {
+            let end = End::TimedOut(self.silence());
+            return window::decide(window, &hearing.heard, &[], &end);
+        };
+        let in_time = timeout_at(deadline, publish(&line.amqp, sendable, &mut hearing)).await;
+        let end = match (in_time, hearing.broken.take()) {
+            (Err(_), _) => End::TimedOut(self.silence()),
+            (Ok(()), None) => End::Complete,
+            (Ok(()), Some(error)) => {
+                let silent = silent_exchanges(window, &hearing.heard);
+                let finding = end_of(&line.connection, &error, &silent);
+                match timeout_at(deadline, finding).await {
+                    Ok(end) => end,
+                    Err(_) => End::Broken(error.to_string()),
+                }
+            }
+        };
+        if !matches!(end, End::Complete) {
+            tracing::warn!(?end, messages = window.len(), "A window was not confirmed as a whole.");
+        }
+        match end {
+            End::Complete => line.proved(),
+            End::TimedOut(_) | End::Broken(_) => line.failed(),
+            // Only the AMQP channel was closed, over a message. The new line declares the topology again.
+            End::NoExchange(_) | End::Forbidden { .. } | End::TooLarge { .. } => line.spent(),
+        }
+        window::decide(window, &hearing.heard, &hearing.returned, &end)
+    }
+
+    /// Which messages found no queue or exchange although it was prepared: somebody has deleted it while we run.
+    fn deleted(&self, window: &[Message], outcomes: &[Sent]) -> Vec<usize> {
+        let is_unroutable =
+            |sent: &Sent| matches!(sent, Sent::Unsent { reason: UnsentReason::Unroutable, .. });
+        let unroutable = (0..window.len()).filter(|index| is_unroutable(&outcomes[*index]));
+        unroutable
+            .filter(|index| self.prepared.has(&window[*index].channel, window[*index].kind))
+            .collect()
+    }
+
+    /// Declares again what was deleted. Whatever lay in a queue is gone with it, which a person should know.
+    async fn declare_again(&mut self, window: &[Message]) {
+        let gone: BTreeSet<ChannelSpec> = window
+            .iter()
+            .map(|message| ChannelSpec { name: message.channel.clone(), kind: message.kind })
+            .collect();
+        for channel in &gone {
+            tracing::warn!(
+                channel = channel.name,
+                "A queue or exchange was deleted, with all that lay in it; declaring it again."
+            );
+        }
+        let gone: Vec<ChannelSpec> = gone.into_iter().collect();
+        let line = self.keeper.take().await;
+        match topology::declare(&line.connection, &gone, None).await {
+            Ok(()) => line.unused(),
+            Err(trouble) => tracing::error!(?trouble, "It can't be declared again."),
         }
     }
 
-    /// Why the window was not decided in time. `line` is the one it went out on, or would have.
-    fn silence(&self, line: Option<&Line>) -> String {
+    /// Why the window was not decided in time.
+    fn silence(&self) -> String {
         let limit = self.dialer.settings().confirm_time_max;
         let address = &self.dialer.settings().uri;
-        match line {
-            Some(line) if line.is_blocked() => {
-                format!("RabbitMQ at {address} takes no messages for want of memory or disk")
-            }
-            Some(_) => format!("RabbitMQ at {address} did not confirm within {}s", limit.as_secs()),
-            None => format!("RabbitMQ at {address} was not reached within {}s", limit.as_secs()),
+        if self.keeper.is_blocked() {
+            format!("RabbitMQ at {address} {BLOCKED}")
+        } else if self.keeper.is_connected() {
+            format!("RabbitMQ at {address} did not confirm within {}s", limit.as_secs())
+        } else {
+            format!("RabbitMQ at {address} was not reached within {}s", limit.as_secs())
         }
     }
 
@@ -170,71 +142,26 @@ impl RabbitMqSink {
             ),
         })
     }
-
-    /// Puts the line back if it can carry the next window.
-    fn keep_or_rebuild(&mut self, mut line: Line, end: &End) {
-        match end {
-            End::Complete => {
-                self.health.ready();
-                self.delays.succeeded();
-                self.pause = Duration::ZERO;
-                self.line = Some(line);
-            }
-            // A blocked connection can't even be closed: keep it instead of piling up more of them.
-            End::TimedOut(_) if line.is_blocked() => {
-                self.health.degraded(BLOCKED);
-                line.stale = true;
-                self.line = Some(line);
-            }
-            End::TimedOut(text) | End::Broken(text) => {
-                self.health.away(text);
-                self.pause = self.delays.after_failure();
-            }
-            // Only the AMQP channel was closed, over a message. The new line declares the topology again.
-            End::NoExchange(_) | End::Forbidden { .. } | End::TooLarge { .. } => {
-                self.pause = Duration::ZERO;
-            }
-        }
-    }
 }
 
 #[async_trait]
 impl Sink for RabbitMqSink {
     async fn send(&mut self, window: &[Message]) -> Vec<Sent> {
         let deadline = Instant::now() + self.dialer.settings().confirm_time_max;
-        let mut hearing = Hearing::new(window.len());
-        let mut sendable = Vec::with_capacity(window.len());
-        for (index, message) in window.iter().enumerate() {
-            match self.fit(message) {
-                Ok(properties) => sendable.push((index, message, properties)),
-                Err(withheld) => hearing.heard[index] = withheld,
+        let mut outcomes = self.send_part(window, deadline).await;
+        let deleted = self.deleted(window, &outcomes);
+        if deleted.is_empty() {
+            return outcomes;
+        }
+        let again: Vec<Message> = deleted.iter().map(|index| window[*index].clone()).collect();
+        // Once more and no further: who deletes it again and again means it.
+        if timeout_at(deadline, self.declare_again(&again)).await.is_ok() {
+            let second = self.send_part(&again, deadline).await;
+            for (index, outcome) in deleted.into_iter().zip(second) {
+                outcomes[index] = outcome;
             }
         }
-        if sendable.is_empty() {
-            return window::decide(window, &hearing.heard, &[], &End::Complete);
-        }
-        let Ok(line) = timeout_at(deadline, self.take_line()).await else {
-            let end = End::TimedOut(self.silence(self.line.as_ref()));
-            return window::decide(window, &hearing.heard, &[], &end);
-        };
-        let in_time = timeout_at(deadline, publish(&line.amqp, sendable, &mut hearing)).await;
-        let end = match (in_time, hearing.broken.take()) {
-            (Err(_), _) => End::TimedOut(self.silence(Some(&line))),
-            (Ok(()), None) => End::Complete,
-            (Ok(()), Some(error)) => {
-                let silent = silent_exchanges(window, &hearing.heard);
-                let finding = end_of(&line.connection, &error, &silent);
-                match timeout_at(deadline, finding).await {
-                    Ok(end) => end,
-                    Err(_) => End::Broken(error.to_string()),
-                }
-            }
-        };
-        if !matches!(end, End::Complete) {
-            tracing::warn!(?end, messages = window.len(), "A window was not confirmed as a whole.");
-        }
-        self.keep_or_rebuild(line, &end);
-        window::decide(window, &hearing.heard, &hearing.returned, &end)
+        outcomes
     }
 
     fn health(&self) -> Health {

@@ -13,7 +13,7 @@ use super::{
     NAME,
     acks::{Ledger, Telling},
     connection::{self, Dialer, Trouble},
-    envelope,
+    envelope, owner,
     topology::{self, queue_of},
 };
 use crate::{
@@ -64,9 +64,18 @@ impl RabbitMqSource {
         spec: SourceSpec,
     ) -> Result<Self, ConnectorError> {
         let reader = Arc::new(Reader::new(&spec, dialer.settings().prefetch_max)?);
-        let session =
-            dialer.while_opening("opening a source", || Session::open(&dialer, &reader)).await?;
+        let stand_by = dialer.settings().stand_by;
+        let attempt = || async {
+            match Session::open(&dialer, &reader).await {
+                Err(Trouble::Owned { .. }) if stand_by => Ok(None),
+                opened => opened.map(Some),
+            }
+        };
+        let session = dialer.while_opening("opening a source", attempt).await?;
         let inbox = Arc::new(Inbox::default());
+        if session.is_none() {
+            inbox.health.waiting("another connection reads its queues; this one stands by");
+        }
         let (stop, stopped) = oneshot::channel();
         let pump = Pump { dialer, reader, inbox: inbox.clone(), stopped };
         Ok(Self {
@@ -234,9 +243,17 @@ struct Pump {
 }
 
 impl Pump {
-    async fn run(mut self, mut session: Session) {
+    async fn run(mut self, opened: Option<Session>) {
         let address = self.dialer.settings().uri.clone();
         let mut delays = Delays::new();
+        let mut session = match opened {
+            Some(session) => session,
+            None => tokio::select! {
+                biased;
+                _ = &mut self.stopped => return,
+                taken_over = rebuild(&self.dialer, &self.reader, &self.inbox, &mut delays) => taken_over,
+            },
+        };
         loop {
             let since = Instant::now();
             match self.serve(&mut session).await {
@@ -272,13 +289,20 @@ impl Pump {
                     self.take_turn(session, happened.unwrap_or_default()).await
                 }
             };
-            if let Err(Trouble::Passing { doing, source }) = turn {
-                let source = source.map(|source| source.to_string()).unwrap_or_default();
-                return Ended::Lost(format!("{doing}: {source}"));
-            } else if let Err(Trouble::Mend(error)) = turn {
-                let text = error.to_string();
-                self.inbox.report(error);
-                return Ended::Lost(text);
+            match turn {
+                Ok(()) => {}
+                Err(Trouble::Passing { doing, source }) => {
+                    let source = source.map(|source| source.to_string()).unwrap_or_default();
+                    return Ended::Lost(format!("RabbitMQ was asked {doing}: {source}"));
+                }
+                Err(Trouble::Mend(error)) => {
+                    let text = error.to_string();
+                    self.inbox.report(error);
+                    return Ended::Lost(text);
+                }
+                Err(Trouble::Owned { queue, .. }) => {
+                    return Ended::Lost(format!("another connection reads queue {queue}"));
+                }
             }
         }
     }
@@ -341,6 +365,11 @@ struct Session {
 impl Session {
     async fn open(dialer: &Dialer, reader: &Reader) -> Result<Self, Trouble> {
         let connection = dialer.dial(&format!("consume {}", reader.group)).await?;
+        if let Err(trouble) = owner::lock(&connection, &reader.channels, &reader.group).await {
+            // What was taken is given back at once, and not when the broker finds out.
+            connection::close(connection).await;
+            return Err(trouble);
+        }
         topology::declare(&connection, &reader.channels, Some(&reader.group)).await?;
         let opening = |error| Trouble::of("to open an AMQP channel for consuming", error);
         let amqp = connection.create_channel().await.map_err(opening)?;

@@ -7,6 +7,7 @@ use super::{
     NAME,
     connection::{Trouble, code, refusal},
     envelope::NAME_BYTES_MAX,
+    owner,
 };
 use crate::{ChannelKind, ChannelSpec, ConnectorError};
 use lapin::{
@@ -35,6 +36,11 @@ impl Prepared {
         known.extend(channels.iter().cloned());
     }
 
+    pub(super) fn has(&self, name: &str, kind: ChannelKind) -> bool {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().any(|channel| channel.name == name && channel.kind == kind)
+    }
+
     pub(super) fn all(&self) -> Vec<ChannelSpec> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
@@ -55,7 +61,7 @@ pub(super) fn check_names(
 ) -> Result<(), ConnectorError> {
     let fits = |name: &str| !name.is_empty() && name.len() <= NAME_BYTES_MAX;
     let all_fit = |channel: &&ChannelSpec| {
-        fits(&channel.name) && group.is_none_or(|group| fits(&queue_of(channel, group)))
+        fits(&channel.name) && group.is_none_or(|group| owner::lock_fits(&queue_of(channel, group)))
     };
     match channels.iter().find(|channel| !all_fit(channel)) {
         None => Ok(()),
@@ -63,7 +69,7 @@ pub(super) fn check_names(
             connector: NAME,
             setting: format!("channel {:?}", channel.name),
             text: format!(
-                "the names of queues and exchanges have 1 to {NAME_BYTES_MAX} bytes, the group included"
+                "the names of queues and exchanges have 1 to {NAME_BYTES_MAX} bytes, group and `.owner` included"
             ),
         }),
     }
@@ -99,7 +105,8 @@ pub(super) async fn declare(
             (ChannelKind::Events, None) => continue,
         };
         let options = QueueDeclareOptions { durable: true, ..Default::default() };
-        amqp.queue_declare(queue.as_str().into(), options, queue_arguments())
+        let arguments = queue_arguments(channel.keeps_letters());
+        amqp.queue_declare(queue.as_str().into(), options, arguments)
             .await
             .map_err(|error| Trouble::of(format!("to declare queue {queue}"), error))?;
         if channel.kind == ChannelKind::Events {
@@ -131,12 +138,15 @@ pub(super) async fn lacks_exchange(connection: &Connection, exchange: &str) -> b
     })
 }
 
-fn queue_arguments() -> FieldTable {
+fn queue_arguments(keeps_letters: bool) -> FieldTable {
     let mut arguments = FieldTable::default();
     // Replicated, and survives a crash of the broker with everything it has confirmed.
     arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
-    // The order of a key holds only while one consumer has the queue.
-    arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+    // The order of a key holds only while one consumer has the queue. The broker hands nothing of such a queue to `basic.get`,
+    // which is how management and command line tools look at dead letters: those need no order.
+    if !keeps_letters {
+        arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+    }
     arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(DELIVERY_LIMIT));
     arguments
 }
