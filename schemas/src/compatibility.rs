@@ -1,12 +1,18 @@
 //! Whether one version of a message can be read by another: asked before a contract changes.
 
-use crate::known::{self, SchemaError};
+use crate::{
+    known::{self, SchemaError},
+    registry::Compatibility,
+};
 use apache_avro::{
     Schema,
     error::CompatibilityError,
-    schema_compatibility::{Compatibility, SchemaCompatibility},
+    schema_compatibility::{Compatibility as Readable, SchemaCompatibility},
 };
 use std::{error::Error, fmt::Write};
+
+/// Who can't read what, and why.
+pub(crate) type Unfit = (&'static str, Incompatible);
 
 /// Why a reader can't read all that a writer may write.
 #[derive(Debug, thiserror::Error)]
@@ -48,16 +54,41 @@ pub fn compatible(writer: &str, reader: &str) -> Result<(), Incompatible> {
     let parse =
         |side, text| known::parse(text).map_err(|source| Incompatible::Schema { side, source });
     let (writer, reader) = (parse("writer", writer)?, parse("reader", reader)?);
-    match readable(&writer, &reader)? {
-        Compatibility::Full => Ok(()),
-        Compatibility::Partial => {
-            Err(Incompatible::Sometimes { writer: name(&writer), reader: name(&reader) })
+    full(&writer, &reader)
+}
+
+/// Checks a new version against an old one, as far as the rule asks for it.
+pub(crate) fn fits(old: &str, new: &str, rule: Compatibility) -> Result<(), Unfit> {
+    if rule.is_backward() {
+        compatible_writer(old, new)
+            .map_err(|error| ("the new version can't read what the old one wrote", error))?;
+    }
+    if rule.is_forward() {
+        compatible_writer(new, old)
+            .map_err(|error| ("whoever still has the old version can't read the new one", error))?;
+    }
+    Ok(())
+}
+
+/// Like [`compatible`], for schemas of others too, whose aliases are of no matter here.
+fn compatible_writer(writer: &str, reader: &str) -> Result<(), Incompatible> {
+    let parse = |side, text| {
+        known::known_writer(text).map_err(|source| Incompatible::Schema { side, source })
+    };
+    full(parse("writer", writer)?.schema, parse("reader", reader)?.schema)
+}
+
+fn full(writer: &Schema, reader: &Schema) -> Result<(), Incompatible> {
+    match readable(writer, reader)? {
+        Readable::Full => Ok(()),
+        Readable::Partial => {
+            Err(Incompatible::Sometimes { writer: name(writer), reader: name(reader) })
         }
     }
 }
 
 /// How much of what one schema writes can be read with another; an error where nothing can.
-pub(crate) fn readable(writer: &Schema, reader: &Schema) -> Result<Compatibility, Incompatible> {
+pub(crate) fn readable(writer: &Schema, reader: &Schema) -> Result<Readable, Incompatible> {
     SchemaCompatibility::can_read(writer, reader).map_err(|error| Incompatible::Never {
         writer: name(writer),
         reader: name(reader),

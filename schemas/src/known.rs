@@ -2,7 +2,7 @@
 //!
 //! Parsing costs thirty times what encoding does, so a schema is kept for the life of the process and
 //! shared by every [`Bodies`](super::Bodies). It is never freed: its writer and reader borrow from it,
-//! and the texts come from the program and its contracts, never from a message.
+//! and the texts come from the program, its contracts and a schema registry, never from a message.
 
 use apache_avro::{
     Schema,
@@ -53,7 +53,11 @@ pub enum SchemaError {
 
 /// A parsed schema, with all that writing and reading need of it.
 pub(crate) struct Known {
+    pub(crate) text: &'static str,
+    /// The record and its field that readers here could not honour; of no matter to what only writes.
+    aliased: Option<(String, String)>,
     pub(crate) schema: &'static Schema,
+    /// The full name of the record.
     pub(crate) name: String,
     /// Rabin-64 over the parsing canonical form.
     pub(crate) fingerprint: u64,
@@ -63,15 +67,27 @@ pub(crate) struct Known {
 }
 
 /// Every schema of the process, by its text.
-static KNOWN: LazyLock<RwLock<HashMap<String, &'static Known>>> = LazyLock::new(RwLock::default);
+static KNOWN: LazyLock<RwLock<HashMap<&'static str, &'static Known>>> =
+    LazyLock::new(RwLock::default);
 
-/// The schema a text stands for, parsed at the first call only.
+/// The schema a text stands for, to read and write with; parsed at the first call only.
 pub(crate) fn known(text: &str) -> Result<&'static Known, SchemaError> {
+    let known = known_writer(text)?;
+    match &known.aliased {
+        None => Ok(known),
+        Some((schema, field)) => {
+            Err(SchemaError::Alias { schema: schema.clone(), field: field.clone() })
+        }
+    }
+}
+
+/// The schema a text stands for, where others wrote with it and it is resolved to a schema of our own.
+pub(crate) fn known_writer(text: &str) -> Result<&'static Known, SchemaError> {
     if let Some(known) = KNOWN.read().unwrap_or_else(PoisonError::into_inner).get(text) {
         return Ok(known);
     }
     // Checked before it is kept: what is refused is dropped again.
-    let schema = parse(text)?;
+    let (schema, aliased) = parse_any(text)?;
     let mut all = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
     if let Some(known) = all.get(text) {
         return Ok(known);
@@ -79,33 +95,45 @@ pub(crate) fn known(text: &str) -> Result<&'static Known, SchemaError> {
     if all.len() >= SCHEMAS_MAX {
         return Err(SchemaError::TooMany { schema: full_name(&schema) });
     }
-    let known: &'static Known = Box::leak(Box::new(prepare(text, Box::leak(Box::new(schema)))?));
-    all.insert(text.to_owned(), known);
+    let kept: &'static str = Box::leak(text.into());
+    let known = prepare(kept, Box::leak(Box::new(schema)), aliased)?;
+    let known: &'static Known = Box::leak(Box::new(known));
+    all.insert(kept, known);
     Ok(known)
 }
 
 /// Parses a text and refuses what readers here could not honour.
 pub(crate) fn parse(text: &str) -> Result<Schema, SchemaError> {
-    let schema = Schema::parse_str(text).map_err(|source| unreadable(text, source))?;
-    let resolved = ResolvedSchema::new(&schema).map_err(|source| unreadable(text, source))?;
-    for named in resolved.get_names().values() {
-        if let Schema::Record(record) = named
-            && let Some(field) = record.fields.iter().find(|field| !field.aliases.is_empty())
-        {
-            return Err(SchemaError::Alias {
-                schema: record.name.fullname(None),
-                field: field.name.clone(),
-            });
-        }
+    match parse_any(text)? {
+        (schema, None) => Ok(schema),
+        (_, Some((schema, field))) => Err(SchemaError::Alias { schema, field }),
     }
-    Ok(schema)
 }
 
-fn prepare(text: &str, schema: &'static Schema) -> Result<Known, SchemaError> {
+type Parsed = (Schema, Option<(String, String)>);
+
+fn parse_any(text: &str) -> Result<Parsed, SchemaError> {
+    let schema = Schema::parse_str(text).map_err(|source| unreadable(text, source))?;
+    let resolved = ResolvedSchema::new(&schema).map_err(|source| unreadable(text, source))?;
+    let aliased = resolved.get_names().values().find_map(|named| {
+        let Schema::Record(record) = named else { return None };
+        let field = record.fields.iter().find(|field| !field.aliases.is_empty())?;
+        Some((record.name.fullname(None), field.name.clone()))
+    });
+    Ok((schema, aliased))
+}
+
+fn prepare(
+    text: &'static str,
+    schema: &'static Schema,
+    aliased: Option<(String, String)>,
+) -> Result<Known, SchemaError> {
     let prepare = || {
         let resolved = ResolvedSchema::new(schema)?;
         let digest = schema.fingerprint::<Rabin>();
         Ok(Known {
+            text,
+            aliased: aliased.clone(),
             schema,
             name: full_name(schema),
             fingerprint: u64::from_le_bytes(

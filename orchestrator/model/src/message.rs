@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::fmt;
 
 /// How bodies on a channel are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// JSON text.
@@ -77,6 +77,65 @@ pub trait Command: Message {
 pub trait Event: Message {
     /// Where it is published.
     const ON: Channel;
+}
+
+/// A message type as one side of a conversation uses it: what has to be agreed on before the first message is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Contract {
+    /// The message's name.
+    pub name: &'static str,
+    /// The text of its `.avsc`, where it has one.
+    pub schema: Option<&'static str>,
+    /// The channel it belongs to; for an answer, the channel of its command, whoever asked.
+    pub channel: &'static str,
+    /// How its bodies are written.
+    pub format: Format,
+    /// Whether it is sent here; else it is read here.
+    pub sent: bool,
+}
+
+impl Contract {
+    /// Of a message that is sent.
+    pub const fn sent<M: Message>(on: Channel) -> Self {
+        Self { name: M::NAME, schema: M::SCHEMA, channel: on.name, format: on.format, sent: true }
+    }
+
+    /// Of a message that is read.
+    pub const fn read<M: Message>(on: Channel) -> Self {
+        Self { sent: false, ..Self::sent::<M>(on) }
+    }
+
+    /// Of a command as its sender uses it: it is sent, and its answers are read.
+    pub fn asking<C: Command>() -> Vec<Self> {
+        let mut all = vec![Self::sent::<C>(C::TO)];
+        all.extend(Self::answers::<C>().map(|answer| Self { sent: false, ..answer }));
+        all
+    }
+
+    /// Of the question what became of a command: it is sent, and its answers are read.
+    pub fn asking_status(on: Channel) -> Vec<Self> {
+        vec![
+            Self::sent::<StatusQuery>(on),
+            Self::read::<StatusNotDone>(on),
+            Self::read::<StatusUnknown>(on),
+        ]
+    }
+
+    /// Of a command as its participant uses it: it and the question what became of it are read, and the answers are sent.
+    pub fn answering<C: Command>() -> Vec<Self> {
+        let mut all = vec![Self::read::<C>(C::TO)];
+        all.extend(Self::answers::<C>());
+        all.extend(Self::asking_status(C::TO).iter().map(|asked| Self { sent: !asked.sent, ..*asked }));
+        all
+    }
+
+    fn answers<C: Command>() -> impl Iterator<Item = Self> {
+        let rejection = Self::sent::<C::Rejection>(C::TO);
+        // Nobody can write it.
+        let rejection = (rejection.name != Never::NAME).then_some(rejection);
+        let certain = [Self::sent::<C::Success>(C::TO), Self::sent::<Failure>(C::TO)];
+        certain.into_iter().chain(rejection)
+    }
 }
 
 /// A rejection that can't happen. Required of compensations and of retriable steps.

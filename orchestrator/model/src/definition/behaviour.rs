@@ -4,7 +4,7 @@
 //! any data, so that the very same transition can be driven through every order of inputs.
 
 use super::graph::{MessageRef, NodeId};
-use crate::message::{Body, Codec, CodecError, Format, Key, StatusQuery};
+use crate::message::{Body, Codec, CodecError, Contract, Format, Key, StatusQuery};
 use serde::{Serialize, de::DeserializeOwned};
 use std::any::Any;
 
@@ -67,7 +67,7 @@ pub(crate) enum Act {
     Step(StepAct),
     Wait,
     Choose(ChooseAct),
-    Publish(MakeAct),
+    Publish(MakeAct, Contract),
 }
 
 pub(crate) struct StepAct {
@@ -75,6 +75,18 @@ pub(crate) struct StepAct {
     pub succeeded: HandleAct,
     pub rejected: HandleAct,
     pub undo: Option<UndoAct>,
+    pub contracts: Vec<Contract>,
+}
+
+impl Act {
+    /// The messages it sends and reads; an awaited event has its own place.
+    pub(crate) fn contracts(&self) -> &[Contract] {
+        match self {
+            Self::Step(step) => &step.contracts,
+            Self::Publish(_, contract) => std::slice::from_ref(contract),
+            Self::Container | Self::Wait | Self::Choose(_) => &[],
+        }
+    }
 }
 
 /// How an event finds its instance and what it does there.
@@ -82,6 +94,7 @@ pub(crate) struct EventAct {
     /// The wait it is for; `None` for an event that cancels.
     pub node: Option<NodeId>,
     pub event: MessageRef,
+    pub contract: Contract,
     pub key: KeyAct,
     pub handle: HandleAct,
 }
@@ -238,7 +251,7 @@ impl Behaviour for Declared {
         codec: &dyn Codec,
     ) -> Result<Body, CodecError> {
         match &self.acts[node.index()] {
-            Act::Publish(make) => make(data, codec),
+            Act::Publish(make, _) => make(data, codec),
             _ => unreachable!("only publishing nodes publish"),
         }
     }

@@ -6,7 +6,7 @@ use super::{
     graph::{AskStatus, MessageRef, OnTimeout, WayBack},
 };
 use crate::{
-    message::{Body, Channel, Codec, CodecError, Command, Event, Key, Message, Never},
+    message::{Body, Channel, Codec, CodecError, Command, Contract, Event, Key, Message, Never},
     retry::Retry,
 };
 use std::{any::TypeId, marker::PhantomData, time::Duration};
@@ -245,7 +245,12 @@ impl<D: Data, C: Command, R, T> StepDraft<D, C, R, T> {
         self
     }
 
-    fn finish(self, way_back: WayBack, undo: Option<UndoAct>) -> Block<D> {
+    fn finish(self, way_back: WayBack, undo: Option<UndoAct>, undoing: Vec<Contract>) -> Block<D> {
+        let mut contracts = Contract::asking::<C>();
+        contracts.extend(undoing);
+        if self.status.is_some() {
+            contracts.extend(Contract::asking_status(C::TO));
+        }
         let Self { make, on_success, on_rejection, .. } = self;
         let act = StepAct {
             command: Box::new(move |data, codec| {
@@ -266,6 +271,7 @@ impl<D: Data, C: Command, R, T> StepDraft<D, C, R, T> {
                 Ok(())
             }),
             undo,
+            contracts,
         };
         let step = super::graph::Step {
             command: MessageRef::of::<C>(C::TO),
@@ -303,7 +309,7 @@ impl<D: Data, C: Command, R, T> StepDraft<D, C, R, T> {
                 let outcome = reply.as_ref().map_or(Outcome::InDoubt, Outcome::Done);
                 Body::write(&undo(data_ref(data), outcome), X::TO.format, codec)
             });
-        self.finish(way_back, Some(act))
+        self.finish(way_back, Some(act), Contract::asking::<X>())
     }
 
     /// There is nothing to undo. The written reason is kept with the definition and makes the exception an accepted one:
@@ -313,7 +319,7 @@ impl<D: Data, C: Command, R, T> StepDraft<D, C, R, T> {
         R: RejectionSettled<C::Rejection>,
         T: TimeLimited,
     {
-        self.finish(WayBack::Nothing { reason: reason.into() }, None)
+        self.finish(WayBack::Nothing { reason: reason.into() }, None, Vec::new())
     }
 
     /// The point of no return: once it is done the saga only goes forward. It is never left in doubt.
@@ -322,7 +328,7 @@ impl<D: Data, C: Command, R, T> StepDraft<D, C, R, T> {
         R: RejectionSettled<C::Rejection>,
         T: TimeLimited,
     {
-        self.finish(WayBack::Pivot, None)
+        self.finish(WayBack::Pivot, None, Vec::new())
     }
 
     /// After the pivot: asked until it is done.
@@ -331,7 +337,7 @@ impl<D: Data, C: Command, R, T> StepDraft<D, C, R, T> {
         C::Rejection: CanNotHappen,
         T: TimeLimited,
     {
-        self.finish(WayBack::Retriable, None)
+        self.finish(WayBack::Retriable, None, Vec::new())
     }
 }
 
@@ -392,6 +398,7 @@ pub(super) fn event_act<D: Data, E: Event, K: Into<Key> + 'static>(
     EventAct {
         node: None,
         event: MessageRef::of::<E>(E::ON),
+        contract: Contract::read::<E>(E::ON),
         key: Box::new(
             move |body: &Body, codec: &dyn Codec| Ok(key(&body.read::<E>(codec)?).into()),
         ),
@@ -490,7 +497,7 @@ pub fn publish<D: Data, E: Event>(name: &str, make: fn(&D) -> E) -> Block<D> {
     Block::of(Shape::Publish {
         name: name.into(),
         event: MessageRef::of::<E>(E::ON),
-        act: Act::Publish(maker(make)),
+        act: Act::Publish(maker(make), Contract::sent::<E>(E::ON)),
     })
 }
 

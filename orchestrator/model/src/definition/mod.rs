@@ -24,7 +24,7 @@ pub use graph::{
     Arm, AskStatus, Ends, Graph, Kind, MessageRef, Node, NodeId, OnTimeout, Repeat, Step, WayBack,
 };
 
-use crate::message::{Body, Codec, CodecError, Event, Key};
+use crate::message::{Body, Codec, CodecError, Contract, Event, Key};
 use behaviour::{Act, EventAct, KeyAct};
 use block::{Shape, event_act, maker};
 use std::{fmt, marker::PhantomData, ops::Deref, sync::Arc, time::Duration};
@@ -76,6 +76,7 @@ pub struct Plan {
     start_key: KeyAct,
     event_keys: Vec<(String, KeyAct)>,
     read_data: ReadData,
+    contracts: Vec<Contract>,
 }
 
 impl fmt::Debug for Plan {
@@ -95,6 +96,7 @@ impl Plan {
             start_key: Box::new(|_, _| Ok(Key::from("explored"))),
             event_keys: Vec::new(),
             read_data: read,
+            contracts: Vec::new(),
         }
     }
 
@@ -106,6 +108,11 @@ impl Plan {
     /// The hash of the shape. It never changes once a version is released.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
+    }
+
+    /// Every message that its instances send or read, each once; with a schema where its author gave it one.
+    pub fn contracts(&self) -> &[Contract] {
+        &self.contracts
     }
 
     /// The key of the instance that a start event begins.
@@ -150,6 +157,7 @@ pub struct SagaDraft<D> {
     begin: BeginAct,
     start_key: KeyAct,
     cancels: Vec<EventAct>,
+    contracts: Vec<Contract>,
     data: PhantomData<fn(D)>,
 }
 
@@ -177,6 +185,7 @@ where
         begin: Box::new(move |body, codec| Ok(Box::new(begin(body.read::<E>(codec)?)))),
         start_key: Box::new(move |body, codec| Ok(key(&body.read::<E>(codec)?).into())),
         cancels: Vec::new(),
+        contracts: vec![Contract::read::<E>(E::ON)],
         data: PhantomData,
     }
 }
@@ -227,6 +236,7 @@ impl<D: Data + serde::de::DeserializeOwned> SagaDraft<D> {
             completed: Some(MessageRef::of::<S>(S::ON)),
             failed: Some(MessageRef::of::<F>(F::ON)),
         };
+        self.contracts.extend([Contract::sent::<S>(S::ON), Contract::sent::<F>(F::ON)]);
         self.build(Some(maker(completed)), Some(maker(failed)))
     }
 
@@ -247,6 +257,11 @@ impl<D: Data + serde::de::DeserializeOwned> SagaDraft<D> {
         let fingerprint = Fingerprint::of(&graph);
         let event_keys =
             laid.events.iter_mut().map(|act| (act.event.name.clone(), take_key(act))).collect();
+        let mut contracts = self.contracts;
+        contracts.extend(laid.acts.iter().flat_map(Act::contracts));
+        contracts.extend(laid.events.iter().map(|act| act.contract));
+        contracts.sort_unstable();
+        contracts.dedup();
         let declared = Declared { acts: laid.acts, events: laid.events, completed, failed };
         let plan = Plan {
             graph,
@@ -266,6 +281,7 @@ impl<D: Data + serde::de::DeserializeOwned> SagaDraft<D> {
                         )
                     })
             },
+            contracts,
         };
         Ok(Definition { plan: Arc::new(plan), data: PhantomData })
     }
