@@ -125,7 +125,9 @@ impl Contract {
     pub fn answering<C: Command>() -> Vec<Self> {
         let mut all = vec![Self::read::<C>(C::TO)];
         all.extend(Self::answers::<C>());
-        all.extend(Self::asking_status(C::TO).iter().map(|asked| Self { sent: !asked.sent, ..*asked }));
+        all.extend(
+            Self::asking_status(C::TO).iter().map(|asked| Self { sent: !asked.sent, ..*asked }),
+        );
         all
     }
 
