@@ -266,6 +266,18 @@ pub enum ConnectorError {
         /// What the broker said, and what can be done.
         text: String,
     },
+    /// The broker knows us and does not let us.
+    #[error(
+        "{connector} does not permit {doing}: {text}; let an administrator of the brokers grant it to the user of this process"
+    )]
+    NotAuthorised {
+        /// Which connector.
+        connector: &'static str,
+        /// What was being done.
+        doing: String,
+        /// What the broker said.
+        text: String,
+    },
     /// Another process reads for this group already.
     #[error(
         "{connector} group {group} is already read by {owner}; stop it first, or give this process a group of its own"

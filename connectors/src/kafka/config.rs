@@ -20,6 +20,10 @@ pub const SEND_WAIT_MAX: Duration = Duration::from_secs(30);
 /// A restart after a crash waits that long. Brokers refuse less than six seconds by default.
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Beyond the time limit of a window: what a transaction may take to be ended. Brokers give up one that is open for longer than
+/// both together, and only then do readers of what is committed see what others have sent behind it.
+const TRANSACTION_MARGIN: Duration = Duration::from_secs(5);
+
 /// How long a producer gathers messages for one request (ms). A window is handed over as a whole, so there is little to wait for.
 const LINGER_MS: u32 = 1;
 
@@ -41,6 +45,8 @@ const OURS: &[&str] = &[
     "partition.assignment.strategy",
     "request.required.acks",
     "session.timeout.ms",
+    "transaction.timeout.ms",
+    "transactional.id",
 ];
 
 /// How to reach Kafka, and what to create there.
@@ -163,9 +169,35 @@ impl KafkaSettings {
             .set("heartbeat.interval.ms", (session_ms / 4).max(100).to_string())
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
-            // Nothing is ever written to the topic of owners.
+            // Records of owners are read elsewhere.
             .set("auto.offset.reset", "latest")
             .set("allow.auto.create.topics", "false");
+        config
+    }
+
+    /// Sends for the owner of a group, see [`super::fence`].
+    pub(super) fn owning_producer(&self, group: &str) -> ClientConfig {
+        let mut config = self.producer();
+        let transaction = self.send_wait_max + TRANSACTION_MARGIN;
+        config
+            .set("transactional.id", super::ownership::topic(group))
+            .set("transaction.timeout.ms", transaction.as_millis().to_string());
+        config
+    }
+
+    /// Reads what is committed of the record of a group's owner, up to its end.
+    pub(super) fn record(&self) -> ClientConfig {
+        let mut config = self.client("record");
+        config
+            // Nothing is committed; librdkafka wants a name.
+            .set("group.id", "dirigent-record")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("enable.partition.eof", "true")
+            .set("auto.offset.reset", "earliest")
+            .set("isolation.level", "read_committed")
+            .set("allow.auto.create.topics", "false")
+            .set("fetch.wait.max.ms", "10");
         config
     }
 
@@ -205,12 +237,15 @@ impl fmt::Debug for KafkaSettings {
 fn client_id(role: &str) -> String {
     static CLIENTS: AtomicU64 = AtomicU64::new(0);
     let number = CLIENTS.fetch_add(1, Ordering::Relaxed);
+    format!("dirigent-{role}-{}-{}-{number}", host(), std::process::id())
+}
+
+/// The name of this machine.
+pub(super) fn host() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
         .ok()
         .or_else(|| std::env::var("HOSTNAME").ok());
-    let host =
-        host.as_deref().map(str::trim).filter(|host| !host.is_empty()).unwrap_or("unknown-host");
-    format!("dirigent-{role}-{host}-{}-{number}", std::process::id())
+    host.as_deref().map(str::trim).filter(|host| !host.is_empty()).unwrap_or("unknown-host").into()
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::{
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::Notify;
 
@@ -31,6 +31,8 @@ pub(super) struct Inbox {
     arrived: Notify,
     room: Condvar,
     unsettled_max: usize,
+    /// For how long nothing need be heard of the group before a delivery is held back.
+    sure_for: Duration,
     health: Health,
 }
 
@@ -41,14 +43,16 @@ struct State {
     marks: BTreeMap<PartitionId, Mark>,
     /// Why the reader has ended; the first to ask gets the error itself.
     ended: Option<Option<ConnectorError>>,
+    /// When the group was last known to be ours; `None` while that is in doubt.
+    held: Option<Instant>,
     closed: bool,
 }
 
 impl Inbox {
-    pub(super) fn new(unsettled_max: usize) -> Self {
+    pub(super) fn new(unsettled_max: usize, sure_for: Duration) -> Self {
         let (arrived, room) = (Notify::new(), Condvar::new());
         let (unsettled_max, health) = (unsettled_max.max(1), Health::new());
-        Self { state: Mutex::default(), arrived, room, unsettled_max, health }
+        Self { state: Mutex::default(), arrived, room, unsettled_max, sure_for, health }
     }
 
     pub(super) fn health(&self) -> &Health {
@@ -59,6 +63,23 @@ impl Inbox {
 
     pub(super) fn begin(&self, partition: PartitionId, start: Start) {
         self.lock().marks.insert(partition, Mark::starting_at(start));
+    }
+
+    /// The group was ours at this time, or is in doubt: then nothing is handed out.
+    pub(super) fn held(&self, at: Option<Instant>) {
+        let mut state = self.lock();
+        let was_sure = self.is_sure(&state);
+        state.held = at;
+        if !was_sure && self.is_sure(&state) {
+            drop(state);
+            self.arrived.notify_one();
+        }
+    }
+
+    /// A process that stood still for long may have lost the group without having heard of it: what was read before then
+    /// is another's by now.
+    fn is_sure(&self, state: &State) -> bool {
+        state.held.is_some_and(|held| held.elapsed() < self.sure_for)
     }
 
     /// How many messages may be read now; waits for a moment while there is no room.
@@ -118,7 +139,7 @@ impl Inbox {
                         text: "this source has ended with an error before; open a new one".into(),
                     }));
                 }
-                if !state.ready.is_empty() {
+                if !state.ready.is_empty() && self.is_sure(&state) {
                     let count = max.max(1).min(state.ready.len());
                     return Ok((0..count).filter_map(|_| state.hand_out()).collect());
                 }

@@ -1,11 +1,12 @@
 //! One process owns a group.
 //!
 //! Partitions are assigned by hand, so the brokers would let two processes read the same ones. Therefore each source also joins the
-//! group and subscribes to the topic `<group>.owner`, which has one partition and no messages: whoever is assigned it owns the group.
+//! group and subscribes to the topic `<group>.owner`, which has one partition: whoever is assigned it owns the group, and then takes
+//! its [fence](super::fence), which leaves the [record](super::record) of the owner there.
 //! The sticky strategy leaves it with its owner when another process joins. After a crash the brokers give the owner up once its
 //! session has timed out; the next process waits for that. Being a member also lets the owner commit offsets for lag displays.
 
-use super::{KafkaSettings, NAME, context::Context};
+use super::{KafkaSettings, NAME, context::Context, record::Records};
 use crate::ConnectorError;
 use rdkafka::{
     ClientContext, Offset, TopicPartitionList,
@@ -113,14 +114,29 @@ impl Ownership {
         Ok(held)
     }
 
-    /// The other members, as the brokers name them.
+    /// What this process is called in the group.
+    pub(super) fn client_id(&self) -> &str {
+        &self.client_id
+    }
+
+    /// The other process, by its record, or as the brokers name it.
     fn owner(&self) -> String {
         let listed = self.consumer.fetch_group_list(Some(&self.group), NAMING_WAIT_MAX);
-        let names: Vec<String> = listed
-            .iter()
-            .flat_map(|list| list.groups())
-            .flat_map(|group| group.members())
-            .filter(|member| member.client_id() != self.client_id)
+        let members = || {
+            let groups = listed.iter().flat_map(|list| list.groups());
+            let members = groups.flat_map(|group| group.members());
+            members.filter(|member| member.client_id() != self.client_id)
+        };
+        let found = Records::of(&self.settings, &self.group).and_then(|records| records.last());
+        let found = found.ok().flatten();
+        if let Some(found) = found
+            && (members().count() == 0
+                || members().any(|member| member.client_id() == found.record.client))
+        {
+            return found.named();
+        }
+        // It has not written its name yet.
+        let names: Vec<String> = members()
             .map(|member| {
                 format!(
                     "{} on {}",

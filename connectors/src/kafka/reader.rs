@@ -1,7 +1,7 @@
 //! The thread that reads: it owns the consumers, and nothing else touches them.
 //!
 //! ```text
-//! own the group ─► compare positions with the log ─► assign by hand ─► poll, as long as there is room ─► Inbox
+//! own the group, take its fence ─► compare positions with the log ─► assign by hand ─► poll, as long as there is room ─► Inbox
 //! ```
 //!
 //! While there is no room it does not poll for messages: librdkafka's own queue fills up to its bound, and fetching stops there.
@@ -11,6 +11,7 @@ use super::{
     KafkaSettings, NAME,
     context::Context,
     envelope,
+    fence::{Fence, Fences, Holding},
     inbox::{Inbox, Incoming, PartitionId},
     ownership::{Held, Ownership},
     positions::{self, Start},
@@ -41,6 +42,9 @@ const COMMIT_EVERY: Duration = Duration::from_secs(2);
 /// How often is looked whether a topic has more partitions than are read.
 const PARTITIONS_EVERY: Duration = Duration::from_secs(60);
 
+/// How often the record of the owner is read while the group is in doubt.
+const RECORD_EVERY: Duration = Duration::from_secs(1);
+
 /// How long one question for offsets may take.
 const OFFSETS_WAIT_MAX: Duration = Duration::from_secs(5);
 
@@ -53,6 +57,8 @@ pub(super) struct Reader {
     committed: BTreeMap<PartitionId, u64>,
     /// The group was ours, and may be another's by now.
     suspended: bool,
+    record_due: Instant,
+    holding: Holding,
     // Dropped in this order: reading ends before the group is left.
     consumer: BaseConsumer<Context>,
     ownership: Ownership,
@@ -64,6 +70,7 @@ impl Reader {
         settings: Arc<KafkaSettings>,
         spec: SourceSpec,
         inbox: Arc<Inbox>,
+        fences: &Fences,
     ) -> Result<Option<Self>, ConnectorError> {
         let doing = || format!("opening group {}", spec.group);
         let mut ownership = Ownership::join(settings.clone(), &spec.group)?;
@@ -82,6 +89,8 @@ impl Reader {
                 Held::Unknown => {}
             }
         }
+        let fence = Fence::take(settings.clone(), &spec.group, ownership.client_id())?;
+        let holding = Arc::new(fence).enter(fences);
         let consumer = settings
             .reader(&spec.group)
             .create_with_context(Context::of(inbox.health()))
@@ -94,6 +103,8 @@ impl Reader {
             partitions: BTreeMap::new(),
             committed: BTreeMap::new(),
             suspended: false,
+            record_due: Instant::now(),
+            holding,
             consumer,
             ownership,
         };
@@ -198,20 +209,25 @@ impl Reader {
         let mut turn = Instant::now();
         while !self.inbox.closed() {
             // A process that was stopped, or starved, may have lost the group without having heard of it.
-            if std::mem::replace(&mut turn, Instant::now()).elapsed()
-                > self.settings.session_timeout / 2
-            {
+            let before = std::mem::replace(&mut turn, Instant::now());
+            if before.elapsed() > self.settings.session_timeout / 2 {
                 self.suspend();
+            }
+            if let Some(owner) = self.holding.lost() {
+                return Err(self.holding.owned(owner));
             }
             let wait = if self.suspended { POLL_WAIT_MAX } else { Duration::ZERO };
             if self.ownership.serve(wait)? != Held::Ours {
                 self.suspend();
+                self.look_at_the_record()?;
                 continue;
             }
-            if self.suspended {
+            if self.suspended || self.holding.is_asked() {
                 self.resume()?;
                 continue;
             }
+            // As of the beginning of this turn: whatever stops the process within it makes this an old word.
+            self.inbox.held(Some(turn));
             let now = Instant::now();
             if now >= commit_due {
                 self.commit();
@@ -303,6 +319,7 @@ impl Reader {
     fn suspend(&mut self) {
         if !self.suspended {
             self.suspended = true;
+            self.inbox.held(None);
             self.inbox
                 .health()
                 .waiting("the group may belong to another process by now; asking the brokers");
@@ -313,61 +330,54 @@ impl Reader {
         }
     }
 
-    /// The group is ours again. Had another process read meanwhile, reading on would repeat what it did.
+    /// Asks the brokers whether we are the member that owns the group, and whether nobody has had it meanwhile: reading on would
+    /// repeat what that one did.
     fn resume(&mut self) -> Result<(), ConnectorError> {
-        let next: BTreeMap<PartitionId, u64> = self
-            .inbox
-            .next_offsets()
-            .into_iter()
-            .filter_map(|(partition, next)| Some((partition, next?)))
-            .collect();
-        let mut asked = TopicPartitionList::new();
-        for (index, partition) in next.keys() {
-            asked.add_partition(&self.channels[*index].name, *partition as i32);
-        }
-        match self.ownership.committed(asked) {
-            Err(error) if topics::permanent(&error) => return Err(self.refused(&error)),
-            // Asked again with the next turn.
-            Err(_) => return Ok(()),
-            Ok(committed) => {
-                for ((index, partition), next) in next {
-                    let topic = &self.channels[index].name;
-                    let found = committed
-                        .find_partition(topic, partition as i32)
-                        .map(|found| found.offset());
-                    if let Some(Offset::Offset(offset)) = found
-                        && offset > signed(next)
-                    {
-                        let text = format!(
-                            "it has read up to offset {offset} while this one stood at {next}"
-                        );
-                        tracing::error!(
-                            group = self.group,
-                            topic,
-                            partition,
-                            text,
-                            "Another process had the group meanwhile."
-                        );
-                        let owner = format!(
-                            "another process meanwhile; {text} (topic {topic} partition {partition})"
-                        );
-                        return Err(ConnectorError::Owned {
-                            connector: NAME,
-                            group: self.group.clone(),
-                            owner,
-                        });
-                    }
-                }
-            }
-        }
+        let asked = self.holding.asked();
         if let Err(error) = self.ownership.confirm() {
+            if topics::permanent(&error) {
+                return Err(self.refused(&error));
+            }
+            self.suspend();
             tracing::debug!(%error, group = self.group, "The group is not ours yet.");
+            self.look_at_the_record()?;
+            // Asked again with the next turn.
+            std::thread::sleep(POLL_WAIT_MAX);
             return Ok(());
         }
-        self.suspended = false;
-        self.inbox.health().ready();
-        tracing::info!(group = self.group, "The group is ours again, reading goes on.");
+        if !self.record_is_ours()? {
+            return Ok(());
+        }
+        self.holding.answer(asked);
+        if std::mem::take(&mut self.suspended) {
+            self.inbox.health().ready();
+            tracing::info!(group = self.group, "The group is ours again, reading goes on.");
+        }
         Ok(())
+    }
+
+    /// While the group is in doubt: an error once it is another's.
+    fn look_at_the_record(&mut self) -> Result<(), ConnectorError> {
+        if Instant::now() >= self.record_due {
+            self.record_is_ours()?;
+            self.record_due = Instant::now() + RECORD_EVERY;
+        }
+        Ok(())
+    }
+
+    /// False when the brokers did not tell. An error when it is another's.
+    fn record_is_ours(&self) -> Result<bool, ConnectorError> {
+        if let Err(error) = self.holding.check() {
+            if topics::permanent(&error) {
+                return Err(self.refused(&error));
+            }
+            tracing::debug!(%error, group = self.group, "The record of the owner can't be read.");
+            return Ok(false);
+        }
+        let Some(owner) = self.holding.lost() else { return Ok(true) };
+        tracing::error!(group = self.group, owner, "Another process has taken the group over.");
+        self.inbox.health().degraded(format!("another process owns the group: {owner}"));
+        Err(self.holding.owned(owner))
     }
 
     fn commit(&mut self) {

@@ -3,6 +3,7 @@
 use super::{
     KafkaSettings, NAME,
     closing::{Closing, SourceLives},
+    fence::Fences,
     inbox::Inbox,
     reader::Reader,
 };
@@ -21,11 +22,12 @@ impl KafkaSource {
     pub(super) async fn open(
         settings: Arc<KafkaSettings>,
         closing: &Arc<Closing>,
+        fences: Fences,
         spec: SourceSpec,
     ) -> Result<Self, ConnectorError> {
+        let inbox = Inbox::new(spec.unsettled_max, settings.session_timeout / 2);
         // Built first: dropping it, also when this future is dropped, ends the thread.
-        let source =
-            Self { inbox: Arc::new(Inbox::new(spec.unsettled_max)), _lives: closing.source() };
+        let source = Self { inbox: Arc::new(inbox), _lives: closing.source() };
         let (opened, opens) = oneshot::channel();
         let (inbox, runs) = (source.inbox.clone(), closing.thread());
         let group = spec.group.clone();
@@ -40,7 +42,7 @@ impl KafkaSource {
                 // Says that this thread has ended, however it ends.
                 let _runs = runs;
                 let _guard = EndGuard { inbox: inbox.clone(), error: Some(ended()) };
-                match Reader::open(settings, spec, inbox.clone()) {
+                match Reader::open(settings, spec, inbox.clone(), &fences) {
                     Ok(Some(reader)) => {
                         let _ = opened.send(Ok(()));
                         if let Err(error) = reader.run() {

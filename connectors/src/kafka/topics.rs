@@ -21,6 +21,15 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 pub(super) struct Wanted {
     pub(super) name: String,
     pub(super) partitions: u32,
+    /// Keeps the last record of each key, instead of all for a time.
+    pub(super) compacted: bool,
+}
+
+impl Wanted {
+    /// A topic of messages.
+    pub(super) fn log(name: impl Into<String>, partitions: u32) -> Self {
+        Self { name: name.into(), partitions, compacted: false }
+    }
 }
 
 /// Creates the topics that are missing and waits until the brokers know who leads their partitions.
@@ -68,7 +77,8 @@ fn create(settings: &KafkaSettings, missing: &[&Wanted]) -> Result<(), Connector
         .iter()
         .map(|topic| {
             let partitions = i32::try_from(topic.partitions).unwrap_or(i32::MAX);
-            NewTopic::new(&topic.name, partitions, TopicReplication::Fixed(replicas))
+            let new = NewTopic::new(&topic.name, partitions, TopicReplication::Fixed(replicas));
+            if topic.compacted { new.set("cleanup.policy", "compact") } else { new }
         })
         .collect();
     let options = AdminOptions::new()
@@ -81,7 +91,8 @@ fn create(settings: &KafkaSettings, missing: &[&Wanted]) -> Result<(), Connector
         match result {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
             Err((name, code)) => {
-                return Err(settings.refused(doing(&name), &KafkaError::AdminOp(code)));
+                // Of the errors that carry a code, the one that says most about it.
+                return Err(settings.refused(doing(&name), &KafkaError::Global(code)));
             }
         }
     }
@@ -162,23 +173,33 @@ pub(super) fn partitions(
 
 /// Whether asking again would not help.
 pub(super) fn permanent(error: &KafkaError) -> bool {
-    use RDKafkaErrorCode::{
-        ClusterAuthorizationFailed, GroupAuthorizationFailed, InvalidTopic,
-        SaslAuthenticationFailed, TopicAuthorizationFailed,
-    };
-    let never = [
-        ClusterAuthorizationFailed,
-        GroupAuthorizationFailed,
-        InvalidTopic,
-        SaslAuthenticationFailed,
-        TopicAuthorizationFailed,
-    ];
-    error.rdkafka_error_code().is_some_and(|code| never.contains(&code))
+    use RDKafkaErrorCode::{InvalidTopic, SaslAuthenticationFailed};
+    error.rdkafka_error_code().is_some_and(|code| {
+        forbidden(code) || matches!(code, InvalidTopic | SaslAuthenticationFailed)
+    })
+}
+
+/// Whether the brokers know us and do not let us.
+pub(super) fn forbidden(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::ClusterAuthorizationFailed
+            | Code::GroupAuthorizationFailed
+            | Code::TopicAuthorizationFailed
+            | Code::TransactionalIdAuthorizationFailed
+    )
 }
 
 impl KafkaSettings {
     pub(super) fn refused(&self, doing: String, error: &KafkaError) -> ConnectorError {
-        ConnectorError::Refused { connector: NAME, doing, text: error.to_string() }
+        let text = error.to_string();
+        match error.rdkafka_error_code() {
+            Some(code) if forbidden(code) => {
+                ConnectorError::NotAuthorised { connector: NAME, doing, text }
+            }
+            _ => ConnectorError::Refused { connector: NAME, doing, text },
+        }
     }
 
     pub(super) fn unreachable(&self, doing: String, source: Option<KafkaError>) -> ConnectorError {

@@ -106,9 +106,7 @@ pub(super) fn failed(code: RDKafkaErrorCode, channel: &str, kind: ChannelKind) -
             Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition,
             ChannelKind::Work,
         ) => unsent(UnsentReason::Unroutable),
-        (Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed, _) => {
-            unsent(UnsentReason::NotAuthorised)
-        }
+        (code, _) if super::topics::forbidden(code) => unsent(UnsentReason::NotAuthorised),
         (Code::InvalidRecord | Code::PolicyViolation | Code::InvalidTopic, _) => {
             unsent(UnsentReason::Refused)
         }

@@ -1,0 +1,380 @@
+//! The sink of a group's owner: each window is one transaction, so that the brokers refuse what a former owner sends.
+//!
+//! ```text
+//! window ─► begin ─► hand over ─► every delivery report is in ─► commit ─► confirmed
+//!                                  └► one was refused ─► abort ─► both halves alone, in order, until it is found
+//! any doubt ─► the producer is thrown away, the rest is unknown ─► next window: a new one, if the group is still ours
+//! ```
+//!
+//! Nothing rests on the atomicity of transactions: each message has its durable cause, and one that became visible though its
+//! window counts as unknown is a message that comes twice.
+
+use super::{
+    KafkaSettings,
+    fence::{Fence, NoProducer, is_fenced},
+    flight::{Carrier, Flight},
+    routes::Routes,
+    sink::REPORT_MARGIN,
+    topics,
+    window::failed,
+};
+use crate::{ConnectorError, Health, Message, Sent, Sink, UnsentReason};
+use async_trait::async_trait;
+use rdkafka::{error::KafkaError, producer::Producer, types::RDKafkaErrorCode};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// How often is looked whether a transaction has failed while reports are missing: librdkafka tells that to nobody.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How long a call of librdkafka may take beyond its own time limit before its producer is given up.
+const CALL_MARGIN: Duration = Duration::from_secs(5);
+
+pub(super) struct OwnerSink {
+    settings: Arc<KafkaSettings>,
+    fence: Arc<Fence>,
+    /// `None` after a doubt: the next window builds a new one.
+    flight: Option<Flight>,
+    routes: Routes,
+    health: Health,
+}
+
+/// How a part of a window ended.
+enum Ended {
+    /// All of it is there.
+    Committed,
+    /// None of it is there, and trying again may help; the outcomes of single messages say which were refused.
+    Aborted,
+    /// None of it is there: the brokers do not take a transaction with this topic in it.
+    Refused(RDKafkaErrorCode),
+    /// Nobody knows.
+    Doubtful(String),
+}
+
+impl OwnerSink {
+    /// Builds the producer at once: what a person must mend shows when opening.
+    pub(super) async fn open(
+        settings: Arc<KafkaSettings>,
+        fence: Arc<Fence>,
+    ) -> Result<Self, ConnectorError> {
+        let mut sink = Self {
+            routes: Routes::new(settings.clone()),
+            health: Health::new(),
+            flight: None,
+            settings,
+            fence,
+        };
+        let waited = sink.settings.open_wait_max;
+        match timeout(waited, sink.build()).await {
+            Ok(Ok(())) => Ok(sink),
+            Ok(Err(NoProducer::Lost(owner))) => Err(sink.fence.owned(owner)),
+            Ok(Err(NoProducer::Never(error))) => Err(error),
+            Ok(Err(NoProducer::Later(text))) => Err(sink.unreachable(Some(text.into()))),
+            Err(_) => Err(sink.unreachable(None)),
+        }
+    }
+
+    fn unreachable(
+        &self,
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> ConnectorError {
+        ConnectorError::Unreachable {
+            connector: super::NAME,
+            address: self.settings.bootstrap.clone(),
+            doing: format!("opening the sink of group {}", self.fence.group()),
+            waited: self.settings.open_wait_max,
+            source,
+        }
+    }
+
+    async fn build(&mut self) -> Result<(), NoProducer> {
+        self.fence.confirmed().await?;
+        let (fence, health) = (self.fence.clone(), self.health.clone());
+        let built = tokio::task::spawn_blocking(move || fence.producer(&health)).await;
+        self.flight =
+            Some(built.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?);
+        Ok(())
+    }
+
+    /// Sends what is open, in order; parts that were aborted are taken apart until each message has shown what it is.
+    async fn send_open(
+        &mut self,
+        window: &[Message],
+        outcomes: &mut [Option<Sent>],
+        deadline: Instant,
+    ) {
+        let whole: Vec<usize> =
+            (0..window.len()).filter(|index| outcomes[*index].is_none()).collect();
+        let mut parts = VecDeque::from([whole]);
+        while let Some(part) = parts.pop_front() {
+            if part.is_empty() {
+                continue;
+            }
+            match self.transact(window, &part, outcomes, deadline).await {
+                Ended::Committed => {}
+                Ended::Refused(code) => {
+                    let topic = &window[part[0]].channel;
+                    let (same, others): (Vec<usize>, Vec<usize>) =
+                        part.iter().partition(|index| window[**index].channel == *topic);
+                    if others.is_empty() {
+                        for index in same {
+                            outcomes[index] = Some(failed(code, topic, window[index].kind));
+                        }
+                    } else {
+                        // Of which topic it is true shows when each is alone. Only within a topic has order a meaning.
+                        parts.push_front(others);
+                        parts.push_front(same);
+                    }
+                }
+                Ended::Aborted => {
+                    for again in apart(window, &part, outcomes).into_iter().rev() {
+                        parts.push_front(again);
+                    }
+                }
+                Ended::Doubtful(text) => {
+                    self.flight = None;
+                    for index in part.into_iter().chain(parts.into_iter().flatten()) {
+                        outcomes[index] = Some(Sent::Unknown { text: text.clone() });
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// One transaction. What librdkafka itself does not take is decided and left out of it.
+    async fn transact(
+        &self,
+        window: &[Message],
+        part: &[usize],
+        outcomes: &mut [Option<Sent>],
+        deadline: Instant,
+    ) -> Ended {
+        let Some(flight) = &self.flight else {
+            return Ended::Doubtful("there is no producer".into());
+        };
+        let wait = self.settings.send_wait_max;
+        if Instant::now() >= deadline {
+            return Ended::Doubtful("the time for the window is over".into());
+        }
+        let begun = call(flight, wait, |producer| producer.begin_transaction()).await;
+        if let Err(text) = begun {
+            return Ended::Doubtful(format!("beginning a transaction: {}", text.describe()));
+        }
+        flight.hand_over(window, part, outcomes, deadline).await;
+        let failure = self.reports_are_in(flight, deadline).await;
+        flight.land(window, outcomes);
+        let decided =
+            |index: &usize| matches!(outcomes[*index], Some(Sent::Confirmed | Sent::Unsent { .. }));
+        let ended = if let Some(failure) = failure {
+            Err(failure)
+        } else if part.iter().all(decided) {
+            call(flight, wait, move |producer| producer.commit_transaction(wait)).await
+        } else {
+            // One message that can't be sent fails the transaction, and with it those beside it.
+            let late = || Trouble::Late("Kafka did not take some of its messages".into());
+            Err(self.failure(flight).await.unwrap_or_else(late))
+        };
+        let Err(trouble) = ended else { return Ended::Committed };
+        // Delivered, but not committed.
+        for index in part {
+            if outcomes[*index] == Some(Sent::Confirmed) {
+                outcomes[*index] = None;
+            }
+        }
+        match trouble {
+            Trouble::Failed(KafkaError::Transaction(error)) if error.txn_requires_abort() => {
+                let aborted =
+                    call(flight, wait, move |producer| producer.abort_transaction(wait)).await;
+                let first = &window[part[0]];
+                let meant = failed(error.code(), &first.channel, first.kind);
+                match aborted {
+                    Ok(()) if topics::forbidden(error.code()) => Ended::Refused(error.code()),
+                    Ok(()) if part.iter().any(|index| is_unsent(&outcomes[*index])) => {
+                        Ended::Aborted
+                    }
+                    // Which message it was is not always told.
+                    Ok(()) if matches!(meant, Sent::Unsent { .. }) => {
+                        if let [only] = part {
+                            outcomes[*only] = Some(meant);
+                        }
+                        Ended::Aborted
+                    }
+                    // A batch behind the refused one was looked at first.
+                    Ok(())
+                        if part.len() > 1
+                            && error.code() == RDKafkaErrorCode::OutOfOrderSequenceNumber =>
+                    {
+                        Ended::Aborted
+                    }
+                    Ok(()) => Ended::Doubtful(format!(
+                        "the transaction was aborted: {} ({:?})",
+                        error.string(),
+                        error.code()
+                    )),
+                    Err(trouble) => Ended::Doubtful(trouble.describe()),
+                }
+            }
+            trouble => Ended::Doubtful(trouble.describe()),
+        }
+    }
+
+    /// Waits for the delivery reports. A transaction that has failed meanwhile keeps its messages, so it is looked for.
+    async fn reports_are_in(&self, flight: &Flight, deadline: Instant) -> Option<Trouble> {
+        loop {
+            let look_at = (Instant::now() + LOOK_EVERY).min(deadline + REPORT_MARGIN);
+            if timeout_at(look_at, flight.decided()).await.is_ok() {
+                return None;
+            }
+            if Instant::now() >= deadline + REPORT_MARGIN {
+                return Some(Trouble::Late("Kafka did not confirm in time".into()));
+            }
+            if let Some(trouble) = self.failure(flight).await {
+                return Some(trouble);
+            }
+        }
+    }
+
+    /// Why the transaction under way has failed, if it has.
+    async fn failure(&self, flight: &Flight) -> Option<Trouble> {
+        // Beginning another one is refused in any case, with the error of this one where it has one.
+        let wait = self.settings.send_wait_max;
+        match call(flight, wait, |producer| producer.begin_transaction()).await {
+            Err(Trouble::Failed(KafkaError::Transaction(error)))
+                if error.code() == RDKafkaErrorCode::State =>
+            {
+                None
+            }
+            Err(trouble) => Some(trouble),
+            Ok(()) => Some(Trouble::Late("the transaction was gone".into())),
+        }
+    }
+}
+
+fn is_unsent(outcome: &Option<Sent>) -> bool {
+    matches!(outcome, Some(Sent::Unsent { .. }))
+}
+
+/// What is to be tried again of a part that was aborted for some of its messages, as parts in order.
+fn apart(window: &[Message], part: &[usize], outcomes: &mut [Option<Sent>]) -> Vec<Vec<usize>> {
+    if part.len() == 1 {
+        return Vec::new();
+    }
+    // A topic that is gone is gone for all of them.
+    let gone: Vec<(usize, Option<Sent>)> = part
+        .iter()
+        .filter(|index| {
+            matches!(outcomes[**index], Some(Sent::Unsent { reason: UnsentReason::Unroutable, .. }))
+        })
+        .map(|index| (*index, outcomes[*index].clone()))
+        .collect();
+    for index in part {
+        let of_topic = |(other, _): &&(usize, Option<Sent>)| {
+            window[*other].channel == window[*index].channel
+                && window[*other].kind == window[*index].kind
+        };
+        outcomes[*index] = gone.iter().find(of_topic).and_then(|(_, outcome)| outcome.clone());
+    }
+    let open: Vec<usize> =
+        part.iter().copied().filter(|index| outcomes[*index].is_none()).collect();
+    if !gone.is_empty() {
+        return vec![open];
+    }
+    // A broker refuses a whole batch for one message: it is looked for in halves, which keep their order.
+    let (first, second) = open.split_at(open.len() / 2);
+    vec![first.to_vec(), second.to_vec()]
+}
+
+/// Why a step of a transaction did not succeed.
+enum Trouble {
+    Failed(KafkaError),
+    Late(String),
+}
+
+impl Trouble {
+    fn describe(&self) -> String {
+        match self {
+            Self::Failed(error) if is_fenced(error) => {
+                format!("the brokers have fenced this producer off: {error}")
+            }
+            Self::Failed(error) => error.to_string(),
+            Self::Late(text) => text.clone(),
+        }
+    }
+}
+
+#[async_trait]
+impl Sink for OwnerSink {
+    async fn send(&mut self, window: &[Message]) -> Vec<Sent> {
+        let mut outcomes: Vec<Option<Sent>> = vec![None; window.len()];
+        let deadline = Instant::now() + self.settings.send_wait_max;
+        let mut unknown = "Kafka did not confirm in time".to_owned();
+        let built = match self.flight {
+            Some(_) => Ok(()),
+            None => match timeout_at(deadline, self.build()).await {
+                Ok(Ok(())) => {
+                    self.health.reconnected();
+                    Ok(())
+                }
+                Ok(Err(trouble)) => Err(trouble),
+                Err(_) => Err(NoProducer::Later(
+                    "the brokers did not say in time whether the group is still ours".into(),
+                )),
+            },
+        };
+        match built {
+            Ok(()) => {
+                self.routes.find(window, &mut outcomes).await;
+                let deadline = Instant::now() + self.settings.send_wait_max;
+                self.send_open(window, &mut outcomes, deadline).await;
+                self.routes.forget_unroutable(window, &outcomes);
+                if self.flight.is_some() {
+                    self.health.ready();
+                }
+            }
+            // Told below.
+            Err(NoProducer::Lost(_)) => {}
+            Err(NoProducer::Later(text)) => {
+                self.health.degraded(text.clone());
+                unknown = text;
+            }
+            Err(NoProducer::Never(error)) => {
+                tracing::error!(%error, "The Kafka producer of the owner could not be built anew.");
+                self.health.degraded(error.to_string());
+                unknown = error.to_string();
+            }
+        }
+        let fenced = self.fence.lost();
+        if let Some(owner) = &fenced {
+            self.flight = None;
+            self.health.degraded(format!("another process owns the group: {owner}"));
+        }
+        let rest = |outcome: Option<Sent>| match (outcome, &fenced) {
+            (None | Some(Sent::Unknown { .. }), Some(owner)) => {
+                Sent::Fenced { text: owner.clone() }
+            }
+            (Some(outcome), _) => outcome,
+            (None, None) => Sent::Unknown { text: unknown.clone() },
+        };
+        outcomes.into_iter().map(rest).collect()
+    }
+
+    fn health(&self) -> Health {
+        self.health.clone()
+    }
+}
+
+/// A call of librdkafka that blocks. One that does not come back in time holds its thread, and its producer is given up.
+async fn call(
+    flight: &Flight,
+    wait: Duration,
+    work: impl FnOnce(&Carrier) -> Result<(), KafkaError> + Send + 'static,
+) -> Result<(), Trouble> {
+    let producer = flight.producer();
+    let called = tokio::task::spawn_blocking(move || work(&producer));
+    match timeout(wait + CALL_MARGIN, called).await {
+        Ok(Ok(outcome)) => outcome.map_err(Trouble::Failed),
+        Ok(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(Trouble::Late("librdkafka did not come back".into())),
+    }
+}

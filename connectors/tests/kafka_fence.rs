@@ -1,0 +1,322 @@
+//! Who may send and read for a group, against a real Kafka, where `DIRIGENT_KAFKA` names one (`brokers up kafka` starts one).
+
+use bytes::Bytes;
+use dirigent_connectors::{
+    Attributes, ChannelSpec, Connector, ConnectorError, Delivery, Message, Position, Sent, Settle,
+    Sink, Source, SourceSpec, UnsentReason,
+    kafka::{KafkaConnector, KafkaSettings},
+    names,
+};
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    producer::{BaseProducer, BaseRecord, Producer},
+};
+use std::{
+    io::{BufRead, BufReader, Lines},
+    process::{Child, ChildStderr, Command, Stdio},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+mod real;
+
+/// The variable that names the Kafka to test against; it is littered.
+const KAFKA_VARIABLE: &str = "DIRIGENT_KAFKA";
+
+/// As short as brokers take unless they are told otherwise.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// `None`, and says so, without a real Kafka.
+macro_rules! bootstrap {
+    () => {
+        require!(KAFKA_VARIABLE)
+    };
+}
+
+fn connector(bootstrap: &str) -> KafkaConnector {
+    let mut settings = KafkaSettings::new(bootstrap);
+    settings.session_timeout = SESSION_TIMEOUT;
+    KafkaConnector::new(settings).expect("usable settings")
+}
+
+fn unique(name: &str) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
+    format!("{name}-{:x}", now.as_nanos())
+}
+
+fn message(channel: &ChannelSpec, id: usize) -> Message {
+    Message {
+        channel: channel.name.clone(),
+        kind: channel.kind,
+        key: format!("key-{}", id % 64),
+        attributes: Attributes::new()
+            .with(names::ID, id.to_string())
+            .with(names::TYPE, "Counted")
+            .with(names::SOURCE, std::process::id().to_string()),
+        others: Vec::new(),
+        body: Bytes::from(vec![b'x'; 200]),
+    }
+}
+
+fn spec(channel: &ChannelSpec, positions: Vec<Position>) -> SourceSpec {
+    SourceSpec {
+        channels: vec![channel.clone()],
+        group: channel.name.clone(),
+        positions,
+        unsettled_max: 100_000,
+    }
+}
+
+async fn owner(
+    connector: &KafkaConnector,
+    channel: &ChannelSpec,
+) -> (Box<dyn Source>, Box<dyn Sink>) {
+    let source = connector.source(spec(channel, Vec::new())).await.expect("a source");
+    let sink = connector.owner_sink(&channel.name).await.expect("the sink of the owner");
+    (source, sink)
+}
+
+async fn receive(source: &mut dyn Source, count: usize) -> Vec<Delivery> {
+    let mut deliveries = Vec::new();
+    while deliveries.len() < count {
+        let more = tokio::time::timeout(Duration::from_secs(30), source.receive(1_000)).await;
+        let more = more.expect("an answer in time").expect("deliveries");
+        let settled: Vec<_> =
+            more.iter().map(|delivery| (delivery.receipt, Settle::Done)).collect();
+        source.settler().settle(&settled);
+        deliveries.extend(more);
+    }
+    deliveries
+}
+
+fn id(delivery: &Delivery) -> usize {
+    let id = delivery.message.attributes.get(names::ID);
+    id.and_then(|id| id.parse().ok()).expect("a number")
+}
+
+/// Where the child process of the next tests learns which channel to own.
+const OWN_VARIABLE: &str = "DIRIGENT_TEST_FENCES";
+
+/// Not a test of its own: the process that the next ones stop. Sends a message at a time for as long as it may.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_in_another_process() {
+    let (Ok(name), Ok(bootstrap)) = (std::env::var(OWN_VARIABLE), std::env::var(KAFKA_VARIABLE))
+    else {
+        return;
+    };
+    let (channel, connector) = (ChannelSpec::work(name), connector(&bootstrap));
+    let (mut source, mut sink) = owner(&connector, &channel).await;
+    for number in 0.. {
+        let sent = sink.send(&[message(&channel, number)]).await;
+        match &sent[..] {
+            [Sent::Confirmed] if number == 10 => eprintln!("owned"),
+            [Sent::Confirmed | Sent::Unknown { .. }] => {}
+            [Sent::Fenced { text }] => {
+                eprintln!("fenced: {text}");
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    // What it had read before is in its inbox, and it hands out none of it.
+    match source.receive(1).await {
+        Ok(deliveries) => eprintln!("received {}", deliveries.len()),
+        Err(error) => eprintln!("ended: {error}"),
+    }
+}
+
+/// Starts the process above and waits until it owns the group.
+fn owner_apart(channel: &ChannelSpec) -> std::io::Result<(Child, Lines<BufReader<ChildStderr>>)> {
+    let mut child = Command::new(std::env::current_exe()?)
+        .args(["an_owner_in_another_process", "--exact", "--nocapture"])
+        .env(OWN_VARIABLE, &channel.name)
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()?;
+    let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
+    let owned = lines.by_ref().map_while(Result::ok).any(|line| line.contains("owned"));
+    assert!(owned, "the child never owned the group");
+    Ok((child, lines))
+}
+
+fn signal(child: &Child, name: &str) {
+    // The shell's own: the program of that name is not on every machine.
+    let sent = Command::new("sh").args(["-c", &format!("kill -{name} {}", child.id())]).status();
+    assert!(sent.is_ok_and(|status| status.success()), "kill -{name}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_that_stood_still_sends_and_hands_out_nothing_after_another_took_over() {
+    let Some(bootstrap) = bootstrap!() else { return };
+    let channel = ChannelSpec::work(unique("frozen"));
+    let connector = connector(&bootstrap);
+    connector.prepare(std::slice::from_ref(&channel)).await.expect("a topic");
+    let (mut child, mut lines) =
+        tokio::task::block_in_place(|| owner_apart(&channel)).expect("a child");
+    signal(&child, "STOP");
+    let (mut source, mut sink) = owner(&connector, &channel).await;
+    assert_eq!(sink.send(&[message(&channel, 1_000_000)]).await, [Sent::Confirmed]);
+    signal(&child, "CONT");
+    let said: Vec<String> = tokio::task::block_in_place(|| {
+        lines
+            .by_ref()
+            .map_while(Result::ok)
+            .filter(|line| !line.trim().is_empty())
+            .take(2)
+            .collect()
+    });
+    child.wait().expect("the child ends");
+    let us = format!("process {} on", std::process::id());
+    assert!(said[0].contains("fenced: ") && said[0].contains(&us), "{said:?}");
+    assert!(said[1].contains("ended: ") && said[1].contains(&us), "{said:?}");
+
+    // Nothing of the child lies behind what was sent after it had been fenced off, on any partition.
+    let marks: Vec<_> = (0..64).map(|id| message(&channel, 2_000_000 + id)).collect();
+    let sent = sink.send(&marks).await;
+    assert!(sent.iter().all(|sent| *sent == Sent::Confirmed), "{sent:?}");
+    let (mut ours, mut taken) = (0, Vec::new());
+    while ours < 65 {
+        for delivery in receive(&mut *source, 1).await {
+            if id(&delivery) >= 1_000_000 {
+                ours += 1;
+                taken.push((delivery.partition, delivery.offset));
+            } else {
+                let behind = |(partition, offset): &(u32, u64)| {
+                    *partition == delivery.partition && *offset < delivery.offset
+                };
+                assert!(!taken.iter().any(behind), "{delivery:?} came after the takeover");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sink_is_for_the_owner_and_ends_with_its_source() {
+    let Some(bootstrap) = bootstrap!() else { return };
+    let (channel, connector) = (ChannelSpec::work(unique("sourceless")), connector(&bootstrap));
+    let refused = connector.owner_sink(&channel.name).await.err();
+    let Some(ConnectorError::Refused { text, .. }) = refused else { panic!("{refused:?}") };
+    assert!(text.contains("no source of this group"), "{text}");
+    let (source, mut sink) = owner(&connector, &channel).await;
+    assert_eq!(sink.send(&[message(&channel, 0)]).await, [Sent::Confirmed]);
+    drop(source);
+    // The next owner fences the sink that was left behind.
+    let (_source, mut next) = owner(&connector, &channel).await;
+    let sent = sink.send(&[message(&channel, 1)]).await;
+    assert!(matches!(sent[..], [Sent::Unknown { .. } | Sent::Fenced { .. }]), "{sent:?}");
+    assert_eq!(next.send(&[message(&channel, 2)]).await, [Sent::Confirmed]);
+}
+
+fn admin(bootstrap: &str) -> AdminClient<DefaultClientContext> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", bootstrap).create().expect("an administration client")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_an_owner_can_not_send_takes_no_other_with_it() {
+    let Some(bootstrap) = bootstrap!() else { return };
+    let channel = ChannelSpec::work(unique("owner-small"));
+    let topic = NewTopic::new(&channel.name, 1, TopicReplication::Fixed(-1))
+        .set("max.message.bytes", "4000");
+    let made = admin(&bootstrap).create_topics(&[topic], &AdminOptions::new()).await;
+    assert!(made.expect("an answer").iter().all(Result::is_ok));
+    let connector = connector(&bootstrap);
+    let (mut source, mut sink) = owner(&connector, &channel).await;
+    let mut window: Vec<_> = (0..40).map(|id| message(&channel, id)).collect();
+    window[7].body = Bytes::from(vec![b'x'; 5_000]);
+    window[21].channel = unique("not-there");
+    let sent = sink.send(&window).await;
+    for (index, sent) in sent.iter().enumerate() {
+        let right = match index {
+            7 => matches!(sent, Sent::Unsent { reason: UnsentReason::TooLarge, .. }),
+            21 => matches!(sent, Sent::Unsent { reason: UnsentReason::Unroutable, .. }),
+            _ => *sent == Sent::Confirmed,
+        };
+        assert!(right, "{index}: {sent:?}");
+    }
+    // Once each, in order: what was aborted on the way is not read.
+    let ids: Vec<_> = receive(&mut *source, 38).await.iter().map(id).collect();
+    let expected: Vec<_> = (0..40).filter(|id| ![7, 21].contains(id)).collect();
+    assert_eq!(ids, expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn aborted_transactions_leave_gaps_that_are_neither_read_nor_waited_for() {
+    let Some(bootstrap) = bootstrap!() else { return };
+    let channel = ChannelSpec::work(unique("aborts"));
+    let topic = NewTopic::new(&channel.name, 1, TopicReplication::Fixed(-1));
+    let made = admin(&bootstrap).create_topics(&[topic], &AdminOptions::new()).await;
+    assert!(made.expect("an answer").iter().all(Result::is_ok));
+    let name = channel.name.clone();
+    let (servers, wait) = (bootstrap.clone(), Duration::from_secs(20));
+    let wrote = tokio::task::spawn_blocking(move || {
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", servers)
+            .set("transactional.id", &name)
+            .create()?;
+        producer.init_transactions(wait)?;
+        for (round, ids) in [[0, 1], [2, 3], [4, 5]].iter().enumerate() {
+            producer.begin_transaction()?;
+            for id in ids {
+                let headers = rdkafka::message::OwnedHeaders::new();
+                let header =
+                    rdkafka::message::Header { key: "ce_id", value: Some(&id.to_string()) };
+                let record = BaseRecord::to(&name).key("k").payload("{}");
+                let record = record.headers(headers.insert(header));
+                producer.send(record).map_err(|(error, _)| error)?;
+            }
+            // An aborted one is in the log as well.
+            producer.flush(wait)?;
+            match round {
+                1 => producer.abort_transaction(wait)?,
+                _ => producer.commit_transaction(wait)?,
+            }
+        }
+        Ok::<_, rdkafka::error::KafkaError>(())
+    });
+    wrote.await.expect("no panic").expect("written");
+    let connector = connector(&bootstrap);
+    let mut source = connector.source(spec(&channel, Vec::new())).await.expect("a source");
+    let read = receive(&mut *source, 4).await;
+    assert_eq!(read.iter().map(id).collect::<Vec<_>>(), [0, 1, 4, 5]);
+    // Two messages and the end of a transaction each: the aborted ones lie between.
+    assert_eq!(read.iter().map(|delivery| delivery.offset).collect::<Vec<_>>(), [0, 1, 6, 7]);
+    drop(source);
+    // Positions within the gap, and behind the last message, are as good as any other.
+    for (next, first) in [(2, 4), (4, 4), (7, 5)] {
+        let position = Position { channel: channel.name.clone(), partition: 0, next };
+        let mut again = spec(&channel, vec![position]);
+        again.group = unique("gap");
+        let mut source = connector.source(again).await.expect("a source");
+        assert_eq!(id(&receive(&mut *source, 1).await[0]), first);
+    }
+}
+
+/// Prints what transactions cost: `cargo test -p dirigent-connectors --test kafka_fence cost -- --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_owners_windows_arrive_in_order_and_cost_what_they_cost() {
+    let Some(bootstrap) = bootstrap!() else { return };
+    let (channel, connector) = (ChannelSpec::work(unique("cost")), connector(&bootstrap));
+    let (mut source, mut owners) = owner(&connector, &channel).await;
+    let mut plain = connector.sink().await.expect("a sink");
+    let mut next = 0;
+    for (size, windows) in [(1, 40), (64, 20), (1_000, 20)] {
+        for (name, sink) in [("plain", &mut plain), ("owner", &mut owners)] {
+            let begin = Instant::now();
+            for _ in 0..windows {
+                let window: Vec<_> = (next..next + size).map(|id| message(&channel, id)).collect();
+                next += size;
+                assert!(sink.send(&window).await.iter().all(|sent| *sent == Sent::Confirmed));
+            }
+            let took = begin.elapsed().as_secs_f64();
+            let (rate, each) = ((size * windows) as f64 / took, took * 1e3 / windows as f64);
+            eprintln!("{name}, windows of {size}: {rate:.0} messages/s, {each:.1} ms a window");
+        }
+    }
+    let mut last = std::collections::HashMap::new();
+    for delivery in receive(&mut *source, next).await {
+        let before = last.insert(delivery.message.key.clone(), id(&delivery));
+        assert!(before.is_none_or(|before| before < id(&delivery)), "{before:?} {delivery:?}");
+    }
+}
