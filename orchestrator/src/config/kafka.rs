@@ -29,6 +29,14 @@ const REFUSED: &[(&str, &str)] = &[
         "partition.assignment.strategy",
         "one process owns a group, and this is how a second one is refused",
     ),
+    (
+        "transactional.id",
+        "one process owns a group, and this is how the brokers refuse a former one",
+    ),
+    (
+        "transaction.timeout.ms",
+        "it follows from the time after which a message counts as unknown and is sent again",
+    ),
     ("session.timeout.ms", "one process owns a group, and this is how a second one is refused"),
     ("isolation.level", "messages of a transaction that was aborted never happened"),
     (
