@@ -110,7 +110,18 @@ impl OwnerSink {
             if part.is_empty() {
                 continue;
             }
-            match self.transact(window, &part, outcomes, deadline).await {
+            let ended = match self.flight {
+                Some(_) => self.transact(window, &part, outcomes, deadline).await,
+                None => match timeout_at(deadline, self.build()).await {
+                    Ok(Ok(())) => self.transact(window, &part, outcomes, deadline).await,
+                    _ => Ended::Doubtful("the producer could not be built anew in time".into()),
+                },
+            };
+            if matches!(ended, Ended::Aborted | Ended::Refused(_)) {
+                // librdkafka goes on, but requests behind the refused one may still fail in its next transaction.
+                self.flight = None;
+            }
+            match ended {
                 Ended::Committed => {}
                 Ended::Refused(code) => {
                     let topic = &window[part[0]].channel;
