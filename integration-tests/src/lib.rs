@@ -4,3 +4,4 @@
 //! Kafka and RabbitMQ; it knows no other crate of ours, so that the example may use it too.
 
 pub mod bench;
+pub mod proxy;

@@ -112,6 +112,17 @@ impl Broker {
         &self.address
     }
 
+    /// Where the proxy carries to, for a broker that sends its clients to one.
+    #[must_use]
+    pub fn behind(&self) -> Option<String> {
+        match &self.hold {
+            Hold::Home(home) if self.kind == Kind::Kafka => {
+                home.is_behind().then(|| kafka::behind(home.state().ports))
+            }
+            Hold::Home(_) | Hold::Elsewhere | Hold::Mock { .. } => None,
+        }
+    }
+
     /// Where it comes from.
     #[must_use]
     pub fn how(&self) -> &How {
@@ -249,10 +260,14 @@ pub(crate) fn find(kind: Kind) -> Result<Broker, Unavailable> {
 }
 
 pub(crate) fn private(kind: Kind) -> Result<Broker, Unavailable> {
-    match Home::private(kind) {
+    match Home::private(kind, None) {
         Ok(home) => Ok(Broker::of_home(kind, home)),
         Err(error) => mocked(kind, error, true),
     }
+}
+
+pub(crate) fn private_behind(port: u16) -> Result<Broker, Unavailable> {
+    Ok(Broker::of_home(Kind::Kafka, Home::private(Kind::Kafka, Some(port))?))
 }
 
 pub(crate) fn up(kind: Kind) -> Result<Broker, Unavailable> {

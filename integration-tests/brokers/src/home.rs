@@ -61,6 +61,7 @@ pub(crate) struct Home {
     kind: Kind,
     path: PathBuf,
     private: bool,
+    behind: bool,
     state: State,
     _lease: File,
 }
@@ -77,13 +78,14 @@ impl Home {
         });
         let state = match running {
             Some(state) => state,
-            None => start(kind, &path, false)?,
+            None => start(kind, &path, None, false)?,
         };
-        Ok(Self { kind, path, private: false, state, _lease: lease })
+        Ok(Self { kind, path, private: false, behind: false, state, _lease: lease })
     }
 
     /// One of one's own, with fresh data.
-    pub(crate) fn private(kind: Kind) -> Result<Self, Unavailable> {
+    /// Its clients are sent to `proxy`, a port of this machine, where that is said and the broker is one that tells them.
+    pub(crate) fn private(kind: Kind, proxy: Option<u16>) -> Result<Self, Unavailable> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let all = place::root()?.join("private");
         place::create(&all)?;
@@ -94,8 +96,8 @@ impl Home {
         place::remove(&path)?;
         place::create(&path)?;
         let lease = place::lease(&path.join("lease"))?;
-        let state = start(kind, &path, true)?;
-        Ok(Self { kind, path, private: true, state, _lease: lease })
+        let state = start(kind, &path, proxy, true)?;
+        Ok(Self { kind, path, private: true, behind: proxy.is_some(), state, _lease: lease })
     }
 
     pub(crate) fn state(&self) -> &State {
@@ -108,6 +110,10 @@ impl Home {
 
     pub(crate) fn is_private(&self) -> bool {
         self.private
+    }
+
+    pub(crate) fn is_behind(&self) -> bool {
+        self.behind
     }
 
     pub(crate) fn log(&self) -> PathBuf {
@@ -188,10 +194,10 @@ fn shared_path(kind: Kind) -> Result<PathBuf, Unavailable> {
     Ok(path)
 }
 
-fn start(kind: Kind, path: &Path, private: bool) -> Result<State, Unavailable> {
+fn start(kind: Kind, path: &Path, proxy: Option<u16>, private: bool) -> Result<State, Unavailable> {
     let mut attempt = 1;
     loop {
-        match start_once(kind, path, private) {
+        match start_once(kind, path, proxy, private) {
             // What is missing stays missing; what failed may have lost the race for a port.
             Err(error @ Unavailable::Failed { .. }) if attempt < START_ATTEMPTS_MAX => {
                 tracing::warn!(%error, attempt, "A broker did not start, trying other ports.");
@@ -202,7 +208,12 @@ fn start(kind: Kind, path: &Path, private: bool) -> Result<State, Unavailable> {
     }
 }
 
-fn start_once(kind: Kind, path: &Path, private: bool) -> Result<State, Unavailable> {
+fn start_once(
+    kind: Kind,
+    path: &Path,
+    proxy: Option<u16>,
+    private: bool,
+) -> Result<State, Unavailable> {
     let doing = "starting the broker";
     end_processes(kind, path)?;
     for name in ["pids", "state.json", "data", "broker.log"] {
@@ -211,7 +222,7 @@ fn start_once(kind: Kind, path: &Path, private: bool) -> Result<State, Unavailab
     place::create(&path.join("data"))?;
     let ports = process::free_ports().map_err(folder("finding free loopback ports for", path))?;
     match kind {
-        Kind::Kafka => kafka::lay_out(path, ports)?,
+        Kind::Kafka => kafka::lay_out(path, ports, proxy)?,
         Kind::RabbitMq => rabbitmq::lay_out(path, ports)?,
     }
     let pids = launch(kind, path, ports)?;

@@ -43,10 +43,15 @@ pub(crate) fn address([clients, ..]: Ports) -> String {
     format!("127.0.0.1:{clients}")
 }
 
+/// Where the proxy carries to.
+pub(crate) fn behind([.., behind]: Ports) -> String {
+    format!("127.0.0.1:{behind}")
+}
+
 /// Writes the configuration and formats the storage.
-pub(crate) fn lay_out(path: &Path, ports: Ports) -> Result<(), Unavailable> {
+pub(crate) fn lay_out(path: &Path, ports: Ports, proxy: Option<u16>) -> Result<(), Unavailable> {
     let properties = properties_of(path);
-    place::write(&properties, &configuration(path, ports))?;
+    place::write(&properties, &configuration(path, ports, proxy))?;
     let log = path.join("broker.log");
     let mut format = java(&["-Xmx128m", "-XX:TieredStopAtLevel=1"])?;
     format.arg("kafka.tools.StorageTool").args([
@@ -119,15 +124,19 @@ fn properties_of(path: &Path) -> PathBuf {
 }
 
 /// One node that is broker and controller; everything that is replicated elsewhere is kept once.
-fn configuration(path: &Path, [clients, controller, _]: Ports) -> String {
+fn configuration(path: &Path, [clients, controller, behind]: Ports, proxy: Option<u16>) -> String {
+    // A listener of its own: the broker itself and those who look after it don't go through the proxy.
+    let (listens, tells) = proxy.map_or_else(Default::default, |proxy| {
+        (format!(",PROXIED://127.0.0.1:{behind}"), format!(",PROXIED://127.0.0.1:{proxy}"))
+    });
     let data = path.join("data").display().to_string();
     format!(
         "process.roles=broker,controller\n\
          node.id=1\n\
          controller.quorum.bootstrap.servers=127.0.0.1:{controller}\n\
-         listeners=CLIENTS://127.0.0.1:{clients},CONTROLLER://127.0.0.1:{controller}\n\
-         advertised.listeners=CLIENTS://127.0.0.1:{clients},CONTROLLER://127.0.0.1:{controller}\n\
-         listener.security.protocol.map=CLIENTS:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+         listeners=CLIENTS://127.0.0.1:{clients},CONTROLLER://127.0.0.1:{controller}{listens}\n\
+         advertised.listeners=CLIENTS://127.0.0.1:{clients},CONTROLLER://127.0.0.1:{controller}{tells}\n\
+         listener.security.protocol.map=CLIENTS:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT\n\
          inter.broker.listener.name=CLIENTS\n\
          controller.listener.names=CONTROLLER\n\
          log.dirs={data}\n\

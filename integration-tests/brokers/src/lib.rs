@@ -64,6 +64,15 @@ pub fn kafka_private() -> Result<Broker, Unavailable> {
     report::noted(broker::private(Kind::Kafka))
 }
 
+/// A Kafka of one's own that sends its clients to a port of this machine instead of to itself: a proxy listens there and
+/// carries to [`Broker::behind`].
+///
+/// # Errors
+/// As [`kafka_private`]; a mock can't do it and counts as unavailable.
+pub fn kafka_private_behind(port: u16) -> Result<Broker, Unavailable> {
+    report::noted(broker::private_behind(port))
+}
+
 /// A RabbitMQ of one's own, started here, which may be killed and restarted. Ends with the value.
 ///
 /// # Errors

@@ -6,28 +6,17 @@
 // Clippy takes the helpers of an integration test for code that is no test.
 #![allow(clippy::unwrap_used)]
 
-use dirigent_brokers::{Broker, Kind};
-use serde_json::Value;
-use std::{
-    io::{BufRead, BufReader},
-    path::Path,
-    process::{Child, Command, Output, Stdio},
-    sync::mpsc::{Receiver, channel},
-    thread::{self, JoinHandle, sleep},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+mod processes;
 
-/// Says how many orders are placed: half of them at once, the others in slices before each kill.
-const ORDERS: &str = "DIRIGENT_ORDERS";
+use dirigent_brokers::Broker;
+use processes::{At, KILLS, ORDERS, Random, number, seed};
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 /// Orders placed where [`ORDERS`] does not say: enough to be under way at every kill.
 const ORDERS_DEFAULT: u64 = 2_000;
-
-/// Says how often the orchestrator is killed, at random moments.
-const KILLS: &str = "DIRIGENT_KILLS";
-
-/// Repeats the random moments of a run, which prints it.
-const SEED: &str = "DIRIGENT_SEED";
 
 /// Up to how long after its start a random kill comes, where it is not waited for: it connects meanwhile, or waits for a killed owner's place.
 const CONNECTING_WITHIN_MS: u64 = 2_000;
@@ -37,9 +26,6 @@ const WORKING_WITHIN_MS: u64 = 400;
 
 /// How long the sagas may take to end after the last kill. A Kafka gives a killed owner's place away after ten seconds.
 const ENDED_WITHIN: Duration = Duration::from_secs(150);
-
-/// How long a start may take, the wait for a killed owner's place at a Kafka included.
-const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// How long a ready orchestrator may take to its first saga. Where none is left to begin, the kill comes then.
 const UNDER_WAY_WITHIN: Duration = Duration::from_secs(15);
@@ -73,42 +59,25 @@ enum Moment {
 
 /// What the environment asks for, or what is done without a word from it.
 fn asked() -> (Vec<Kill>, u64) {
-    let number = |name: &str| std::env::var(name).ok().map(|said| said.parse::<u64>().expect(name));
     let orders = number(ORDERS).unwrap_or(ORDERS_DEFAULT);
     let Some(kills) = number(KILLS) else { return (CHOSEN.to_vec(), orders) };
-    let seed = number(SEED).unwrap_or_else(|| {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        u64::from(since.subsec_nanos())
-    });
-    eprintln!("{kills} kills at random moments: {SEED}={seed}");
-    let mut random = Random(seed);
-    let kills = (0..kills).map(|_| random.kill()).collect();
+    eprintln!("{kills} kills at random moments");
+    let mut random = Random(seed());
+    let kills = (0..kills).map(|_| any_kill(&mut random)).collect();
     (kills, orders)
 }
 
-/// Numbers that look random and come again with their seed (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
-
-    /// Three of four in the middle of work, as there is most to lose; every other one with the services.
-    fn kill(&mut self) -> Kill {
-        let connecting = Duration::from_millis(self.below(CONNECTING_WITHIN_MS));
-        let [working, before] =
-            [(); 2].map(|()| Duration::from_millis(self.below(WORKING_WITHIN_MS)));
-        let engine = match self.below(4) {
-            0 => Moment::Started(connecting),
-            _ => Moment::UnderWay(working),
-        };
-        let services = self.below(2) == 0;
-        Kill { engine, services: services.then_some(before) }
-    }
+/// Three of four in the middle of work, as there is most to lose; every other one with the services.
+fn any_kill(random: &mut Random) -> Kill {
+    let connecting = Duration::from_millis(random.below(CONNECTING_WITHIN_MS));
+    let [working, before] =
+        [(); 2].map(|()| Duration::from_millis(random.below(WORKING_WITHIN_MS)));
+    let engine = match random.below(4) {
+        0 => Moment::Started(connecting),
+        _ => Moment::UnderWay(working),
+    };
+    let services = random.below(2) == 0;
+    Kill { engine, services: services.then_some(before) }
 }
 
 #[test]
@@ -131,7 +100,7 @@ fn killed_at_any_moment_orders_on_kafka_end_and_balance() {
 fn survives_kills(broker: &Broker) {
     let (kills, orders) = asked();
     let folder = tempfile::tempdir().unwrap();
-    let at = At { broker, folder: folder.path() };
+    let at = At { broker, folder: folder.path().to_owned() };
     let mut services = at.services();
     // Channels for events are made by who listens: the orchestrator has to have been there once.
     let mut engine = at.engine();
@@ -202,128 +171,4 @@ fn survives_kills(broker: &Broker) {
         "{}: {orders} orders, {rounds} kills, {met} met sagas under way, {seconds:.0} s: {found}",
         at.word()
     );
-}
-
-/// A broker, and where processes keep what.
-struct At<'a> {
-    broker: &'a Broker,
-    folder: &'a Path,
-}
-
-impl At<'_> {
-    fn word(&self) -> &'static str {
-        match self.broker.kind() {
-            Kind::Kafka => "kafka",
-            Kind::RabbitMq => "rabbitmq",
-        }
-    }
-
-    fn order(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_order"));
-        command
-            .args(arguments)
-            .current_dir(self.folder)
-            .env(self.broker.kind().variable(), self.broker.address())
-            .env("DIRIGENT_LOG", "error,lapin=off");
-        // They are for this test alone, and the orchestrator warns of what it does not know.
-        for own in [ORDERS, KILLS, SEED] {
-            command.env_remove(own);
-        }
-        command
-    }
-
-    fn starts(&self, arguments: &[&str]) -> Process {
-        let mut command = self.order(arguments);
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let said = child.stderr.take().unwrap();
-        let (tell, ready) = channel();
-        // Read to its end, so that the process never waits for a reader.
-        let reader = thread::spawn(move || {
-            for line in BufReader::new(said).lines().map_while(Result::ok) {
-                if line.starts_with("ready:") {
-                    tell.send(()).ok();
-                } else {
-                    eprintln!("{line}");
-                }
-            }
-        });
-        Process { child, ready, reader: Some(reader) }
-    }
-
-    fn engine(&self) -> Process {
-        self.starts(&["run", "--data", "orchestrator", "--broker", self.word()])
-    }
-
-    fn services(&self) -> Process {
-        self.starts(&["participants", "--data", "services", "--broker", self.word(), "--seed", "7"])
-    }
-
-    /// Places the orders above `placed`, up to `until`.
-    fn places(&self, placed: u64, until: u64) {
-        let [from, count] = [placed + 1, until - placed].map(|number| number.to_string());
-        let seed = ["--seed", "7", "--broker", self.word()];
-        said(self.order(&[&["publish", "--from", &from, "--orders", &count], &seed[..]].concat()));
-    }
-
-    /// Whether the folder of an orchestrator that was killed holds instances that have not ended.
-    fn under_way(&self) -> bool {
-        let list = ["list", "--data", "orchestrator", "--limit", "1", "--json", "--status"];
-        ["running", "turning-back"].into_iter().any(|status| {
-            let output = said(self.order(&[&list[..], &[status]].concat()));
-            let found: Value = serde_json::from_slice(&output.stdout).unwrap();
-            found["instances"].as_array().is_some_and(|found| !found.is_empty())
-        })
-    }
-
-    fn reconciled(&self) -> Value {
-        let arguments = ["reconcile", "--data", "orchestrator", "--services", "services", "--json"];
-        let output = self.order(&arguments).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"))
-    }
-}
-
-/// Runs to its end, which is a good one.
-fn said(mut command: Command) -> Output {
-    let output = command.output().unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {error}");
-    output
-}
-
-/// A process that ends with the test.
-struct Process {
-    child: Child,
-    ready: Receiver<()>,
-    reader: Option<JoinHandle<()>>,
-}
-
-impl Process {
-    /// Waits until it says so.
-    fn is_ready(&mut self) {
-        self.ready.recv_timeout(READY_WITHIN).expect("the process gets ready");
-    }
-
-    fn dies(mut self) {
-        self.child.kill().unwrap();
-        self.ends();
-    }
-
-    fn stops(mut self) {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
-        self.ends();
-    }
-
-    fn ends(&mut self) {
-        self.child.wait().unwrap();
-        self.reader.take().map(JoinHandle::join).transpose().unwrap();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
 }
