@@ -124,6 +124,8 @@ pub struct Ask {
     pub next: Next,
     /// Whether an attempt so far may have taken effect without a word.
     pub doubt: bool,
+    /// How often its status was asked for so far: the number of each question is its own.
+    pub questions: u32,
 }
 
 /// What an [`Ask`] does by itself.

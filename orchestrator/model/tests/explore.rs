@@ -169,6 +169,8 @@ fn the_outcome_can_be_written_and_read() {
     let checked = order_without_release("").expect("the saga is well declared").check();
     let json = serde_json::to_string(&checked).unwrap();
     assert_eq!(serde_json::from_str::<Checked>(&json).unwrap(), checked);
+    // A number of 64 bits would be rounded by readers that know doubles only.
+    assert!(json.contains(&format!(r#""fingerprint":"{}""#, checked.fingerprint)), "{json}");
 }
 
 #[test]

@@ -7,12 +7,15 @@ mod sagas;
 use dirigent_model::{
     decision::{Action, Decision, Effect, Input, Reply},
     definition::{
-        Definition, DefinitionErrors, Graph, Kind, NodeId, OnTimeout, Plan, WayBack, all, choose,
-        saga, step, wait,
+        AskStatus, Definition, DefinitionErrors, Graph, Kind, NodeId, OnTimeout, Plan, WayBack,
+        all, choose, saga, step, wait,
     },
     history::{History, Verdict},
     instance::{Instance, Leg, NodeState, Status, Trace},
-    message::{Body, Codec, CodecError, Failure, FailureEffect, Format, Message},
+    message::{
+        Body, Codec, CodecError, Failure, FailureEffect, Format, Message, StatusNotDone,
+        StatusUnknown,
+    },
     retry::Retry,
     time::Timestamp,
     transition::{self, Start},
@@ -97,11 +100,45 @@ fn forked_saga() -> Result<Definition<Trip>, DefinitionErrors> {
     .ends()
 }
 
+/// Steps side by side and a pivot, each of which can be asked about.
+fn asking_saga() -> Result<Definition<Trip>, DefinitionErrors> {
+    let asked = |attempts| {
+        AskStatus::within(seconds(5)).retry(Retry::exponential(attempts, seconds(1), seconds(1)))
+    };
+    let undone = |name, attempts| {
+        step(name, |_: &Trip| Book { place: "any".into() })
+            .on_rejection(|_, _| ())
+            .reply_within(seconds(10))
+            .retry(Retry::exponential(attempts, seconds(1), seconds(1)))
+            .status_by(asked(attempts))
+            .compensated_by(|_, _| Unbook { place: "any".into(), code: None })
+    };
+    saga(
+        "asking",
+        1,
+        |e: &TripAsked| e.trip.clone(),
+        |e: TripAsked| Trip { legs: e.legs, ..Trip::default() },
+    )
+    .then(all("first").branch(undone("a", 1)).branch(undone("b", 2).then(undone("c", 3))))
+    .then(
+        step("pay", |_: &Trip| CapturePayment { hold: 1 })
+            .on_rejection(|_, _| ())
+            .reply_within(seconds(10))
+            .retry(Retry::never())
+            .status_by(asked(2))
+            .pivot(),
+    )
+    .deadline(seconds(60))
+    .cancelled_by(|event: &Note| event.text.clone(), |_, _| ())
+    .ends()
+}
+
 fn plans() -> Vec<(Arc<Plan>, Body)> {
     let json = |text: &str| Body { format: Format::Json, bytes: text.as_bytes().to_vec() };
     let order = order_saga().unwrap().plan();
     let trip = trip_saga().unwrap().plan();
     let forked = forked_saga().unwrap().plan();
+    let asking = asking_saga().unwrap().plan();
     let asked = |legs| json(&format!(r#"{{"trip":"rome","legs":{legs}}}"#));
     vec![
         (Arc::clone(&order), json(r#"{"order":80}"#)),
@@ -111,6 +148,8 @@ fn plans() -> Vec<(Arc<Plan>, Body)> {
         (trip, asked(2)),
         (Arc::clone(&forked), asked(0)),
         (forked, asked(1)),
+        (Arc::clone(&asking), asked(0)),
+        (asking, asked(1)),
     ]
 }
 
@@ -140,13 +179,15 @@ enum Act {
     Reject(Index),
     Fail(Index, bool, bool),
     Unsent(Index),
+    /// About a status: not done, or unknown.
+    Status(Index, bool),
     Due,
     Event(Index, u8),
     Cancel,
     Kill,
     Retry(Index),
     Resolve(Index),
-    AnyReply(Index, bool, Index, Vec<u8>, Option<u32>),
+    AnyReply(Index, u8, Index, Vec<u8>, Option<u32>),
     AnyEvent(Index, Vec<u8>),
 }
 
@@ -157,14 +198,15 @@ fn act() -> impl Strategy<Value = Act> {
         2 => at().prop_map(Act::Reject),
         4 => (at(), any::<bool>(), any::<bool>()).prop_map(|(at, again, doubt)| Act::Fail(at, again, doubt)),
         1 => at().prop_map(Act::Unsent),
+        3 => (at(), any::<bool>()).prop_map(|(at, known)| Act::Status(at, known)),
         6 => Just(Act::Due),
         3 => (at(), 0..4_u8).prop_map(|(at, id)| Act::Event(at, id)),
         1 => Just(Act::Cancel),
         1 => prop_oneof![9 => Just(Act::Due), 1 => Just(Act::Kill)],
         2 => at().prop_map(Act::Retry),
         1 => at().prop_map(Act::Resolve),
-        2 => (at(), any::<bool>(), at(), prop::collection::vec(any::<u8>(), 0..20), any::<Option<u32>>())
-            .prop_map(|(node, back, name, bytes, attempt)| Act::AnyReply(node, back, name, bytes, attempt)),
+        2 => (at(), 0..3_u8, at(), prop::collection::vec(any::<u8>(), 0..20), any::<Option<u32>>())
+            .prop_map(|(node, leg, name, bytes, attempt)| Act::AnyReply(node, leg, name, bytes, attempt)),
         1 => (at(), prop::collection::vec(any::<u8>(), 0..20)).prop_map(|(at, bytes)| Act::AnyEvent(at, bytes)),
     ]
 }
@@ -206,12 +248,15 @@ impl Run {
     /// Commands that are out: node, leg, attempt.
     fn out(&self) -> Vec<(NodeId, Leg, u32)> {
         let states = self.graph().ids().map(|id| (id, self.instance.core.state(id)));
-        let out = states.filter_map(|(id, state)| match state {
-            NodeState::Open(ask) => Some((id, Leg::Do, ask.attempt)),
+        let out = states.flat_map(|(id, state)| match state {
+            NodeState::Open(ask) => vec![(id, Leg::Do, ask.attempt)],
             NodeState::Undoing(_, ask) | NodeState::Stuck(_, ask) => {
-                Some((id, Leg::Compensate, ask.attempt))
+                vec![(id, Leg::Compensate, ask.attempt)]
             }
-            _ => None,
+            NodeState::InQuestion(question) => {
+                vec![(id, Leg::Status, question.ask.attempt), (id, Leg::Do, question.about.attempt)]
+            }
+            _ => vec![],
         });
         out.collect()
     }
@@ -243,9 +288,17 @@ impl Run {
                 self.reply((node, leg, attempt), &name, sample(&name))
             }
             Act::Reject(at) => {
-                let (node, _, attempt) = one(at)?;
+                let (node, leg, attempt) = one(at)?;
+                let leg = if leg == Leg::Status { leg } else { Leg::Do };
                 let name = self.graph().step(node)?.rejection.clone()?;
-                self.reply((node, Leg::Do, attempt), &name, sample(&name))
+                self.reply((node, leg, attempt), &name, sample(&name))
+            }
+            Act::Status(at, known) => {
+                let asked: Vec<_> =
+                    out.iter().filter(|(_, leg, _)| *leg == Leg::Status).copied().collect();
+                let one = (!asked.is_empty()).then(|| *at.get(&asked))?;
+                let name = if *known { StatusNotDone::NAME } else { StatusUnknown::NAME };
+                self.reply(one, name, sample(name))
             }
             Act::Fail(at, retriable, doubt) => {
                 let effect = if *doubt { FailureEffect::Unknown } else { FailureEffect::None };
@@ -278,7 +331,7 @@ impl Run {
             Act::Kill => operator(Action::Kill),
             Act::Retry(at) => operator(Action::Retry(*at.get(&ids))),
             Act::Resolve(at) => operator(Action::Resolve(*at.get(&ids))),
-            Act::AnyReply(node, back, name, bytes, attempt) => {
+            Act::AnyReply(node, leg, name, bytes, attempt) => {
                 let names = [
                     "Booked",
                     "Full",
@@ -286,11 +339,13 @@ impl Run {
                     "Unbooked",
                     "StockReserved",
                     "StockReleased",
+                    StatusNotDone::NAME,
+                    StatusUnknown::NAME,
                     "Nonsense",
                 ];
                 Input::Reply(Reply {
                     node: *node.get(&[&ids[..], &[NodeId(60_000)]].concat()),
-                    leg: if *back { Leg::Compensate } else { Leg::Do },
+                    leg: [Leg::Do, Leg::Compensate, Leg::Status][usize::from(*leg)],
                     key: None,
                     attempt: *attempt,
                     name: (*name.get(&names)).into(),
@@ -362,6 +417,15 @@ impl Run {
                             graph.ids().filter(|id| depends_on(graph, *id, command.node)).collect();
                         assert!(later.iter().all(settled), "what depends on it is undone first");
                     }
+                    if command.leg == Leg::Status {
+                        let is_open = matches!(
+                            self.instance.core.state(command.node),
+                            NodeState::Open(_) | NodeState::InQuestion(_)
+                        );
+                        assert!(is_open, "only what is open is asked about");
+                        let step = graph.step(command.node).unwrap();
+                        assert!(step.status.is_some(), "only where that is declared");
+                    }
                     if command.leg == Leg::Do {
                         // What an operator's retry sends counts as well: nothing starts once the saga turns back. A command sent
                         // in the very input that turned it back was sent before.
@@ -391,7 +455,10 @@ impl Run {
             if core.status == Status::Completed {
                 assert!(!matches!(
                     core.state(id),
-                    NodeState::Undone | NodeState::Open(_) | NodeState::Waiting(_)
+                    NodeState::Undone
+                        | NodeState::Open(_)
+                        | NodeState::InQuestion(_)
+                        | NodeState::Waiting(_)
                 ));
             }
         }
@@ -442,6 +509,7 @@ fn is_settled(graph: &Graph, state: &NodeState, id: NodeId) -> bool {
     match state {
         NodeState::Done(_) | NodeState::InDoubt => !is_undone_by_command,
         NodeState::Open(_)
+        | NodeState::InQuestion(_)
         | NodeState::Waiting(_)
         | NodeState::Undoing(..)
         | NodeState::Stuck(..) => false,

@@ -506,6 +506,27 @@ mod tests {
     }
 
     #[test]
+    fn a_question_about_a_status_is_named_and_a_late_reply_to_the_command_closes_it() {
+        let question = || command("s", Leg::Status, 2);
+        let asked = || Fact { commands: vec![question()], ..fact(100, What::TimedOut, Some("s")) };
+        let mut tree = Tree::new(None);
+        let _ = tree.take(asked(), Timestamp(100));
+        let spans = tree.take(reply(150, 1), Timestamp(151));
+        let span = named(&spans, "status s")[0];
+        assert_eq!(says(span, semconv::SAGA_OUTCOME), Some("superseded".into()));
+        assert_eq!(says(span, semconv::SAGA_LEG), Some("status".into()));
+        let mut tree = Tree::new(None);
+        let _ = tree.take(asked(), Timestamp(100));
+        let answered =
+            reply(150, 2).answered.map(|answered| Answered { leg: Leg::Status, ..answered });
+        let not_done = Fact { answered, ..fact(150, What::NotDone, Some("s")) };
+        let spans = tree.take(not_done, Timestamp(151));
+        let span = named(&spans, "status s")[0];
+        assert_eq!(says(span, semconv::SAGA_OUTCOME), Some("not-done".into()));
+        assert_eq!(span.error, None);
+    }
+
+    #[test]
     fn what_the_history_notes_never_gets_into_a_span() {
         let mut tree = Tree::new(None);
         let mut spans = tree.take(started(1), Timestamp(100));

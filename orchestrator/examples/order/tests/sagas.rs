@@ -120,9 +120,51 @@ fn a_hold_that_can_not_be_taken_turns_the_order_back() {
 }
 
 #[test]
+fn a_hold_that_was_made_without_a_word_is_kept_and_the_order_goes_on() {
+    placed(4_200)
+        .succeeds("reserve-stock", StockReserved { reservation: 3 })
+        .says(&[])
+        .never_answers("authorise-payment")
+        .says(&[
+            "AuthorisePayment order=80 (attempt 2)",
+            "AuthorisePayment order=80 (attempt 3)",
+            "status AuthorisePayment",
+        ])
+        .status_of("authorise-payment")
+        .is_done(PaymentAuthorised { hold: 5 })
+        .says(&["CapturePayment hold=5"])
+        .is_running();
+}
+
+#[test]
+fn a_hold_that_was_not_made_and_never_will_be_leaves_nothing_to_let_go() {
+    placed(4_200)
+        .succeeds("reserve-stock", StockReserved { reservation: 3 })
+        .says(&[])
+        .never_answers("authorise-payment")
+        .status_of("authorise-payment")
+        .is_not_done()
+        .says(&["compensate ReleaseStock reservation=3"])
+        .compensates("reserve-stock")
+        .ends_compensated("no reply to attempt 3");
+}
+
+#[test]
+fn money_that_was_not_taken_and_never_will_be_turns_the_order_back() {
+    secured(4_200)
+        .says(&["CapturePayment"])
+        .never_answers("capture-payment")
+        .status_of("capture-payment")
+        .is_not_done()
+        .says(&["compensate ReleaseStock", "compensate VoidPayment"])
+        .is_turning_back();
+}
+
+#[test]
 fn taking_the_money_is_asked_for_until_somebody_answers() {
     secured(4_200)
         .says(&["CapturePayment"])
+        .never_answers("capture-payment")
         .never_answers("capture-payment")
         .is_blocked("no reply to attempt 3")
         .succeeds("capture-payment", PaymentCaptured { receipt: 1 })

@@ -22,7 +22,8 @@ pub struct Checked {
     pub definition: String,
     /// Its version.
     pub version: u32,
-    /// The hash of the shape that was checked.
+    /// The hash of the shape that was checked. As text: readers of JSON in other languages round numbers of 64 bits.
+    #[serde(with = "fingerprint_text")]
     pub fingerprint: Fingerprint,
     /// States found.
     pub states: usize,
@@ -34,6 +35,20 @@ pub struct Checked {
     pub exhausted: bool,
     /// What must not be, the shortest sequences first.
     pub violations: Vec<Violation>,
+}
+
+mod fingerprint_text {
+    use crate::definition::Fingerprint;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(one: &Fingerprint, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(one)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Fingerprint, D::Error> {
+        let text = String::deserialize(from)?;
+        u64::from_str_radix(&text, 16).map(Fingerprint).map_err(D::Error::custom)
+    }
 }
 
 impl Checked {

@@ -462,7 +462,9 @@ impl Symbols {
                 NodeState::Undoing(_, open) => 0x80 | ask(open),
                 NodeState::InQuestion(question) => {
                     // In question is what is in doubt; its last attempt counts for a pivot, which is asked again.
-                    key.extend_from_slice(&[0xC0 | ask(&question.ask), ask(&question.about)]);
+                    let attempt = question.ask.attempt.saturating_sub(question.about.questions);
+                    let in_turn = Ask { attempt, ..question.ask.clone() };
+                    key.extend_from_slice(&[0xC0 | ask(&in_turn), ask(&question.about)]);
                     key.push(fate.to_byte());
                     continue;
                 }
@@ -516,6 +518,7 @@ impl Symbols {
                 asked_at: NOW,
                 next: if code & 2 == 0 { Next::GiveUp(LATER) } else { Next::AskAgain(LATER) },
                 doubt: code & 1 == 1,
+                questions: 0,
             };
             let ask = || ask_of(code);
             *state = match code {

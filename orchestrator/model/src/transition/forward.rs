@@ -115,7 +115,14 @@ impl Turn<'_> {
         self.ask(
             node,
             leg,
-            Ask { attempt: 1, first_at: now, asked_at: now, next: Next::GiveUp(now), doubt: false },
+            Ask {
+                attempt: 1,
+                first_at: now,
+                asked_at: now,
+                next: Next::GiveUp(now),
+                doubt: false,
+                questions: 0,
+            },
         );
     }
 

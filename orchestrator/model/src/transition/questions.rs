@@ -22,7 +22,9 @@ impl Turn<'_> {
     pub(super) fn question(&mut self, node: NodeId, about: Ask, trouble: &Trouble<'_>) {
         let now = self.now;
         let next = Next::GiveUp(now);
-        let ask = Ask { attempt: 1, first_at: now, asked_at: now, next, doubt: false };
+        // A pivot may be asked about more than once: an answer to the former question is no answer to this one.
+        let attempt = about.questions.saturating_add(1);
+        let ask = Ask { attempt, first_at: now, asked_at: now, next, doubt: false, questions: 0 };
         let (cause, text) = (trouble.cause, super::shorten(trouble.text));
         self.ask_status(node, Question { ask, about, cause, text });
     }
@@ -69,13 +71,15 @@ impl Turn<'_> {
         let code_permits =
             trouble.code.is_none_or(|code| !retry.not_after.iter().any(|known| known == code));
         let elapsed = self.now.since(question.ask.first_at);
+        let attempt = question.ask.attempt.saturating_sub(question.about.questions);
         let again = (trouble.retriable && code_permits || trouble.cause == CauseKind::Unsent)
-            && retry.permits_after(question.ask.attempt, elapsed);
+            && retry.permits_after(attempt, elapsed);
         if again {
             let name = self.graph().name_of(node);
             let seed = self.instance.core.idempotency_key(name, Leg::Status).as_u64_pair().0;
+            let ask = Ask { attempt, ..question.ask.clone() };
             question.ask.next =
-                Next::AskAgain(rests_until(&question.ask, retry, seed, Duration::ZERO, self.now));
+                Next::AskAgain(rests_until(&ask, retry, seed, Duration::ZERO, self.now));
             self.set(node, NodeState::InQuestion(Box::new(question)));
         } else {
             self.stays_in_doubt(node, question);
@@ -84,7 +88,8 @@ impl Turn<'_> {
 
     /// Nobody can say what became of a step.
     pub(super) fn stays_in_doubt(&mut self, node: NodeId, question: Question) {
-        let Question { about, cause, text, .. } = question;
+        let Question { ask, mut about, cause, text } = question;
+        about.questions = ask.attempt;
         let step = step_of(self.graph(), node);
         // Ask again instead of turning back: a pivot in doubt can be neither compensated nor ignored.
         if step.way_back == WayBack::Pivot {

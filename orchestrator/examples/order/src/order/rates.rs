@@ -64,7 +64,8 @@ impl Rates {
         Some(COMMANDS[(draw(self.seed, order, "unanswered") % 4) as usize])
     }
 
-    /// How a service treats a command: what may be given up is never answered, what may not be is answered in the end.
+    /// How a service treats a command: what may be given up is never answered, what may not be is answered in the end. A question
+    /// what became of it is answered always.
     pub fn misbehaviour(&self, asked: &Asked) -> Misbehaviour {
         let Ok(order) = asked.subject.parse() else { return Misbehaviour::None };
         if asked.leg == Leg::Compensate || self.unanswered(order) != Some(asked.command.as_str()) {

@@ -1,4 +1,6 @@
 //! The order saga: secures stock and money side by side, asks for approval of large orders, takes the money, ships.
+//!
+//! Where money is concerned nothing is guessed: without an answer the payment service is asked what became of the command.
 
 use super::messages::{
     ApprovalRequested, AuthorisePayment, CapturePayment, OrderApproved, OrderCompleted,
@@ -6,8 +8,8 @@ use super::messages::{
 };
 use dirigent_model::{
     definition::{
-        Block, Definition, DefinitionErrors, OnTimeout, Outcome, all, publish, saga, step, wait,
-        when,
+        AskStatus, Block, Definition, DefinitionErrors, OnTimeout, Outcome, all, publish, saga,
+        step, wait, when,
     },
     retry::Retry,
 };
@@ -53,6 +55,8 @@ pub struct OrderTiming {
     pub approval_within: Duration,
     /// When to ask again, for every step.
     pub retry: Retry,
+    /// How the payment service is asked what became of a command that it did not answer.
+    pub status: AskStatus,
     /// When to ask again, for every compensation.
     pub compensation_retry: Retry,
 }
@@ -65,6 +69,7 @@ impl Default for OrderTiming {
             ship_within: Duration::from_secs(60),
             approval_within: Duration::from_secs(24 * 60 * 60),
             retry: Retry::exponential(3, Duration::from_millis(200), Duration::from_secs(5)),
+            status: AskStatus::within(Duration::from_secs(10)),
             compensation_retry: Retry::exponential(
                 10,
                 Duration::from_millis(200),
@@ -83,6 +88,11 @@ impl OrderTiming {
             ship_within: Duration::from_secs(1),
             approval_within: Duration::from_secs(60),
             retry: Retry::exponential(6, Duration::from_millis(50), Duration::from_millis(500)),
+            status: AskStatus::within(Duration::from_secs(1)).retry(Retry::exponential(
+                6,
+                Duration::from_millis(50),
+                Duration::from_millis(500),
+            )),
             compensation_retry: Retry::exponential(
                 30,
                 Duration::from_millis(50),
@@ -143,6 +153,7 @@ fn authorise_payment(timing: &OrderTiming) -> Block<Order> {
     .on_rejection(|order, reply| order.failure = reply.reason)
     .reply_within(timing.secure_within)
     .retry(timing.retry.clone())
+    .status_by(timing.status.clone())
     .compensation_retry(timing.compensation_retry.clone())
     .compensated_by(|order, outcome| VoidPayment {
         order: order.id,
@@ -173,6 +184,7 @@ fn capture_payment(timing: &OrderTiming) -> Block<Order> {
         .on_rejection(|order, reply| order.failure = reply.reason)
         .reply_within(timing.capture_within)
         .retry(timing.retry.clone())
+        .status_by(timing.status.clone())
         .pivot()
 }
 
