@@ -4,8 +4,8 @@
 
 use dirigent_model::{
     definition::{
-        Block, Definition, DefinitionErrors, OnTimeout, Outcome, all, choose, pause, publish, saga,
-        step, wait, when,
+        AskStatus, Block, Definition, DefinitionErrors, OnTimeout, Outcome, all, choose, pause,
+        publish, saga, step, wait, when,
     },
     message::{Channel, Command, Event, Failure, Message, Never},
     retry::Retry,
@@ -323,4 +323,80 @@ pub fn trip_saga() -> Result<Definition<Trip>, DefinitionErrors> {
 
 pub fn rome(legs: u8) -> TripAsked {
     TripAsked { trip: "rome".into(), legs }
+}
+
+/// Two ways with a pivot each, and what only goes forward behind them.
+pub fn forked_saga() -> Result<Definition<Trip>, DefinitionErrors> {
+    let undone = |name| {
+        step(name, |_: &Trip| Book { place: "any".into() })
+            .on_rejection(|_, _| ())
+            .reply_within(seconds(10))
+            .compensated_by(|_, _| Unbook { place: "any".into(), code: None })
+    };
+    let pivot = |name| {
+        step(name, |_: &Trip| CapturePayment { hold: 1 })
+            .on_rejection(|_, _| ())
+            .reply_within(seconds(10))
+            .retry(Retry::never())
+            .pivot()
+    };
+    let go = |name| {
+        step(name, |_: &Trip| ShipOrder { order: 1, reservation: 1 })
+            .reply_within(seconds(10))
+            .retriable()
+    };
+    let late = wait("late", |event: &PaxReady| event.trip.clone(), |_: &mut Trip, _| ());
+    saga(
+        "forked",
+        1,
+        |e: &TripAsked| e.trip.clone(),
+        |e: TripAsked| Trip { legs: e.legs, ..Trip::default() },
+    )
+    .then(all("first").branch(undone("a")).branch(undone("b").then(undone("c"))))
+    .then(
+        choose("way")
+            .arm("left", |trip: &Trip| trip.legs == 1, undone("d").then(pivot("left")))
+            .otherwise(pivot("right").then(go("go-right"))),
+    )
+    .then(
+        all("last")
+            .branch(go("e"))
+            .branch(late.within(seconds(50), OnTimeout::Proceed).then(go("f"))),
+    )
+    .deadline(seconds(60))
+    .cancelled_by(|event: &Note| event.text.clone(), |_, _| ())
+    .ends()
+}
+
+/// Steps side by side and a pivot, each of which can be asked about.
+pub fn asking_saga() -> Result<Definition<Trip>, DefinitionErrors> {
+    let asked = |attempts| {
+        AskStatus::within(seconds(5)).retry(Retry::exponential(attempts, seconds(1), seconds(1)))
+    };
+    let undone = |name, attempts| {
+        step(name, |_: &Trip| Book { place: "any".into() })
+            .on_rejection(|_, _| ())
+            .reply_within(seconds(10))
+            .retry(Retry::exponential(attempts, seconds(1), seconds(1)))
+            .status_by(asked(attempts))
+            .compensated_by(|_, _| Unbook { place: "any".into(), code: None })
+    };
+    saga(
+        "asking",
+        1,
+        |e: &TripAsked| e.trip.clone(),
+        |e: TripAsked| Trip { legs: e.legs, ..Trip::default() },
+    )
+    .then(all("first").branch(undone("a", 1)).branch(undone("b", 2).then(undone("c", 3))))
+    .then(
+        step("pay", |_: &Trip| CapturePayment { hold: 1 })
+            .on_rejection(|_, _| ())
+            .reply_within(seconds(10))
+            .retry(Retry::never())
+            .status_by(asked(2))
+            .pivot(),
+    )
+    .deadline(seconds(60))
+    .cancelled_by(|event: &Note| event.text.clone(), |_, _| ())
+    .ends()
 }
