@@ -77,7 +77,9 @@ const ROOMS: &[(&str, &str, &[&str])] = &[
     ("orchestrator/src", "registry", &[]),
     ("orchestrator/src", "envelope", &[]),
     ("orchestrator/src", "intake", &["engine", "envelope", "registry"]),
-    ("orchestrator/src", "relay", &["engine", "envelope"]),
+    ("orchestrator/src", "meters", &[]),
+    ("orchestrator/src", "http", &["engine", "meters"]),
+    ("orchestrator/src", "relay", &["engine", "envelope", "meters"]),
     ("orchestrator/src", "telemetry", &["engine", "envelope"]),
     // Of the engine only the clock, of the journal only the level of durability.
     ("orchestrator/src", "participant", &["engine", "envelope", "journal", "store", "telemetry"]),
@@ -86,7 +88,7 @@ const ROOMS: &[(&str, &str, &[&str])] = &[
     (
         "orchestrator/src",
         "engine",
-        &["envelope", "intake", "journal", "registry", "relay", "store", "telemetry"],
+        &["envelope", "intake", "journal", "meters", "registry", "relay", "store", "telemetry"],
     ),
     ("orchestrator/model/src", "definition", &["message", "retry"]),
     ("orchestrator/model/src", "retry", &["time"]),

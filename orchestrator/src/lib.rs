@@ -24,7 +24,9 @@ pub mod telemetry;
 
 mod api;
 mod control;
+mod http;
 mod intake;
+mod meters;
 mod relay;
 
 pub use api::{

@@ -5,12 +5,13 @@
 mod support;
 
 use dirigent::{
-    cli::{ConfigVerb, ListArgs, RunArgs, Verb},
+    cli::{ConfigVerb, ListArgs, RunArgs, StatusArgs, Verb},
     config::SettingsArgs,
 };
 use dirigent_connectors::memory::MemoryBroker;
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
     path::Path,
     process::{Child, Command, ExitCode, Output, Stdio},
 };
@@ -43,6 +44,25 @@ fn runs() {
     as_child(|settings| {
         let settings = SettingsArgs { broker: Some("memory".into()), ..settings };
         Verb::Run(RunArgs { settings })
+    });
+}
+
+#[test]
+#[ignore = "run by the tests below as a process of its own"]
+fn runs_and_answers_by_http() {
+    as_child(|settings| {
+        let (broker, http) = (Some("memory".into()), Some("127.0.0.1:0".into()));
+        Verb::Run(RunArgs { settings: SettingsArgs { broker, http, ..settings } })
+    });
+}
+
+#[test]
+#[ignore = "run by the tests below as a process of its own"]
+fn says_how_it_stands() {
+    as_child(|settings| {
+        let mut args = StatusArgs::default();
+        args.folder.data = settings.data;
+        Verb::Status(args)
     });
 }
 
@@ -101,17 +121,23 @@ fn checks_settings() {
 struct Running {
     child: Child,
     errors: BufReader<std::process::ChildStderr>,
+    /// The line that says so.
+    ready: String,
 }
 
 impl Running {
     fn start(folder: &Path) -> Self {
-        let mut child = child("runs", folder).spawn().unwrap();
+        Self::start_as("runs", folder)
+    }
+
+    fn start_as(test: &str, folder: &Path) -> Self {
+        let mut child = child(test, folder).spawn().unwrap();
         let mut errors = BufReader::new(child.stderr.take().unwrap());
         let mut said = String::new();
         while !said.contains("ready: shop runs purchase v1 · memory · data in ") {
             assert!(errors.read_line(&mut said).unwrap() > 0, "it ended: {said}");
         }
-        Self { child, errors }
+        Self { child, errors, ready: said }
     }
 
     fn gets(&self, signal: &str) {
@@ -130,6 +156,58 @@ fn list(folder: &Path) -> (Option<i32>, String) {
     let Output { status, stdout, stderr } = child("lists", folder).output().unwrap();
     let text = [stdout, stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
     (status.code(), text)
+}
+
+/// The whole answer to a question by HTTP.
+fn asked(address: &str, method: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_process_tells_by_http_and_by_its_socket_how_it_stands() {
+    let place = tempfile::tempdir().unwrap();
+    let says = |test| {
+        let output = child(test, place.path()).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+    };
+    let (code, text) = says("says_how_it_stands");
+    assert!(code == Some(1) && text.contains("process"), "nobody runs: {code:?} {text}");
+
+    let running = Running::start_as("runs_and_answers_by_http", place.path());
+    let (_, address) = running.ready.trim().rsplit_once("http at ").expect("it says where");
+    assert!(asked(address, "GET", "/live").starts_with("HTTP/1.1 200 OK"));
+    let ready = asked(address, "GET", "/ready");
+    assert!(ready.starts_with("HTTP/1.1 200 OK"), "{ready}");
+    assert!(ready.ends_with(r#"{"ready":true,"reasons":[]}"#), "{ready}");
+    let metrics = asked(address, "GET", "/metrics");
+    for line in [
+        "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r",
+        "# TYPE dirigent_instances gauge",
+        "dirigent_instances{state=\"live\"} 0.0",
+        "# TYPE dirigent_instances_started counter",
+        "dirigent_instances_started_total 0.0",
+        "dirigent_broker_ready{connector=\"memory\",part=\"source\"} 1.0",
+        "dirigent_outbox_messages{connector=\"memory\"} 0.0",
+        "# UNIT dirigent_sync_duration_seconds seconds",
+        "# EOF",
+    ] {
+        assert!(metrics.lines().any(|found| found == line.trim_end()), "no `{line}` in {metrics}");
+    }
+    assert!(asked(address, "POST", "/ready").starts_with("HTTP/1.1 405"));
+    let (code, text) = says("says_how_it_stands");
+    assert!(
+        code == Some(0) && text.contains("ready") && text.contains("memory"),
+        "{code:?} {text}"
+    );
+
+    running.gets("-TERM");
+    let (code, said) = running.ends();
+    assert_eq!(code, Some(0), "{said}");
 }
 
 #[test]

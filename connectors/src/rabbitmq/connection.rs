@@ -126,7 +126,7 @@ impl Dialer {
                     if owned.for_too_long(self.settings.heartbeat) {
                         return Err(owner::refused(&group, &queue));
                     }
-                    sleep(owner::ASK_EVERY).await;
+                    sleep(delays.after_failure().min(owner::ASK_EVERY)).await;
                     continue;
                 }
                 Err(_) => {}
@@ -180,7 +180,7 @@ impl Dialer {
                     if owned.for_too_long(self.settings.heartbeat) && !self.settings.stand_by {
                         report(owner::refused(&group, &queue));
                     }
-                    sleep(owner::ASK_EVERY).await;
+                    sleep(delays.after_failure().min(owner::ASK_EVERY)).await;
                     continue;
                 }
                 Ok(Err(Trouble::Passing { doing, source })) => {

@@ -18,7 +18,8 @@ use std::{collections::BTreeSet, time::Duration};
 /// Beyond two heartbeats, after which the broker has given up the connection of an owner that died without a word.
 const TAKEOVER_MARGIN: Duration = Duration::from_secs(5);
 
-/// How often a reader that waits for a queue asks for it.
+/// How often a reader that waits for a queue asks for it, at the least: at first more often, as the broker only has to find out
+/// that the owner is gone.
 pub(super) const ASK_EVERY: Duration = Duration::from_secs(2);
 
 /// The lock of a queue.

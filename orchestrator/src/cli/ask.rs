@@ -1,9 +1,10 @@
 //! `list`, `show` and the operators' words: asked of the running process, or read from the folder at rest.
 
 use super::{
-    Cli, FolderArgs, InstanceArgs, ListArgs, OperateArgs, ShowArgs, StatusName, StepArgs,
+    Cli, FolderArgs, InstanceArgs, ListArgs, OperateArgs, ShowArgs, StatusArgs, StatusName,
+    StepArgs,
     out::{Paint, Trouble, say},
-    tell,
+    stand, tell,
 };
 use crate::{
     config::SettingsArgs,
@@ -13,6 +14,18 @@ use crate::{
 use dirigent_model::history::Verdict;
 use serde::Serialize;
 use std::process::ExitCode;
+
+pub(super) async fn status(cli: &Cli, args: StatusArgs) -> Result<ExitCode, Trouble> {
+    let Answer::Standing { status } = asked(cli, &args.folder, Question::Status).await? else {
+        return Err(wrong_answer());
+    };
+    if args.json {
+        say(&json(&status)?)?;
+    } else {
+        say(&stand::status(&status, Paint::of_stdout()))?;
+    }
+    Ok(if status.readiness.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
 
 pub(super) async fn list(cli: &Cli, args: ListArgs) -> Result<ExitCode, Trouble> {
     let status = args.status.map(|status| word(status).to_owned());

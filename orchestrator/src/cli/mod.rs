@@ -14,6 +14,7 @@ mod ask;
 mod out;
 mod plans;
 mod serve;
+mod stand;
 mod tell;
 
 #[cfg(test)]
@@ -64,6 +65,8 @@ pub enum Verb {
     Check(CheckArgs),
     /// Draws a saga
     Graph(GraphArgs),
+    /// Says how the process stands that runs on a data folder; exit code 1 while it is not ready
+    Status(StatusArgs),
     /// Lists instances of a data folder, of a running process or at rest
     List(ListArgs),
     /// Shows everything about one instance
@@ -132,6 +135,17 @@ pub struct FolderArgs {
     /// File of settings [default: dirigent.toml, where it is]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// Of which process.
+#[derive(clap::Args, Debug, Clone, Default)]
+pub struct StatusArgs {
+    /// Where it runs.
+    #[command(flatten)]
+    pub folder: FolderArgs,
+    /// Prints a JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Where an instance stands.
@@ -312,6 +326,7 @@ impl Cli {
             Verb::Run(args) => serve::run(self, args).await,
             Verb::Check(args) => plans::check(self.registry()?, args).await,
             Verb::Graph(args) => plans::graph(&*self.registry()?, &args),
+            Verb::Status(args) => ask::status(&self, args).await,
             Verb::List(args) => ask::list(&self, args).await,
             Verb::Show(args) => ask::show(&self, args).await,
             Verb::Cancel(args) => ask::cancel(&self, args).await,

@@ -13,6 +13,7 @@ use crate::{
     config::{BrokerName, Settings},
     control::Server,
     engine::{Engine, EngineError},
+    http::HttpServer,
     store::{DataFolder, FolderError},
     telemetry::{Observer, Traces, TracesSettings, logs::install_logs},
 };
@@ -118,6 +119,7 @@ impl Signals {
 pub(super) struct Process {
     engine: Engine,
     control: Option<Server>,
+    http: Option<HttpServer>,
     traces: Option<Arc<Traces>>,
     sagas: Vec<String>,
 }
@@ -132,6 +134,11 @@ impl Process {
             )
             .hint("say --data DIR, or set DIRIGENT_DATA"));
         }
+        // Before anything that takes long, so that who asks is told that it starts.
+        let http = match settings.http {
+            Some(address) => Some(HttpServer::open(address).await.map_err(Trouble::of)?),
+            None => None,
+        };
         let (observer, traces) = observer(&cli, settings)?;
         let mut builder = Orchestrator::builder(&settings.app)
             .connector(connector)
@@ -166,7 +173,10 @@ impl Process {
                 }
             },
         };
-        Ok(Self { engine, control, traces, sagas })
+        if let Some(http) = &http {
+            http.running(engine.handle());
+        }
+        Ok(Self { engine, control, http, traces, sagas })
     }
 
     /// The line that says that it runs.
@@ -176,12 +186,19 @@ impl Process {
             None => "everything in memory".into(),
         };
         let broker = settings.broker_shown();
+        let http = match &self.http {
+            Some(http) => format!(" · http at {}", http.address()),
+            None => String::new(),
+        };
         let ready = Paint::of_stderr().green("ready:");
-        format!("{ready} {} runs {} · {broker} · {data}", settings.app, self.sagas.join(", "))
+        format!("{ready} {} runs {} · {broker} · {data}{http}", settings.app, self.sagas.join(", "))
     }
 
     /// Takes nothing more in, finishes what was begun, and ends.
     pub(super) async fn stop(self) -> Result<(), Trouble> {
+        if let Some(http) = &self.http {
+            http.stopping();
+        }
         if let Some(control) = self.control {
             control.stop().await;
         }

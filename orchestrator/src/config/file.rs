@@ -24,6 +24,8 @@ struct Root {
     #[serde(default)]
     rabbitmq: RabbitMq,
     #[serde(default)]
+    http: Http,
+    #[serde(default)]
     log: Log,
 }
 
@@ -41,6 +43,12 @@ struct Kafka {
 #[serde(deny_unknown_fields)]
 struct RabbitMq {
     uri: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Http {
+    listen: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -118,6 +126,7 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Said, Vec<ConfigError>> {
     texts("durability", root.durability);
     texts("kafka.address", root.kafka.address);
     texts("rabbitmq.uri", root.rabbitmq.uri);
+    texts("http.listen", root.http.listen);
     texts("log.filter", root.log.filter);
     texts("log.format", root.log.format);
     let mut numbers = |key, value: Option<Spanned<u64>>| {

@@ -1,6 +1,7 @@
 //! Settings: who wins, what is refused, and what is never shown.
 
 use super::*;
+use crate::UNSETTLED_MAX;
 
 fn world(variables: &[(&str, &str)]) -> World {
     let pairs = variables.iter().map(|(name, value)| ((*name).into(), (*value).into()));

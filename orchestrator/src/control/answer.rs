@@ -13,6 +13,7 @@ pub(super) fn answer(handle: &Handle, question: Question, user: &str) -> Answer 
         Question::Operate { instance, action, by, why } => {
             operate(handle, &instance, action, &format!("{by} ({user})"), &why)
         }
+        Question::Status => Ok(Answer::Standing { status: Box::new(handle.status()) }),
         question @ (Question::List { .. } | Question::Show { .. }) => {
             at_rest(&handle.reader(), question)
         }
@@ -27,6 +28,9 @@ pub(super) fn at_rest(reader: &Reader, question: Question) -> Result<Answer, Ref
         Question::Show { instance } => {
             let instance = Box::new(find_and_show(reader, &instance)?);
             Ok(Answer::Shown { instance })
+        }
+        Question::Status => {
+            Err(Refusal::new("nobody runs on this data folder; `run` starts a process"))
         }
         Question::Operate { .. } => Err(Refusal::new("nobody runs who could do it")),
     }

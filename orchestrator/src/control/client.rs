@@ -58,7 +58,7 @@ pub(crate) async fn ask(
 ) -> Result<Answer, AskError> {
     let answer = match running(folder, &question).await? {
         Some(answer) => answer,
-        None if matches!(question, Question::Operate { .. }) => {
+        None if matches!(question, Question::Operate { .. } | Question::Status) => {
             return Err(AskError::NobodyRuns { folder: folder.display().to_string() });
         }
         None => {
@@ -73,9 +73,10 @@ pub(crate) async fn ask(
     };
     match answer {
         Answer::Refused(refusal) => Err(refusal.into()),
-        answer @ (Answer::Listed { .. } | Answer::Shown { .. } | Answer::Operated { .. }) => {
-            Ok(answer)
-        }
+        answer @ (Answer::Listed { .. }
+        | Answer::Shown { .. }
+        | Answer::Standing { .. }
+        | Answer::Operated { .. }) => Ok(answer),
     }
 }
 

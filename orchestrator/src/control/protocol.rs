@@ -1,6 +1,6 @@
 //! What goes over the control socket: a question per line, an answer per line.
 
-use crate::engine::InstanceView;
+use crate::engine::{InstanceView, StatusView};
 use dirigent_model::history::Verdict;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,8 @@ pub(crate) enum Question {
     List { saga: Option<String>, status: Option<String>, limit: usize },
     /// Everything about one instance.
     Show { instance: Named },
+    /// How the process stands.
+    Status,
     /// An operator's word.
     Operate { instance: Named, action: Action, by: String, why: String },
 }
@@ -51,6 +53,8 @@ pub(crate) enum Answer {
     Listed { instances: Vec<InstanceView>, more: bool },
     /// One instance.
     Shown { instance: Box<InstanceView> },
+    /// How the process stands.
+    Standing { status: Box<StatusView> },
     /// What was decided about an operator's word, and how the instance stands now.
     Operated { verdict: Verdict, instance: Box<InstanceView> },
     /// No answer.

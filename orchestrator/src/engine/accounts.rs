@@ -28,6 +28,17 @@ impl Count {
     /// All of them.
     pub const ALL: [Self; 5] =
         [Self::Applied, Self::Duplicate, Self::Ignored, Self::Parked, Self::Quarantined];
+
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Duplicate => "duplicate",
+            Self::Ignored => "ignored",
+            Self::Parked => "parked",
+            Self::Quarantined => "quarantined",
+        }
+    }
 }
 
 /// How many messages became what.
@@ -237,6 +248,19 @@ impl Accounts {
                 next: progress.next,
             })
             .collect()
+    }
+
+    /// Messages by channel and what became of them, of all partitions together.
+    pub(crate) fn counted_by_channel(&self) -> BTreeMap<String, Vec<(&'static str, u64)>> {
+        let mut by_channel: BTreeMap<String, Vec<(&'static str, u64)>> = BTreeMap::new();
+        for ((channel, _), counts) in &self.counts {
+            let none = || Count::ALL.map(|count| (count.name(), 0)).to_vec();
+            let sums = by_channel.entry(channel.clone()).or_insert_with(none);
+            for (sum, count) in sums.iter_mut().zip(Count::ALL) {
+                sum.1 += counts.of(count);
+            }
+        }
+        by_channel
     }
 
     /// Messages of all partitions.

@@ -73,7 +73,9 @@ impl Checkpointer {
         let thread = std::thread::Builder::new().name("checkpointer".into()).spawn(move || {
             for checkpoint in inbox {
                 let (keep_from, batches) = (checkpoint.keep_from, checkpoint.batches.clone());
+                let began = std::time::Instant::now();
                 let outcome = write(&shared, checkpoint).map(|()| keep_from);
+                shared.meters.checkpointed(began.elapsed());
                 if outcome.is_ok() {
                     for (shard, batch) in shards.iter().zip(batches) {
                         // A shard with a full inbox has work; it is told the next time.

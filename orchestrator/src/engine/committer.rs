@@ -33,6 +33,9 @@ const BATCHES_PER_SYNC_MAX: usize = 64;
 /// How long an idle committer waits before it writes down watermarks that have moved.
 const IDLE: Duration = Duration::from_millis(200);
 
+/// The least time between two copies of the accounts for the meters.
+const TELL_EVERY: Duration = Duration::from_millis(500);
+
 /// Bytes of the journal after which a checkpoint is due.
 const CHECKPOINT_BYTES: u64 = 48 * 1024 * 1024;
 
@@ -85,6 +88,9 @@ pub(super) struct Written {
     pub bytes: u64,
     pub syncs: u64,
     pub checkpoint_at: Instant,
+    /// The meters know what became of all inputs so far.
+    pub is_told: bool,
+    pub told_at: Instant,
 }
 
 impl Committer {
@@ -104,6 +110,7 @@ impl Committer {
                 Err(RecvTimeoutError::Timeout) => self.write_watermarks()?,
                 Err(RecvTimeoutError::Disconnected) => break,
             }
+            self.tell_meters();
             self.checkpoint(false)?;
             self.hold_back()?;
         }
@@ -146,9 +153,13 @@ impl Committer {
     ) -> Result<(), Fatal> {
         {
             let _asked = self.shared.disk.asks(Writer::Journal);
+            let began = Instant::now();
             self.journal.sync()?;
+            let inputs = batches.iter().map(Batch::inputs).sum();
+            self.shared.meters.synced(began.elapsed(), inputs);
         }
         self.written.syncs += 1;
+        self.written.is_told = false;
         // Everything of these batches is durable now; nothing of them has been seen outside yet.
         for (batch, (seq, firsts)) in batches.iter_mut().zip(places) {
             self.shared.table.put(batch.take_resting(seq.0));
@@ -285,6 +296,18 @@ impl Committer {
         for (lane, relay) in self.relays.iter().enumerate() {
             snapshot.confirmed[lane] = relay.confirmed().saturating_sub(1);
         }
+    }
+
+    /// Tells what became of the inputs of each channel, if somebody wants to know: now and then, as it is a copy of all of them.
+    fn tell_meters(&mut self) {
+        if self.written.is_told
+            || !self.shared.meters.is_on()
+            || self.written.told_at.elapsed() < TELL_EVERY
+        {
+            return;
+        }
+        (self.written.is_told, self.written.told_at) = (true, Instant::now());
+        self.shared.meters.consumed(self.accounts.counted_by_channel());
     }
 
     /// Waits a moment for room, and does what makes some. Nothing of what waits has been promised to anyone.

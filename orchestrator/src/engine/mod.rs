@@ -24,6 +24,7 @@ mod headroom;
 mod health;
 mod job;
 mod reader;
+mod readiness;
 mod recovery;
 mod schedule;
 mod shard;
@@ -39,15 +40,17 @@ pub use headroom::HEADROOM_BYTES;
 pub use health::Concern;
 pub use job::{OperatorAction, OperatorError};
 pub use reader::{AtRestError, InstanceView, ListFilter, NodeView, Reader, open_at_rest};
+pub use readiness::{BrokerView, Readiness, Reason, StatusView};
 pub use shard::INSTANCE_BYTES_MAX;
 pub use start::{Engine, EngineError, EngineParts, Lane as LaneParts};
 
 pub(crate) use accounts::Covered;
 pub(crate) use group::{Lane, LaneSeq, Outgoing, Sender};
 pub(crate) use job::{Confirm, DeliveryDone, DeliveryJob, Job, What};
+pub(crate) use readiness::Outbox;
 pub(crate) use shard::{Fatal, ToShard};
 
-use crate::{envelope::Envelopes, registry::Registry, telemetry::Observer};
+use crate::{envelope::Envelopes, meters::Meters, registry::Registry, telemetry::Observer};
 use dirigent_model::{
     definition::Plan,
     instance::{Core, InstanceId},
@@ -57,7 +60,7 @@ use dirigent_model::{
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -102,6 +105,11 @@ pub(crate) struct Shared {
     pub health: health::Health,
     pub stopping: AtomicBool,
     pub failure: Mutex<Option<Fatal>>,
+    pub meters: Arc<Meters>,
+    /// Sources and sinks, once they are open.
+    pub watched: OnceLock<Vec<readiness::Watched>>,
+    /// By connector, once its relay is there.
+    pub outboxes: OnceLock<Vec<Outbox>>,
     /// Woken when the engine has to stop by itself.
     pub ended: tokio::sync::Notify,
 }
@@ -142,7 +150,7 @@ impl Shared {
 }
 
 /// What is going on, as of the last commit.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Snapshot {
     /// Sagas ever started.
     pub started: u64,

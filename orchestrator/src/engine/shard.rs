@@ -144,7 +144,11 @@ impl Shard {
         self.schedule.look_ahead(self.batch.now, self.index, &self.shared)?;
         let due_max = if timers_fire { DUE_PER_TURN_MAX } else { 0 };
         for _ in 0..due_max {
+            let due = self.schedule.next_due();
             let Some(id) = self.schedule.take_due(self.batch.now) else { break };
+            if let Some(due) = due {
+                self.shared.meters.timer_fired(self.batch.now.since(due));
+            }
             self.wake(id)?;
             if self.batch.is_full() && !self.begin_batch() {
                 return Ok(true);

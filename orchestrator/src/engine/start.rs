@@ -9,6 +9,7 @@ use super::{
     committer::{Committer, Written},
     handle::Handle,
     headroom::Watcher,
+    readiness::{Outbox, Watched},
     recovery::{Recovered, recover},
     schedule::Schedule,
     shard::{Fatal, Shard},
@@ -178,6 +179,9 @@ impl Engine {
             health: Default::default(),
             stopping: AtomicBool::new(false),
             failure: Mutex::new(None),
+            meters: Default::default(),
+            watched: Default::default(),
+            outboxes: Default::default(),
             ended: tokio::sync::Notify::new(),
         });
         let reads = Reads {
@@ -275,6 +279,20 @@ fn spawn(
     std::thread::Builder::new().name(name).spawn(guarded).map_err(EngineError::Thread)
 }
 
+/// What people call the lanes: by their connectors, with a number where two have the same name.
+fn names_of(lanes: &[Lane]) -> Vec<String> {
+    let name = |lane: &Lane| lane.connector.name().to_owned();
+    let mut names: Vec<String> = Vec::with_capacity(lanes.len());
+    for (index, lane) in lanes.iter().enumerate() {
+        let others = lanes[..index].iter().filter(|other| name(other) == name(lane)).count();
+        names.push(match others {
+            0 => name(lane),
+            others => format!("{}-{}", name(lane), others + 1),
+        });
+    }
+    names
+}
+
 async fn run(
     shared: Arc<Shared>,
     lanes: Vec<Lane>,
@@ -293,7 +311,9 @@ async fn run(
     // Sources are opened before any thread runs, so that a refusal leaves nothing behind, and before anything is sent:
     // what is sent is sent by the owner of what is read.
     let mut intakes = Vec::new();
-    for lane in &lanes {
+    let names = names_of(&lanes);
+    let mut watched = Vec::new();
+    for (lane, name) in lanes.iter().zip(&names) {
         if lane.reads.is_empty() {
             continue;
         }
@@ -308,9 +328,12 @@ async fn run(
                 .collect(),
             unsettled_max: reads.unsettled_max,
         };
+        let source = lane.connector.source(spec).await?;
+        let health = source.health();
+        watched.push(Watched { connector: name.clone(), part: "source", health });
         intakes.push(Intake {
             shared: Arc::clone(&shared),
-            source: lane.connector.source(spec).await?,
+            source,
             memory: lane.connector.memory(),
             shards: shards_in.clone(),
             progress: accounts.progress.clone(),
@@ -322,6 +345,7 @@ async fn run(
 
     let mut relays = tokio::task::JoinSet::new();
     let mut handles = Vec::new();
+    let mut outboxes = Vec::new();
     for (index, (lane, (waiting, given_up))) in
         lanes.iter().zip(outbox.into_iter().zip(given_up)).enumerate()
     {
@@ -331,16 +355,23 @@ async fn run(
             false => lane.connector.owner_sink(&reads.app).await?,
             true => lane.connector.sink().await?,
         };
+        let health = sink.health();
+        watched.push(Watched { connector: names[index].clone(), part: "sink", health });
         let (confirmed, next) = (accounts.lanes_confirmed[index], accounts.lanes_next[index]);
         let (relay, handle) =
-            Relay::new(number, lane.connector.name(), sink, confirmed, next, unsent_in.clone());
+            Relay::new(number, &names[index], sink, confirmed, next, unsent_in.clone());
+        let relay = relay.measured_by(Arc::clone(&shared.meters));
         handle.confirm(&given_up);
         if !waiting.is_empty() {
             handle.send(waiting);
         }
+        outboxes.push(Outbox { connector: names[index].clone(), gauge: handle.gauge() });
         handles.push(handle);
         relays.spawn(guarded(Arc::clone(&shared), relay));
     }
+
+    // Nobody else sets them, and nobody asks before they are set.
+    let _ = (shared.watched.set(watched), shared.outboxes.set(outboxes));
 
     let watcher = Watcher::new(Arc::clone(&shared), journal.disk(), reads.headroom_bytes);
     let (to_committer, batches) = bounded::<Batch>(shards * BATCHES_WAITING_PER_SHARD);
@@ -354,6 +385,8 @@ async fn run(
             bytes: 0,
             syncs: 0,
             checkpoint_at: Instant::now(),
+            is_told: false,
+            told_at: Instant::now(),
         },
         journal,
         inbox: batches,

@@ -9,11 +9,16 @@ mod watermark;
 use crate::{
     engine::{Confirm, Job, Lane, LaneSeq, Outgoing, Sender, What},
     envelope,
+    meters::Meters,
 };
 use dirigent_connectors::{Message, Sent, Sink, UnsentReason, names, retry::Delays};
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 use tokio::sync::mpsc;
 use watermark::Watermark;
@@ -36,6 +41,8 @@ pub(crate) struct RelayHandle {
 
 struct State {
     watermark: Mutex<Watermark>,
+    /// When messages were handed over, by the last number of each batch; those below the watermark are gone.
+    handed: Mutex<VecDeque<(LaneSeq, Instant)>>,
     confirmed: AtomicU64,
     waiting: AtomicUsize,
 }
@@ -45,6 +52,10 @@ impl State {
         let mut watermark = self.watermark.lock().unwrap_or_else(PoisonError::into_inner);
         watermark.confirm(seqs);
         self.confirmed.store(watermark.next(), Ordering::Release);
+        let mut handed = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
+        while handed.front().is_some_and(|(last, _)| *last < watermark.next()) {
+            handed.pop_front();
+        }
     }
 
     /// Messages that no broker has to answer for any more.
@@ -57,9 +68,17 @@ impl RelayHandle {
     /// Hands over messages whose group is durable. The caller keeps [`RelayHandle::waiting`] within the outbox's bound.
     pub(crate) fn send(&self, messages: Vec<(LaneSeq, Outgoing)>) {
         self.state.waiting.fetch_add(messages.len(), Ordering::AcqRel);
+        if let Some((last, _)) = messages.last() {
+            let mut handed = self.state.handed.lock().unwrap_or_else(PoisonError::into_inner);
+            handed.push_back((*last, Instant::now()));
+        }
         if self.inbox.send(messages).is_err() {
             tracing::debug!("The relay has ended; its messages are sent after the next start.");
         }
+    }
+
+    pub(crate) fn gauge(&self) -> RelayGauge {
+        RelayGauge(Arc::clone(&self.state))
     }
 
     /// Counts messages as confirmed whose instances know that they could not be sent.
@@ -79,6 +98,23 @@ impl RelayHandle {
     }
 }
 
+/// Looks at a relay without keeping it alive.
+#[derive(Clone)]
+pub(crate) struct RelayGauge(Arc<State>);
+
+impl RelayGauge {
+    /// See [`RelayHandle::waiting`].
+    pub(crate) fn waiting(&self) -> usize {
+        self.0.waiting.load(Ordering::Acquire)
+    }
+
+    /// How long the oldest message that no broker has confirmed has been here; none where all are.
+    pub(crate) fn oldest(&self) -> Option<Duration> {
+        let handed = self.0.handed.lock().unwrap_or_else(PoisonError::into_inner);
+        handed.front().map(|(_, since)| since.elapsed())
+    }
+}
+
 /// Sends what it is given, for as long as it is given something.
 pub(crate) struct Relay {
     lane: Lane,
@@ -89,6 +125,7 @@ pub(crate) struct Relay {
     unsent: Vec<crossbeam_channel::Sender<Job>>,
     /// Messages below this number come from before the start: they may have been sent then.
     sent_before: LaneSeq,
+    meters: Arc<Meters>,
 }
 
 /// Another process owns what this one sends for.
@@ -123,16 +160,24 @@ impl Relay {
         let (sender, inbox) = mpsc::unbounded_channel();
         let state = Arc::new(State {
             watermark: Mutex::new(Watermark::new(confirmed)),
+            handed: Mutex::default(),
             confirmed: AtomicU64::new(confirmed),
             waiting: AtomicUsize::new(0),
         });
         let handle = RelayHandle { inbox: sender, state: Arc::clone(&state) };
-        (Self { lane, name: name.into(), sink, inbox, state, unsent, sent_before }, handle)
+        let (name, meters) = (name.into(), Arc::default());
+        (Self { lane, name, sink, inbox, state, unsent, sent_before, meters }, handle)
+    }
+
+    /// Tells these meters of its windows.
+    pub(crate) fn measured_by(mut self, meters: Arc<Meters>) -> Self {
+        self.meters = meters;
+        self
     }
 
     /// Works until every handle is gone. An error when nothing may leave any more.
     pub(crate) async fn run(mut self) -> Result<(), Fenced> {
-        let mut gathered: std::collections::VecDeque<(LaneSeq, Outgoing)> = Default::default();
+        let mut gathered: VecDeque<(LaneSeq, Outgoing)> = Default::default();
         loop {
             if gathered.is_empty() {
                 match self.inbox.recv().await {
@@ -202,6 +247,7 @@ impl Relay {
                 return Err(Fenced { connector: self.name.clone(), owner });
             }
             (heads, messages) = again;
+            self.meters.window_sent(&self.name, messages.is_empty());
             if let Some(text) = unknown {
                 tracing::warn!(
                     connector = self.name,

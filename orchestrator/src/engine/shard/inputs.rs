@@ -282,6 +282,7 @@ impl Shard {
             channel = %job.done.channel, partition = job.done.partition, offset = job.done.offset,
             reason = dead.reason, text = dead.text, "A message is set aside as a dead letter."
         );
+        self.shared.meters.set_aside(dead.reason);
         let (partition, offset) = (job.done.partition, job.done.offset);
         let message = Arc::clone(&job.message);
         let letters = &self.shared.dead_letters;

@@ -1,0 +1,267 @@
+//! A RabbitMQ that is killed, frozen, or loses patience, under a connector and under a whole process: what readiness says, and that it heals.
+//!
+//! Each test has a broker of its own, and says that it is skipped where none can be started.
+
+#![allow(clippy::unwrap_used, reason = "a test, its helpers included")]
+
+use dirigent_brokers::Broker;
+use dirigent_connectors::{
+    Attributes, ChannelKind, ChannelSpec, Connector, Delivery, Health, Message, Sent, Settle, Sink,
+    Source, SourceSpec,
+    health::Standing,
+    names,
+    rabbitmq::{RabbitMqConnector, RabbitMqSettings},
+};
+use std::{
+    collections::BTreeSet,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How long anything may take here: machines are busy, and a broker needs a while to start.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// The first line of a process that says where it answers by HTTP ends with this and the address.
+const HTTP_AT: &str = "http at ";
+
+#[test]
+fn readiness_follows_a_rabbitmq_that_is_killed_and_comes_back() {
+    let Some(broker) = dirigent_brokers::require!(dirigent_brokers::rabbitmq_private()) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let process = Running::start(&broker, folder.path());
+    let (status, body) = process.get("/ready");
+    assert_eq!((status, body.as_str()), (200, r#"{"ready":true,"reasons":[]}"#));
+    assert!(order(&broker, folder.path(), &["status"]).status.success());
+
+    broker.kill().unwrap();
+    let body = process.until_ready_says(503, &["rabbitmq source", "rabbitmq sink", "away"]);
+    assert!(!body.contains("guest"), "no credentials: {body}");
+    assert_eq!(process.get("/live").0, 200);
+    assert!(process.metric("dirigent_ready ").starts_with('0'));
+    let said = order(&broker, folder.path(), &["status"]);
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert_eq!(said.status.code(), Some(1), "{text}");
+    assert!(text.starts_with("not ready") && text.contains("rabbitmq source away"), "{text}");
+
+    broker.restart().unwrap();
+    process.until_ready_says(200, &["true"]);
+    for part in ["source", "sink"] {
+        let name =
+            format!("dirigent_broker_reconnects_total{{connector=\"rabbitmq\",part=\"{part}\"}} ");
+        let reconnects: f64 = process.metric(&name).parse().unwrap();
+        assert!(reconnects >= 1.0, "{part}: {reconnects}");
+    }
+    // Messages flow again, both ways: the commands of an order that starts now are confirmed.
+    assert!(order(&broker, folder.path(), &["publish", "--orders", "1"]).status.success());
+    let begin = Instant::now();
+    while process
+        .metric("dirigent_messages_confirmed_total{connector=\"rabbitmq\"} ")
+        .parse::<f64>()
+        .unwrap()
+        < 1.0
+    {
+        assert!(begin.elapsed() < PATIENCE, "{}", process.get("/metrics").1);
+        thread::sleep(Duration::from_millis(100));
+    }
+    let started: f64 = process.metric("dirigent_instances_started_total ").parse().unwrap();
+    assert_eq!(started, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_frozen_is_given_up_by_its_silence_and_found_again() {
+    let Some(broker) = dirigent_brokers::require!(dirigent_brokers::rabbitmq_private()) else {
+        return;
+    };
+    let mut settings = RabbitMqSettings::new(broker.address()).unwrap();
+    settings.heartbeat = Duration::from_secs(2);
+    let connector = RabbitMqConnector::new(settings);
+    let channel = ChannelSpec::work("work");
+    let mut source = source(&connector, &channel).await;
+    let mut sink = connector.sink().await.unwrap();
+    confirmed(sink.as_mut(), (0..10).map(message).collect()).await;
+    broker.freeze().unwrap();
+    // Nothing is sent or received: only the missing heartbeats tell.
+    until(&source.health(), |standing| standing.name() == "away").await;
+    until(&sink.health(), |standing| standing.name() == "away").await;
+    broker.thaw().unwrap();
+    until(&source.health(), Standing::is_ready).await;
+    until(&sink.health(), Standing::is_ready).await;
+    confirmed(sink.as_mut(), (10..20).map(message).collect()).await;
+    all_come(source.as_mut(), 20).await;
+}
+
+/// The broker takes a delivery back that was not settled within its `consumer_timeout`, and closes the channel. Deliveries are
+/// settled once they are durable, which takes milliseconds: it comes to this only when the process stands still for half an hour.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_settler_slower_than_the_brokers_patience_loses_nothing() {
+    let Some(broker) = dirigent_brokers::require!(dirigent_brokers::rabbitmq_private()) else {
+        return;
+    };
+    // Looked at on every tick of a channel, which is a minute unless said.
+    for setting in ["consumer_timeout, 1000", "channel_tick_interval, 500"] {
+        broker.rabbitmqctl(&["eval", &format!("application:set_env(rabbit, {setting}).")]).unwrap();
+    }
+    let connector = RabbitMqConnector::new(RabbitMqSettings::new(broker.address()).unwrap());
+    let channel = ChannelSpec::work("work");
+    let mut source = source(&connector, &channel).await;
+    let mut sink = connector.sink().await.unwrap();
+    confirmed(sink.as_mut(), (0..10).map(message).collect()).await;
+    let held = source.receive(10).await.unwrap();
+    let begin = Instant::now();
+    while source.health().report().reconnects == 0 {
+        assert!(
+            begin.elapsed() < PATIENCE,
+            "the broker is patient: {:?}",
+            source.health().report()
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    until(&source.health(), Standing::is_ready).await;
+    // Too late: the broker hands them out again, and does not take this for what it hands out now.
+    settle(source.as_ref(), &held);
+    all_come(source.as_mut(), 10).await;
+}
+
+fn message(id: usize) -> Message {
+    Message {
+        channel: "work".into(),
+        kind: ChannelKind::Work,
+        key: "k".into(),
+        attributes: Attributes::new().with(names::ID, id.to_string()),
+        others: vec![],
+        body: bytes::Bytes::from_static(b"{}"),
+    }
+}
+
+async fn source(connector: &RabbitMqConnector, channel: &ChannelSpec) -> Box<dyn Source> {
+    connector.prepare(std::slice::from_ref(channel)).await.unwrap();
+    let spec = SourceSpec {
+        channels: vec![channel.clone()],
+        group: "test".into(),
+        positions: vec![],
+        unsettled_max: 100,
+    };
+    connector.source(spec).await.unwrap()
+}
+
+async fn until(health: &Health, wanted: impl FnMut(&Standing) -> bool) {
+    let standing = tokio::time::timeout(PATIENCE, health.until(wanted)).await;
+    standing.unwrap_or_else(|_| panic!("it still says {:?}", health.report()));
+}
+
+async fn confirmed(sink: &mut dyn Sink, mut open: Vec<Message>) {
+    let begin = Instant::now();
+    while !open.is_empty() {
+        assert!(begin.elapsed() < PATIENCE, "the sink did not heal");
+        let outcomes = sink.send(&open).await;
+        let mut outcomes = outcomes.iter();
+        open.retain(|_| outcomes.next() != Some(&Sent::Confirmed));
+    }
+}
+
+/// Receives and settles until each of the first `count` messages has come.
+async fn all_come(source: &mut dyn Source, count: usize) {
+    let mut seen = BTreeSet::new();
+    while seen.len() < count {
+        let read = tokio::time::timeout(PATIENCE, source.receive(100)).await;
+        let read = read.unwrap_or_else(|_| panic!("only {seen:?} came")).unwrap();
+        settle(source, &read);
+        let id = |it: &Delivery| it.message.attributes.get(names::ID).unwrap().parse().unwrap();
+        seen.extend(read.iter().map(id));
+    }
+    assert_eq!(seen, (0..count).collect::<BTreeSet<usize>>());
+}
+
+fn settle(source: &dyn Source, deliveries: &[Delivery]) {
+    let done: Vec<_> = deliveries.iter().map(|it| (it.receipt, Settle::Done)).collect();
+    source.settler().settle(&done);
+}
+
+/// A verb of the example, to its end.
+fn order(broker: &Broker, folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = command(broker, folder);
+    let at = match arguments[0] {
+        "status" => ["--data", "orchestrator"],
+        _ => ["--broker", "rabbitmq"],
+    };
+    command.args(arguments).args(at).output().unwrap()
+}
+
+fn command(broker: &Broker, folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_order"));
+    command
+        .current_dir(folder)
+        .env(broker.kind().variable(), broker.address())
+        .env("DIRIGENT_LOG", "error,lapin=off");
+    command
+}
+
+/// An orchestrator that said that it is ready, and where it answers by HTTP. Ends with the test.
+struct Running {
+    child: Child,
+    http: String,
+}
+
+impl Running {
+    fn start(broker: &Broker, folder: &Path) -> Self {
+        let mut command = command(broker, folder);
+        command.args([
+            "run",
+            "--data",
+            "orchestrator",
+            "--broker",
+            "rabbitmq",
+            "--http",
+            "127.0.0.1:0",
+        ]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+        let ready = said
+            .find_map(|line| line.unwrap().split_once(HTTP_AT).map(|(_, at)| at.trim().to_owned()));
+        // Read to its end, so that the process never waits for a reader.
+        thread::spawn(move || said.map_while(Result::ok).for_each(|line| eprintln!("{line}")));
+        Self { child, http: ready.expect("it says where it answers") }
+    }
+
+    fn get(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(&self.http).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    fn until_ready_says(&self, status: u16, words: &[&str]) -> String {
+        let begin = Instant::now();
+        loop {
+            let (found, body) = self.get("/ready");
+            if found == status && words.iter().all(|word| body.contains(word)) {
+                return body;
+            }
+            assert!(begin.elapsed() < PATIENCE, "it still says {found} {body}");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// The value behind a name with its labels.
+    fn metric(&self, name: &str) -> String {
+        let (_, text) = self.get("/metrics");
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("no {name} in {text}")).to_owned()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
