@@ -11,6 +11,10 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 /// How long one try may take, handshake and topology included. A black hole must not eat the whole time limit of opening.
 const ATTEMPT_TIME_MAX: Duration = Duration::from_secs(10);
 
+/// How long one try to rebuild may take, with topology and consumers. A broker that was killed answers `basic.consume` of its quorum
+/// queues late; giving up before that only begins the wait anew. A broker that is silent is found out by its heartbeats.
+const REBUILD_TIME_MAX: Duration = Duration::from_secs(90);
+
 /// How long a goodbye may take. The broker notices the end of a connection without it, only later.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(2);
 
@@ -123,7 +127,7 @@ impl Dialer {
                 Ok(Err(Trouble::Mend(error))) => return Err(error),
                 Ok(Err(Trouble::Passing { source, .. })) => last = source,
                 Ok(Err(Trouble::Owned { group, queue })) => {
-                    if owned.for_too_long(self.settings.heartbeat) {
+                    if owned.for_longer_than(owner::takeover_wait(self.settings.heartbeat)) {
                         return Err(owner::refused(&group, &queue));
                     }
                     sleep(delays.after_failure().min(owner::ASK_EVERY)).await;
@@ -160,7 +164,7 @@ impl Dialer {
         let address = &self.settings.uri;
         let mut owned = Owned::default();
         loop {
-            match timeout(ATTEMPT_TIME_MAX + ATTEMPT_TIME_MAX, attempt()).await {
+            match timeout(REBUILD_TIME_MAX, attempt()).await {
                 Ok(Ok(done)) => {
                     tracing::info!(%address, purpose, "Connected to RabbitMQ again.");
                     health.reconnected();
@@ -177,7 +181,7 @@ impl Dialer {
                         tracing::warn!(%address, group, queue, "Another connection reads this queue, waiting for it.");
                     }
                     health.waiting(format!("another connection to RabbitMQ at {address} reads queue {queue}; this one takes it over when that ends"));
-                    if owned.for_too_long(self.settings.heartbeat) && !self.settings.stand_by {
+                    if owned.for_longer_than(owner::REGAIN_WAIT_MAX) && !self.settings.stand_by {
                         report(owner::refused(&group, &queue));
                     }
                     sleep(delays.after_failure().min(owner::ASK_EVERY)).await;
@@ -219,10 +223,10 @@ impl Owned {
         self.since.is_none()
     }
 
-    /// Whether it is longer than a dead one could have it.
-    fn for_too_long(&mut self, heartbeat: Duration) -> bool {
+    /// Whether it is longer than one could have it who is gone.
+    fn for_longer_than(&mut self, wait: Duration) -> bool {
         let since = *self.since.get_or_insert_with(Instant::now);
-        let until = since + owner::takeover_wait(heartbeat);
+        let until = since + wait;
         self.until = Some(until + ATTEMPT_TIME_MAX);
         Instant::now() >= until
     }
@@ -230,6 +234,43 @@ impl Owned {
     /// Until when an attempt may take, because asking goes on.
     fn deadline(&self) -> Instant {
         self.until.unwrap_or_else(Instant::now)
+    }
+}
+
+/// A connection that says goodbye whenever it is let go, also by a future that is dropped halfway: lapin keeps one open as long
+/// as an answer on it is awaited, and with it the queues that it has locked.
+pub(super) struct Held(Option<Connection>);
+
+impl Held {
+    pub(super) fn new(connection: Connection) -> Self {
+        Self(Some(connection))
+    }
+
+    /// Says goodbye and waits for it.
+    pub(super) async fn close(mut self) {
+        if let Some(connection) = self.0.take() {
+            close(connection).await;
+        }
+    }
+}
+
+impl std::ops::Deref for Held {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.0.as_ref().expect("only closing takes it, and that takes its holder")
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Without a runtime the process ends, and its connections with it.
+        if let (Some(connection), Ok(runtime)) =
+            (self.0.take(), tokio::runtime::Handle::try_current())
+        {
+            // Nobody waits for it: it has a time limit of its own.
+            runtime.spawn(close(connection));
+        }
     }
 }
 

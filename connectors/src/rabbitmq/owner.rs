@@ -18,6 +18,10 @@ use std::{collections::BTreeSet, time::Duration};
 /// Beyond two heartbeats, after which the broker has given up the connection of an owner that died without a word.
 const TAKEOVER_MARGIN: Duration = Duration::from_secs(5);
 
+/// How long a reader that has lost its connection waits for the queues that it had, before they count as another's. A broker that was
+/// killed may hold on to a connection of our own for as long as its quorum queues do not answer.
+pub(super) const REGAIN_WAIT_MAX: Duration = Duration::from_secs(180);
+
 /// How often a reader that waits for a queue asks for it, at the least: at first more often, as the broker only has to find out
 /// that the owner is gone.
 pub(super) const ASK_EVERY: Duration = Duration::from_secs(2);

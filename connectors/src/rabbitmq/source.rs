@@ -12,7 +12,7 @@
 use super::{
     NAME,
     acks::{Ledger, Telling},
-    connection::{self, Dialer, Trouble},
+    connection::{Dialer, Held, Trouble},
     envelope, owner,
     topology::{self, queue_of},
 };
@@ -27,7 +27,7 @@ use futures::{
     stream::{self, BoxStream, ReadyChunks, SelectAll},
 };
 use lapin::{
-    Channel, Connection,
+    Channel,
     message::Delivery as AmqpDelivery,
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions},
     types::FieldTable,
@@ -257,26 +257,29 @@ impl Pump {
         loop {
             let since = Instant::now();
             match self.serve(&mut session).await {
-                Ended::Stopped => break,
+                Ended::Stopped => {
+                    // What was settled before the source was dropped is told before the goodbye.
+                    let _ = tell(&session.amqp, self.inbox.news()).await;
+                    return session.connection.close().await;
+                }
                 Ended::Lost(error) => {
                     tracing::warn!(%address, group = self.reader.group, error,
                         "The connection that consumes was lost, rebuilding it.");
                     self.inbox.health.away(error);
                 }
             }
+            // Lets its queues go, which the next one takes.
+            drop(session);
             self.inbox.restart();
             if since.elapsed() >= GOOD_CONNECTION {
                 delays.succeeded();
             }
-            tokio::select! {
+            session = tokio::select! {
                 biased;
                 _ = &mut self.stopped => return,
-                rebuilt = rebuild(&self.dialer, &self.reader, &self.inbox, &mut delays) => session = rebuilt,
-            }
+                rebuilt = rebuild(&self.dialer, &self.reader, &self.inbox, &mut delays) => rebuilt,
+            };
         }
-        // What was settled before the source was dropped is told before the goodbye.
-        let _ = tell(&session.amqp, self.inbox.news()).await;
-        connection::close(session.connection).await;
     }
 
     async fn serve(&mut self, session: &mut Session) -> Ended {
@@ -357,19 +360,15 @@ enum Event {
 
 /// One connection with one AMQP channel and a consumer per queue.
 struct Session {
-    connection: Connection,
+    connection: Held,
     amqp: Channel,
     events: ReadyChunks<SelectAll<BoxStream<'static, Event>>>,
 }
 
 impl Session {
     async fn open(dialer: &Dialer, reader: &Reader) -> Result<Self, Trouble> {
-        let connection = dialer.dial(&format!("consume {}", reader.group)).await?;
-        if let Err(trouble) = owner::lock(&connection, &reader.channels, &reader.group).await {
-            // What was taken is given back at once, and not when the broker finds out.
-            connection::close(connection).await;
-            return Err(trouble);
-        }
+        let connection = Held::new(dialer.dial(&format!("consume {}", reader.group)).await?);
+        owner::lock(&connection, &reader.channels, &reader.group).await?;
         topology::declare(&connection, &reader.channels, Some(&reader.group)).await?;
         let opening = |error| Trouble::of("to open an AMQP channel for consuming", error);
         let amqp = connection.create_channel().await.map_err(opening)?;

@@ -60,6 +60,7 @@ fn folder_of(verb: &mut dirigent::cli::Verb) -> Option<&mut FolderArgs> {
     use dirigent::cli::Verb;
     match verb {
         Verb::List(args) => Some(&mut args.folder),
+        Verb::Status(args) => Some(&mut args.folder),
         Verb::Show(args) => Some(&mut args.instance.folder),
         Verb::Cancel(args) | Verb::Kill(args) => Some(&mut args.instance.folder),
         Verb::Retry(args) | Verb::Resolve(args) => Some(&mut args.folder),

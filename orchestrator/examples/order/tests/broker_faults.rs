@@ -23,7 +23,7 @@ use std::{
 };
 
 /// How long anything may take here: machines are busy, and a broker needs a while to start.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// The first line of a process that says where it answers by HTTP ends with this and the address.
 const HTTP_AT: &str = "http at ";
@@ -172,7 +172,9 @@ async fn all_come(source: &mut dyn Source, count: usize) {
         let read = tokio::time::timeout(PATIENCE, source.receive(100)).await;
         let read = read.unwrap_or_else(|_| panic!("only {seen:?} came")).unwrap();
         settle(source, &read);
-        let id = |it: &Delivery| it.message.attributes.get(names::ID).unwrap().parse().unwrap();
+        let id = |it: &Delivery| -> usize {
+            it.message.attributes.get(names::ID).unwrap().parse().unwrap()
+        };
         seen.extend(read.iter().map(id));
     }
     assert_eq!(seen, (0..count).collect::<BTreeSet<usize>>());
