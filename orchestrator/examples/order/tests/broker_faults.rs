@@ -1,4 +1,4 @@
-//! A RabbitMQ that is killed, frozen, or loses patience, under a connector and under a whole process: what readiness says, and that it heals.
+//! A RabbitMQ that goes away, is frozen, or loses patience, under a connector and under a whole process: what readiness says, and that it heals.
 //!
 //! Each test has a broker of its own, and says that it is skipped where none can be started.
 
@@ -28,8 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(150);
 /// The first line of a process that says where it answers by HTTP ends with this and the address.
 const HTTP_AT: &str = "http at ";
 
+/// It goes in order: RabbitMQ 3.10 killed with `kill -9` may come back with a quorum queue that has no leader, which no client can heal.
 #[test]
-fn readiness_follows_a_rabbitmq_that_is_killed_and_comes_back() {
+fn readiness_follows_a_rabbitmq_that_goes_away_and_comes_back() {
     let Some(broker) = dirigent_brokers::require!(dirigent_brokers::rabbitmq_private()) else {
         return;
     };
@@ -39,7 +40,7 @@ fn readiness_follows_a_rabbitmq_that_is_killed_and_comes_back() {
     assert_eq!((status, body.as_str()), (200, r#"{"ready":true,"reasons":[]}"#));
     assert!(order(&broker, folder.path(), &["status"]).status.success());
 
-    broker.kill().unwrap();
+    broker.rabbitmqctl(&["stop_app"]).unwrap();
     let body = process.until_ready_says(503, &["rabbitmq source", "rabbitmq sink", "away"]);
     assert!(!body.contains("guest"), "no credentials: {body}");
     assert_eq!(process.get("/live").0, 200);
@@ -49,7 +50,7 @@ fn readiness_follows_a_rabbitmq_that_is_killed_and_comes_back() {
     assert_eq!(said.status.code(), Some(1), "{text}");
     assert!(text.starts_with("not ready") && text.contains("rabbitmq source away"), "{text}");
 
-    broker.restart().unwrap();
+    broker.rabbitmqctl(&["start_app"]).unwrap();
     process.until_ready_says(200, &["true"]);
     for part in ["source", "sink"] {
         let name =
