@@ -14,6 +14,7 @@ extern crate self as dirigent;
 pub mod cli;
 pub mod config;
 pub mod conformance;
+pub mod destinations;
 pub mod engine;
 pub mod envelope;
 pub mod journal;

@@ -1,6 +1,6 @@
 //! The definitions of this process: which message concerns which of them.
 
-use dirigent_model::definition::{Fingerprint, Plan};
+use dirigent_model::definition::{Fingerprint, Plan, WayBack};
 use std::{collections::BTreeSet, sync::Arc};
 
 /// All definitions, each version of each.
@@ -60,6 +60,21 @@ impl Registry {
     /// The definition of a release.
     pub fn plan(&self, name: &str, version: u32) -> Option<&Arc<Plan>> {
         self.plans.iter().find(|plan| plan.graph().name == name && plan.graph().version == version)
+    }
+
+    /// The channels that commands are sent to.
+    pub fn destinations(&self) -> BTreeSet<&str> {
+        let mut channels = BTreeSet::new();
+        for plan in &self.plans {
+            let graph = plan.graph();
+            for step in graph.ids().filter_map(|id| graph.step(id)) {
+                channels.insert(step.command.channel.as_str());
+                if let WayBack::Compensated { command, .. } = &step.way_back {
+                    channels.insert(command.channel.as_str());
+                }
+            }
+        }
+        channels
     }
 
     /// Definitions that a start event of this name begins: the newest version of each.

@@ -5,6 +5,7 @@ use crate::{
     history::{Line, Verdict},
     instance::{Instance, Leg, Status},
     message::{Body, CodecError, Format},
+    time::Timestamp,
 };
 use uuid::Uuid;
 
@@ -22,6 +23,19 @@ pub enum Input {
     },
     /// Time has passed: whatever is due first is due. Given again until nothing is.
     Due,
+    /// A command's destination holds it: neither this attempt nor its time counts.
+    Held {
+        /// Whose command.
+        node: NodeId,
+        /// Which one.
+        leg: Leg,
+        /// Which attempt.
+        attempt: u32,
+        /// Where it is.
+        hold: Hold,
+        /// When it is asked again, where it is not still on its way.
+        until: Timestamp,
+    },
     /// A command could not be handed to the broker for good.
     Unsent {
         /// Whose command.
@@ -42,6 +56,28 @@ pub enum Input {
         /// Why.
         why: String,
     },
+}
+
+/// Where a command is that its destination holds. Told by whoever sends: an instance does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Hold {
+    /// On its way: it waits for its turn and will leave.
+    Queued,
+    /// Given back, or not even handed over: it certainly did not leave.
+    GivenBack,
+    /// It left, or may have, for a destination that answers nobody now.
+    Left,
+}
+
+/// What an input says of the destination of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Heard {
+    /// Whose command.
+    pub node: NodeId,
+    /// Which one.
+    pub leg: Leg,
+    /// Whether it was answered, refusals included; otherwise it failed for now, or there was no reply in time.
+    pub well: bool,
 }
 
 /// What an operator can do.
@@ -68,6 +104,8 @@ pub struct Reply {
     pub key: Option<Uuid>,
     /// The attempt it answers, where it says so.
     pub attempt: Option<u32>,
+    /// Until when its destination is held, if it is: a failure for now does not use up the attempt then.
+    pub held_until: Option<Timestamp>,
     /// The name of its type.
     pub name: String,
     /// The reply.
@@ -128,6 +166,8 @@ pub struct Decision {
     pub effects: Vec<Effect>,
     /// The line added to the history, and its encoded form; `None` where nothing was worth a line.
     pub line: Option<(Line, Vec<u8>)>,
+    /// What it says of a command's destination, where it says anything.
+    pub heard: Option<Heard>,
     /// Incidents raised by this input.
     pub incidents_raised: u32,
 }

@@ -56,6 +56,8 @@ pub enum What {
     NotDone,
     /// A participant was asked, and does not know either.
     Unknown,
+    /// A command is held by its destination.
+    Held,
 }
 
 /// What was decided about an input.

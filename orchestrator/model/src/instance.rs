@@ -135,13 +135,15 @@ pub enum Next {
     GiveUp(Timestamp),
     /// The next attempt begins at this instant.
     AskAgain(Timestamp),
+    /// Its destination takes nothing now: the same attempt begins at this instant.
+    Held(Timestamp),
 }
 
 impl Next {
     /// When.
     pub const fn at(self) -> Timestamp {
         match self {
-            Self::GiveUp(at) | Self::AskAgain(at) => at,
+            Self::GiveUp(at) | Self::AskAgain(at) | Self::Held(at) => at,
         }
     }
 }
@@ -204,6 +206,28 @@ pub enum NodeState {
     Undone,
     /// A step whose compensation an operator declared unnecessary.
     Resolved,
+}
+
+impl NodeState {
+    /// The command that is out or rests, and which one it is; `None` where nothing is awaited, or it was given up.
+    pub fn asked(&self) -> Option<(Leg, &Ask)> {
+        match self {
+            Self::Open(ask) => Some((Leg::Do, ask)),
+            Self::Undoing(_, ask) => Some((Leg::Compensate, ask)),
+            Self::InQuestion(question) => Some((Leg::Status, &question.ask)),
+            Self::Idle
+            | Self::Entered
+            | Self::Chosen(_)
+            | Self::Waiting(_)
+            | Self::Done(_)
+            | Self::InDoubt
+            | Self::NoEffect(_)
+            | Self::Ended
+            | Self::Stuck(..)
+            | Self::Undone
+            | Self::Resolved => None,
+        }
+    }
 }
 
 /// Why an instance turned back.

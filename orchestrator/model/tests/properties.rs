@@ -5,7 +5,7 @@
 mod sagas;
 
 use dirigent_model::{
-    decision::{Action, Decision, Effect, Input, Reply},
+    decision::{Action, Decision, Effect, Hold, Input, Reply},
     definition::{Graph, Kind, NodeId, Plan, WayBack},
     history::{History, Verdict},
     instance::{Instance, Leg, NodeState, Status, Trace},
@@ -101,6 +101,7 @@ enum Act {
     Unsent(Index),
     /// About a status: not done, or unknown.
     Status(Index, bool),
+    Held(Index, u8),
     Due,
     Event(Index, u8),
     Cancel,
@@ -119,6 +120,7 @@ fn act() -> impl Strategy<Value = Act> {
         4 => (at(), any::<bool>(), any::<bool>()).prop_map(|(at, again, doubt)| Act::Fail(at, again, doubt)),
         1 => at().prop_map(Act::Unsent),
         3 => (at(), any::<bool>()).prop_map(|(at, known)| Act::Status(at, known)),
+        3 => (at(), 0..3_u8).prop_map(|(at, hold)| Act::Held(at, hold)),
         6 => Just(Act::Due),
         3 => (at(), 0..4_u8).prop_map(|(at, id)| Act::Event(at, id)),
         1 => Just(Act::Cancel),
@@ -139,6 +141,7 @@ struct Run {
     keys: BTreeMap<Uuid, (NodeId, Leg)>,
     published: BTreeSet<Uuid>,
     attempts: BTreeMap<(NodeId, Leg), u32>,
+    held: BTreeSet<(NodeId, Leg)>,
     without_effect: BTreeSet<NodeId>,
 }
 
@@ -155,6 +158,7 @@ impl Run {
             keys: BTreeMap::new(),
             published: BTreeSet::new(),
             attempts: BTreeMap::new(),
+            held: BTreeSet::new(),
             without_effect: BTreeSet::new(),
         };
         run.check(decision);
@@ -191,7 +195,15 @@ impl Run {
 
     fn reply(&self, (node, leg, attempt): (NodeId, Leg, u32), name: &str, body: Body) -> Input {
         let key = Some(self.instance.core.idempotency_key(self.graph().name_of(node), leg));
-        Input::Reply(Reply { node, leg, key, attempt: Some(attempt), name: name.into(), body })
+        Input::Reply(Reply {
+            node,
+            leg,
+            key,
+            attempt: Some(attempt),
+            held_until: None,
+            name: name.into(),
+            body,
+        })
     }
 
     fn input(&mut self, act: &Act) -> Option<(Input, Option<String>)> {
@@ -235,6 +247,13 @@ impl Run {
                 let (node, leg, attempt) = one(at)?;
                 Input::Unsent { node, leg, attempt, text: "no route".into() }
             }
+            Act::Held(at, hold) => {
+                let (node, leg, attempt) = one(at)?;
+                let hold = [Hold::Queued, Hold::GivenBack, Hold::Left][usize::from(*hold)];
+                self.held.insert((node, leg));
+                let until = self.now + seconds(30);
+                Input::Held { node, leg, attempt, hold, until }
+            }
             Act::Due => {
                 let (at, _) = self.instance.core.next_due()?;
                 self.now = self.now.max(at);
@@ -264,6 +283,7 @@ impl Run {
                     "Nonsense",
                 ];
                 Input::Reply(Reply {
+                    held_until: None,
                     node: *node.get(&[&ids[..], &[NodeId(60_000)]].concat()),
                     leg: [Leg::Do, Leg::Compensate, Leg::Status][usize::from(*leg)],
                     key: None,
@@ -321,7 +341,8 @@ impl Run {
                     let known = *self.keys.entry(command.idempotency_key).or_insert(place);
                     assert_eq!(known, place, "a key belongs to one command");
                     let last = self.attempts.insert(place, command.attempt).unwrap_or(0);
-                    assert!(command.attempt > last, "attempts only grow");
+                    let is_held = command.attempt == last && self.held.contains(&place);
+                    assert!(command.attempt > last || is_held, "attempts only grow, unless held");
                     if command.leg == Leg::Compensate {
                         assert!(
                             self.attempts.contains_key(&(command.node, Leg::Do)),

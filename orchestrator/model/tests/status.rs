@@ -519,6 +519,6 @@ fn answered(
     let definition = paid_with(Retry::never()).unwrap();
     let node = definition.graph().find("authorise-payment").unwrap();
     let body = Body { format: Format::Json, bytes: bytes.to_vec() };
-    let reply = Reply { node, leg, key: None, attempt, name: name.into(), body };
+    let reply = Reply { node, leg, key: None, attempt, held_until: None, name: name.into(), body };
     saga.takes_input(Input::Reply(reply), None)
 }

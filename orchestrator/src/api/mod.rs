@@ -10,6 +10,7 @@
 //! Quiet by default: no global subscriber, no signal handler, no listening port unless asked for.
 
 use crate::{
+    destinations::{Protection, Protections},
     engine::{Clock, Engine, EngineError, EngineParts, HEADROOM_BYTES, LaneParts, SystemClock},
     journal::{Disk, Durability, FileDisk, JournalOptions, SimDisk},
     registry::{Registry, RegistryError},
@@ -56,6 +57,7 @@ impl Orchestrator {
             unsettled_max: UNSETTLED_MAX,
             body_bytes_max: BODY_BYTES_MAX,
             headroom_bytes: HEADROOM_BYTES,
+            protections: Protections::default(),
             clock: Arc::new(SystemClock::default()),
             observer: Arc::new(Quiet),
         }
@@ -106,6 +108,7 @@ pub struct OrchestratorBuilder {
     unsettled_max: usize,
     body_bytes_max: usize,
     headroom_bytes: u64,
+    protections: Protections,
     clock: Arc<dyn Clock>,
     observer: Arc<dyn Observer>,
 }
@@ -226,6 +229,19 @@ impl OrchestratorBuilder {
         self
     }
 
+    /// What every destination of commands is given at the most, unless [`protect_at`](Self::protect_at) says otherwise; a
+    /// circuit and no limits if not said.
+    pub fn protect(mut self, protection: Protection) -> Self {
+        self.protections.all = protection;
+        self
+    }
+
+    /// What the destination of this channel is given at the most.
+    pub fn protect_at(mut self, channel: &str, protection: Protection) -> Self {
+        self.protections.by_channel.insert(channel.into(), protection);
+        self
+    }
+
     /// Tells the time; the system's clock if not said.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
@@ -282,6 +298,7 @@ impl OrchestratorBuilder {
             shards: self.shards,
             unsettled_max: self.unsettled_max,
             body_bytes_max: self.body_bytes_max,
+            protections: self.protections,
             clock: self.clock,
             observer: self.observer,
         };

@@ -182,6 +182,7 @@ fn what(line: &Line, undoing: &BTreeSet<NodeId>) -> &'static str {
         What::Operator => "operator",
         What::NotDone => "not done",
         What::Unknown => "unknown",
+        What::Held => "held",
     }
 }
 

@@ -3,8 +3,12 @@
 use super::{
     Concern, InstanceView, ListFilter, Reader, Shared, Snapshot, ToShard,
     job::{Job, OperatorAction, OperatorError, What},
+    pausing::{self, PauseError},
 };
-use crate::store::StoreError;
+use crate::{
+    destinations::{DestinationView, Paused},
+    store::StoreError,
+};
 use crossbeam_channel::{Sender, bounded};
 use dirigent_model::{history::Verdict, instance::InstanceId};
 use std::{
@@ -46,7 +50,8 @@ impl Handle {
 
     /// Reads instances, as of the last commit.
     pub fn reader(&self) -> Reader {
-        Reader::new(Arc::clone(&self.shared.table), Arc::clone(&self.shared.registry))
+        let reader = Reader::new(Arc::clone(&self.shared.table), Arc::clone(&self.shared.registry));
+        reader.of_running(&self.shared.destinations, self.shared.clock.now())
     }
 
     /// See [`Reader::list`].
@@ -62,6 +67,23 @@ impl Handle {
     /// The id of a saga's instance.
     pub fn id(&self, saga: &str, key: &str) -> InstanceId {
         InstanceId::of(saga, &key.into())
+    }
+
+    /// How the destinations of commands stand.
+    pub fn destinations(&self) -> Vec<DestinationView> {
+        self.shared.destinations.views(self.shared.clock.now())
+    }
+
+    /// Holds every command to a destination until it is resumed, restarts included. Blocks.
+    pub fn pause(&self, channel: &str, by: &str, why: &str) -> Result<DestinationView, PauseError> {
+        let since = self.shared.clock.now();
+        let paused = Paused { by: by.into(), why: why.into(), since };
+        pausing::pause(&self.shared, channel, Some(paused))
+    }
+
+    /// Lets commands go to a destination that was paused. Blocks.
+    pub fn resume(&self, channel: &str) -> Result<DestinationView, PauseError> {
+        pausing::pause(&self.shared, channel, None)
     }
 
     /// Does an operator's action, and answers once it is durable. Blocks: not for the async runtime's threads.

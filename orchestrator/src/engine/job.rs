@@ -13,6 +13,7 @@ use dirigent_model::{
     history::Verdict,
     instance::{InstanceId, Leg, Trace},
     message::{Body, Key},
+    time::Timestamp,
 };
 use std::sync::{
     Arc,
@@ -51,6 +52,16 @@ pub(crate) enum What {
         leg: Leg,
         attempt: u32,
         text: String,
+        confirm: Confirm,
+    },
+    /// Its destination holds a command, which did not leave.
+    Held {
+        node: NodeId,
+        leg: Leg,
+        attempt: u32,
+        until: Timestamp,
+        /// It may have been sent before the start of this process.
+        may_have_left: bool,
         confirm: Confirm,
     },
     Operator {

@@ -23,6 +23,7 @@ mod handle;
 mod headroom;
 mod health;
 mod job;
+mod pausing;
 mod reader;
 mod readiness;
 mod recovery;
@@ -39,6 +40,7 @@ pub use handle::{Handle, HandleError};
 pub use headroom::HEADROOM_BYTES;
 pub use health::Concern;
 pub use job::{OperatorAction, OperatorError};
+pub use pausing::PauseError;
 pub use reader::{AtRestError, InstanceView, ListFilter, NodeView, Reader, open_at_rest};
 pub use readiness::{BrokerView, Readiness, Reason, StatusView};
 pub use shard::INSTANCE_BYTES_MAX;
@@ -50,7 +52,10 @@ pub(crate) use job::{Confirm, DeliveryDone, DeliveryJob, Job, What};
 pub(crate) use readiness::Outbox;
 pub(crate) use shard::{Fatal, ToShard};
 
-use crate::{envelope::Envelopes, meters::Meters, registry::Registry, telemetry::Observer};
+use crate::{
+    destinations::Destinations, envelope::Envelopes, meters::Meters, registry::Registry,
+    telemetry::Observer,
+};
 use dirigent_model::{
     definition::Plan,
     instance::{Core, InstanceId},
@@ -91,6 +96,7 @@ pub(crate) struct Shared {
     pub envelopes: Envelopes,
     pub dead_letters: String,
     pub routes: Routes,
+    pub destinations: Arc<Destinations>,
     pub clock: Arc<dyn Clock>,
     pub observer: Arc<dyn Observer>,
     pub table: Arc<Table>,

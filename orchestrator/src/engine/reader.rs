@@ -6,15 +6,18 @@ use super::{
     table::Table,
 };
 use crate::{
+    destinations::Destinations,
     journal::{FileDisk, JournalOptions, Preparation},
     registry::Registry,
     store::{DataFolder, FolderError, SledStore, StoreError, StoreOptions},
 };
 use dirigent_model::{
+    definition::{NodeId, Plan},
     history::Line,
-    instance::{Core, Instance, InstanceId, NodeState, Status},
+    instance::{Core, Instance, InstanceId, Next, NodeState, Status},
     message::Key,
     time::Timestamp,
+    transition,
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, path::Path, sync::Arc};
@@ -83,11 +86,18 @@ pub struct NodeView {
 pub struct Reader {
     table: Arc<Table>,
     registry: Arc<Registry>,
+    /// Of a running engine: why commands are held.
+    running: Option<(Arc<Destinations>, Timestamp)>,
 }
 
 impl Reader {
     pub(super) fn new(table: Arc<Table>, registry: Arc<Registry>) -> Self {
-        Self { table, registry }
+        Self { table, registry, running: None }
+    }
+
+    /// Tells of held commands why they are, as of now.
+    pub(super) fn of_running(self, destinations: &Arc<Destinations>, now: Timestamp) -> Self {
+        Self { running: Some((Arc::clone(destinations), now)), ..self }
     }
 
     /// The names of the sagas that are declared here.
@@ -125,13 +135,27 @@ impl Reader {
             .enumerate()
             .map(|(index, state)| NodeView {
                 name: name(index),
-                state: describe_state(state, core.status),
+                state: match plan.and_then(|plan| self.why_held(plan, index, state)) {
+                    Some(why) => format!("{}: {why}", describe_state(state, core.status)),
+                    None => describe_state(state, core.status),
+                },
             })
             .collect();
         view.data = serde_json::from_slice(json).unwrap_or_default();
         view.history = resting.history.lines();
         view.history_forgotten = resting.history.forgotten();
         Ok(Some(view))
+    }
+}
+
+impl Reader {
+    fn why_held(&self, plan: &Plan, index: usize, state: &NodeState) -> Option<String> {
+        let (leg, ask) = state.asked()?;
+        let Next::Held(_) = ask.next else { return None };
+        let node = NodeId(u16::try_from(index).ok()?);
+        let channel = transition::destination(plan.graph(), node, leg)?;
+        let (destinations, now) = self.running.as_ref()?;
+        destinations.of(channel)?.why_held(*now)
     }
 }
 
@@ -226,10 +250,11 @@ fn view(core: &Core) -> InstanceView {
 }
 
 fn describe_state(state: &NodeState, status: Status) -> String {
-    use dirigent_model::instance::{Next, NoEffect};
+    use dirigent_model::instance::NoEffect;
     let asked = |attempt: u32, next: &Next| match next {
         Next::GiveUp(at) => format!("attempt {attempt}, until {at}"),
         Next::AskAgain(at) => format!("after attempt {attempt}, again at {at}"),
+        Next::Held(at) => format!("attempt {attempt} held, again at {at}"),
     };
     match state {
         NodeState::Idle => "not reached".into(),

@@ -6,7 +6,7 @@
 use super::{
     accounts::Accounts,
     checkpoint::read_mark,
-    group::{self, LaneSeq, Outgoing, Sender},
+    group::{self, LaneSeq, Outgoing, Sender, saga_of},
     shard::Fatal,
     table::{Resting, Table},
 };
@@ -14,7 +14,7 @@ use crate::{
     journal::{self, Disk, GroupSeq, Journal, JournalOptions},
     store::{Change, Space},
 };
-use dirigent_model::instance::{Instance, InstanceId, Leg, NodeState};
+use dirigent_model::instance::{Core, Instance, InstanceId, Leg, NodeState};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Stands in the store once there is a journal: a folder without one is then no new folder.
@@ -128,10 +128,11 @@ pub(crate) fn recover(
     table.put(fresh);
     let mut given_up: Vec<Vec<LaneSeq>> = vec![Vec::new(); outbox.len()];
     for (lane, given_up) in outbox.iter_mut().zip(&mut given_up) {
-        for (seq, outgoing) in &*lane {
-            if let Some(sender) = outgoing.sender
-                && had_no_effect(table, sender)?
-            {
+        for (seq, outgoing) in &mut *lane {
+            let Some(sender) = outgoing.sender else { continue };
+            let Some(core) = core_of(table, sender)? else { continue };
+            outgoing.saga = saga_of(&core.definition);
+            if had_no_effect(&core, sender) {
                 given_up.push(*seq);
             }
         }
@@ -142,19 +143,21 @@ pub(crate) fn recover(
 
 /// Whether an instance counts on a command never taking effect: it could not be sent, or was refused, and its step will
 /// not be compensated. Sent again now, it might take effect after all, and nobody would take that back.
-fn had_no_effect(table: &Table, sender: Sender) -> Result<bool, Fatal> {
-    if sender.leg != Leg::Do {
-        return Ok(false);
+fn had_no_effect(core: &Core, sender: Sender) -> bool {
+    sender.leg == Leg::Do
+        && matches!(core.nodes.get(sender.node.index()), Some(NodeState::NoEffect(_)))
+}
+
+/// The instance whose command it is, where it can be read.
+fn core_of(table: &Table, sender: Sender) -> Result<Option<Core>, Fatal> {
+    match table.get(sender.instance) {
+        Ok(resting) => {
+            Ok(resting
+                .and_then(|resting| Instance::peek(&resting.state).ok().map(|(core, _)| core)))
+        }
+        Err(error) if !error.is_final() => Ok(None),
+        Err(error) => Err(error.into()),
     }
-    let resting = match table.get(sender.instance) {
-        Ok(Some(resting)) => resting,
-        Ok(None) => return Ok(false),
-        Err(error) if !error.is_final() => return Ok(false),
-        Err(error) => return Err(error.into()),
-    };
-    Ok(Instance::peek(&resting.state).is_ok_and(|(core, _)| {
-        matches!(core.nodes.get(sender.node.index()), Some(NodeState::NoEffect(_)))
-    }))
 }
 
 fn fold_change(

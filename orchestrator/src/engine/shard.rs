@@ -5,6 +5,7 @@
 //! of the state it has in memory: nothing of that leaves the process before it is durable.
 
 mod finding;
+mod holding;
 mod inputs;
 mod timers;
 

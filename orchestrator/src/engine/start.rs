@@ -9,6 +9,7 @@ use super::{
     committer::{Committer, Written},
     handle::Handle,
     headroom::Watcher,
+    pausing,
     readiness::{Outbox, Watched},
     recovery::{Recovered, recover},
     schedule::Schedule,
@@ -16,11 +17,12 @@ use super::{
     table::Table,
 };
 use crate::{
+    destinations::{Destinations, Protections},
     envelope::Envelopes,
     intake::Intake,
     journal::{Disk, JournalOptions},
     registry::Registry,
-    relay::Relay,
+    relay::{Relay, Surroundings},
     store::Store,
     telemetry::Observer,
 };
@@ -38,6 +40,7 @@ use std::{
     thread::JoinHandle,
     time::Instant,
 };
+use tokio::sync::Notify;
 
 /// Batches of jobs a shard's inbox holds before its intake waits. Two fetches' worth, so that a slow commit does not idle the broker.
 const INBOX_MAX: usize = 8;
@@ -85,6 +88,8 @@ pub struct EngineParts {
     pub unsettled_max: usize,
     /// The largest body that is looked into, in bytes.
     pub body_bytes_max: usize,
+    /// What destinations are given at the most.
+    pub protections: Protections,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
     /// Takes facts in.
@@ -161,12 +166,19 @@ impl Engine {
             parts.carries.iter().map(move |channel| (channel.clone(), lane))
         });
         let shards = parts.shards.max(1);
+        let routes = super::Routes { by_channel: by_channel.collect() };
+        let wakes: Vec<Arc<Notify>> = (0..lanes).map(|_| Arc::default()).collect();
+        let destinations = parts.registry.destinations().into_iter().map(|channel| {
+            let wake = Arc::clone(&wakes[usize::from(routes.lane(channel))]);
+            (channel.to_owned(), wake)
+        });
         let shared = Arc::new(Shared {
+            destinations: Arc::new(Destinations::new(destinations, &parts.protections)),
             registry: Arc::new(parts.registry),
             codec: parts.codec,
             envelopes: Envelopes::new(&parts.app, &parts.replies),
             dead_letters: parts.dead_letters,
-            routes: super::Routes { by_channel: by_channel.collect() },
+            routes,
             clock: parts.clock,
             observer: parts.observer,
             table,
@@ -190,7 +202,8 @@ impl Engine {
             body_bytes_max: parts.body_bytes_max,
             headroom_bytes: parts.headroom_bytes,
         };
-        run(shared, parts.lanes, recovered, reads).await
+        pausing::recall(&shared).map_err(|error| EngineError::Recovery(error.into()))?;
+        run(shared, (parts.lanes, wakes), recovered, reads).await
     }
 
     /// For questions and operators.
@@ -295,7 +308,7 @@ fn names_of(lanes: &[Lane]) -> Vec<String> {
 
 async fn run(
     shared: Arc<Shared>,
-    lanes: Vec<Lane>,
+    (lanes, wakes): (Vec<Lane>, Vec<Arc<Notify>>),
     recovered: Recovered,
     reads: Reads,
 ) -> Result<Engine, EngineError> {
@@ -358,9 +371,15 @@ async fn run(
         let health = sink.health();
         watched.push(Watched { connector: names[index].clone(), part: "sink", health });
         let (confirmed, next) = (accounts.lanes_confirmed[index], accounts.lanes_next[index]);
+        let surroundings = Surroundings {
+            destinations: Arc::clone(&shared.destinations),
+            wake: Arc::clone(&wakes[index]),
+            clock: Arc::clone(&shared.clock),
+            back: unsent_in.clone(),
+            meters: Arc::clone(&shared.meters),
+        };
         let (relay, handle) =
-            Relay::new(number, &names[index], sink, confirmed, next, unsent_in.clone());
-        let relay = relay.measured_by(Arc::clone(&shared.meters));
+            Relay::new(number, &names[index], sink, confirmed, next, surroundings);
         handle.confirm(&given_up);
         if !waiting.is_empty() {
             handle.send(waiting);

@@ -1,17 +1,22 @@
 //! The relay: messages whose cause is durable leave for the broker, in order, a window at a time.
 //!
-//! One for each connector (a *lane*). The window that is in flight lets the next one gather behind it. What the broker
+//! One for each connector (a *lane*). The window that is in flight lets the next one gather behind it; who is in it, the
+//! [`departures`] say: every saga at every destination in turn, and nothing that its destination holds. What the broker
 //! confirms moves the watermark; what is unknown is sent again, in its order, with the same id; what can't be sent goes
 //! back to its instance as an input, and counts as confirmed once that input is durable.
 
+mod departures;
 mod watermark;
 
 use crate::{
-    engine::{Confirm, Job, Lane, LaneSeq, Outgoing, Sender, What},
+    destinations::Destinations,
+    engine::{Clock, Confirm, Job, Lane, LaneSeq, Outgoing, Sender, What},
     envelope,
     meters::Meters,
 };
+use departures::{Departures, GivenBack};
 use dirigent_connectors::{Message, Sent, Sink, UnsentReason, names, retry::Delays};
+use dirigent_model::instance::InstanceId;
 use std::{
     collections::VecDeque,
     sync::{
@@ -20,7 +25,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use watermark::Watermark;
 
 /// Messages in flight at once on a lane. Deep enough that a broker's sync serves many.
@@ -28,6 +33,9 @@ const WINDOW_MAX: usize = 2_048;
 
 /// Bytes of bodies in flight at once on a lane.
 const WINDOW_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// How often a relay looks whether messages that wait for their turn may leave, unless it is woken.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Bytes of each text of a message that a log shows.
 const LOGGED_BYTES_MAX: usize = 256;
@@ -45,6 +53,7 @@ struct State {
     handed: Mutex<VecDeque<(LaneSeq, Instant)>>,
     confirmed: AtomicU64,
     waiting: AtomicUsize,
+    queued: AtomicUsize,
 }
 
 impl State {
@@ -92,9 +101,10 @@ impl RelayHandle {
     }
 
     /// Messages handed over and neither confirmed nor given back. One that is given back waits for the committer, which
-    /// therefore must not wait for it.
+    /// therefore must not wait for it; nor for those that wait for their destination, which have a bound of their own.
     pub(crate) fn waiting(&self) -> usize {
-        self.state.waiting.load(Ordering::Acquire)
+        let queued = self.state.queued.load(Ordering::Acquire);
+        self.state.waiting.load(Ordering::Acquire).saturating_sub(queued)
     }
 }
 
@@ -105,7 +115,8 @@ pub(crate) struct RelayGauge(Arc<State>);
 impl RelayGauge {
     /// See [`RelayHandle::waiting`].
     pub(crate) fn waiting(&self) -> usize {
-        self.0.waiting.load(Ordering::Acquire)
+        let queued = self.0.queued.load(Ordering::Acquire);
+        self.0.waiting.load(Ordering::Acquire).saturating_sub(queued)
     }
 
     /// How long the oldest message that no broker has confirmed has been here; none where all are.
@@ -122,10 +133,25 @@ pub(crate) struct Relay {
     sink: Box<dyn Sink>,
     inbox: mpsc::UnboundedReceiver<Vec<(LaneSeq, Outgoing)>>,
     state: Arc<State>,
-    unsent: Vec<crossbeam_channel::Sender<Job>>,
+    back: Vec<crossbeam_channel::Sender<Job>>,
     /// Messages below this number come from before the start: they may have been sent then.
     sent_before: LaneSeq,
+    departures: Departures,
+    wake: Arc<Notify>,
+    clock: Arc<dyn Clock>,
     meters: Arc<Meters>,
+}
+
+/// What a relay shares with the rest of its process.
+pub(crate) struct Surroundings {
+    pub destinations: Arc<Destinations>,
+    /// Told of what may let a waiting message go.
+    pub wake: Arc<Notify>,
+    pub clock: Arc<dyn Clock>,
+    /// By shard: the way back for what could not leave.
+    pub back: Vec<crossbeam_channel::Sender<Job>>,
+    /// Told of its windows.
+    pub meters: Arc<Meters>,
 }
 
 /// Another process owns what this one sends for.
@@ -144,6 +170,8 @@ struct Head {
     sender: Option<Sender>,
     /// Nobody can say that it never arrived: an attempt to send it was not confirmed.
     may_have_left: bool,
+    /// An attempt of this process was not confirmed.
+    was_unknown: bool,
 }
 
 impl Relay {
@@ -155,7 +183,7 @@ impl Relay {
         sink: Box<dyn Sink>,
         confirmed: LaneSeq,
         sent_before: LaneSeq,
-        unsent: Vec<crossbeam_channel::Sender<Job>>,
+        surroundings: Surroundings,
     ) -> (Self, RelayHandle) {
         let (sender, inbox) = mpsc::unbounded_channel();
         let state = Arc::new(State {
@@ -163,43 +191,84 @@ impl Relay {
             handed: Mutex::default(),
             confirmed: AtomicU64::new(confirmed),
             waiting: AtomicUsize::new(0),
+            queued: AtomicUsize::new(0),
         });
         let handle = RelayHandle { inbox: sender, state: Arc::clone(&state) };
-        let (name, meters) = (name.into(), Arc::default());
-        (Self { lane, name, sink, inbox, state, unsent, sent_before, meters }, handle)
-    }
-
-    /// Tells these meters of its windows.
-    pub(crate) fn measured_by(mut self, meters: Arc<Meters>) -> Self {
-        self.meters = meters;
-        self
+        let Surroundings { destinations, wake, clock, back, meters } = surroundings;
+        let departures = Departures::new(destinations);
+        let name = name.into();
+        let relay = Self {
+            lane,
+            name,
+            sink,
+            inbox,
+            state,
+            back,
+            sent_before,
+            departures,
+            wake,
+            clock,
+            meters,
+        };
+        (relay, handle)
     }
 
     /// Works until every handle is gone. An error when nothing may leave any more.
     pub(crate) async fn run(mut self) -> Result<(), Fenced> {
-        let mut gathered: VecDeque<(LaneSeq, Outgoing)> = Default::default();
         loop {
-            if gathered.is_empty() {
-                match self.inbox.recv().await {
-                    Some(messages) => gathered.extend(messages),
-                    None => return Ok(()),
-                }
+            if self.departures.ready() == 0 && !self.gather().await {
+                return Ok(());
             }
-            while gathered.len() < WINDOW_MAX
-                && let Ok(messages) = self.inbox.try_recv()
-            {
-                gathered.extend(messages);
+            // All of it: who is to leave next is chosen among all that are there.
+            while let Ok(messages) = self.inbox.try_recv() {
+                self.departures.take_in(messages);
             }
-            let mut bytes = 0;
-            let fits = gathered.iter().take(WINDOW_MAX).take_while(|(_, outgoing)| {
-                let before = bytes;
-                bytes += outgoing.message.body.len();
-                before == 0 || bytes <= WINDOW_BYTES_MAX
-            });
-            let count = fits.count();
-            let window: Vec<_> = gathered.drain(..count).collect();
-            self.send_window(window).await?;
+            let departing = self.departures.next(self.clock.now(), WINDOW_MAX, WINDOW_BYTES_MAX);
+            self.state.queued.store(self.departures.queued(), Ordering::Release);
+            for given_back in departing.given_back {
+                self.give_back(&given_back);
+            }
+            if !departing.window.is_empty() {
+                self.send_window(departing.window).await?;
+            }
         }
+    }
+
+    /// Waits for messages, or for those that wait for their turn. Says whether there will be more.
+    async fn gather(&mut self) -> bool {
+        let more = if self.departures.is_waiting() {
+            tokio::select! {
+                biased;
+                more = self.inbox.recv() => more,
+                () = self.wake.notified() => return true,
+                () = tokio::time::sleep(LOOK_EVERY) => return true,
+            }
+        } else {
+            self.inbox.recv().await
+        };
+        match more {
+            Some(messages) => self.departures.take_in(messages),
+            None => return false,
+        }
+        true
+    }
+
+    /// Tells an instance that its command did not leave. The message counts as confirmed once that is durable.
+    fn give_back(&self, GivenBack { seq, sender, until }: &GivenBack) {
+        let Sender { instance, node, leg, attempt } = *sender;
+        let confirm = Confirm { lane: self.lane, seq: *seq };
+        let may_have_left = *seq < self.sent_before;
+        let until = *until;
+        let what = What::Held { node, leg, attempt, until, may_have_left, confirm };
+        self.tell(instance, what, None);
+        self.state.decided(1);
+    }
+
+    /// Hands a job to the shard of its instance. A shard that has ended leaves the message above the watermark: it is tried
+    /// again after the next start.
+    fn tell(&self, instance: InstanceId, what: What, cause: Option<String>) {
+        let shard = crate::engine::shard_of(instance, self.back.len());
+        self.back[shard].send(Job { instance, what, cause, delivery: None }).unwrap_or_default();
     }
 
     /// Sends a window until each of its messages is decided.
@@ -207,7 +276,12 @@ impl Relay {
         let mut heads = Vec::with_capacity(window.len());
         let mut messages = Vec::with_capacity(window.len());
         for (seq, Outgoing { sender, message, .. }) in window {
-            heads.push(Head { seq, sender, may_have_left: seq < self.sent_before });
+            heads.push(Head {
+                seq,
+                sender,
+                may_have_left: seq < self.sent_before,
+                was_unknown: false,
+            });
             messages.push(message);
         }
         let mut delays = Delays::new();
@@ -218,9 +292,22 @@ impl Relay {
             let (mut unknown, mut given_back, mut fenced) = (None, 0, None);
             for ((mut head, message), sent) in heads.into_iter().zip(messages).zip(outcomes) {
                 match sent {
-                    Sent::Confirmed => confirmed.push(head.seq),
+                    Sent::Confirmed => {
+                        confirmed.push(head.seq);
+                        if head.was_unknown
+                            && let Some(destination) = self.departures.destination(&message.channel)
+                        {
+                            destination.confirmed_again(self.clock.now());
+                        }
+                    }
                     Sent::Unknown { text } => {
                         unknown = Some(text);
+                        if let Some(sender) = head.sender
+                            && let Some(destination) = self.departures.destination(&message.channel)
+                        {
+                            destination.unconfirmed(sender.key(), self.clock.now());
+                        }
+                        head.was_unknown = true;
                         head.may_have_left = true;
                         again.0.push(head);
                         again.1.push(message);
@@ -279,10 +366,10 @@ impl Relay {
             let confirm = Confirm { lane: self.lane, seq: head.seq };
             let cause = message.attributes.get(names::ID).map(ToOwned::to_owned);
             let what = What::Unsent { node, leg, attempt, text, confirm };
-            let shard = crate::engine::shard_of(instance, self.unsent.len());
-            let job = Job { instance, what, cause, delivery: None };
-            // A shard that has ended leaves the message above the watermark: it is tried again after the next start.
-            self.unsent[shard].send(job).unwrap_or_default();
+            if let Some(destination) = self.departures.destination(&message.channel) {
+                destination.forget((instance, node, leg));
+            }
+            self.tell(instance, what, cause);
             return Disposed::ByInstance;
         }
         let is_letter = message.attributes.get(envelope::DEAD_REASON).is_some();

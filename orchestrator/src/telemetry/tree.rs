@@ -84,7 +84,12 @@ impl Tree {
             spans.push(self.command(&fact, open, line.at, outcome));
         }
         let commands = std::mem::take(&mut fact.commands);
-        known.open.extend(commands.into_iter().map(|command| Open { command, since: line.at }));
+        for command in commands {
+            // What was held is sent again as the same attempt, and is the same span.
+            if !known.open.iter().any(|open| open.command.span == command.span) {
+                known.open.push(Open { command, since: line.at });
+            }
+        }
         if fact.has_ended {
             for open in std::mem::take(&mut known.open) {
                 spans.push(self.command(&fact, open, line.at, Outcome::Abandoned));
@@ -268,7 +273,13 @@ fn closed(known: &mut Known, fact: &Fact, line: &Line) -> Vec<(Open, Outcome)> {
             let mine = known.open.extract_if(.., |open| open.command.step == *step);
             mine.map(|open| (open, outcome)).collect()
         }
-        What::Started | What::Event | What::Woke | What::Cancelled | What::Operator => Vec::new(),
+        What::Started
+        | What::Event
+        | What::Woke
+        | What::Cancelled
+        | What::Operator
+        // Its span goes on: the same attempt leaves later.
+        | What::Held => Vec::new(),
     }
 }
 
@@ -322,6 +333,7 @@ const fn input_of(what: What) -> &'static str {
         What::Operator => "operator",
         What::NotDone => "not-done",
         What::Unknown => "unknown",
+        What::Held => "held",
     }
 }
 

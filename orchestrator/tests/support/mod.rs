@@ -145,6 +145,7 @@ pub fn parts(broker: &MemoryBroker, store: Arc<dyn Store>, disk: Box<dyn Disk>) 
         disk,
         journal: JournalOptions { segment_bytes: 32 * 1024, ..JournalOptions::default() },
         headroom_bytes: 0,
+        protections: dirigent::destinations::Protections::default(),
         shards: 2,
         unsettled_max: 32,
         body_bytes_max: 10_000,

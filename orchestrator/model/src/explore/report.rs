@@ -349,12 +349,14 @@ fn state_text(graph: &Graph, id: NodeId, state: &NodeState) -> Option<String> {
         NodeState::Open(ask) => match ask.next {
             Next::GiveUp(_) => format!("attempt {} is out", ask.attempt),
             Next::AskAgain(_) => format!("rests after attempt {}", ask.attempt),
+            Next::Held(_) => format!("attempt {} is held", ask.attempt),
         },
         NodeState::Waiting(_) => "waiting".into(),
         NodeState::Done(_) => "done".into(),
         NodeState::InQuestion(question) => match question.ask.next {
             Next::GiveUp(_) => format!("question {} about its status is out", question.ask.attempt),
             Next::AskAgain(_) => format!("rests after question {}", question.ask.attempt),
+            Next::Held(_) => format!("question {} about its status is held", question.ask.attempt),
         },
         NodeState::InDoubt => "in doubt".into(),
         NodeState::NoEffect(_) => "no effect".into(),
@@ -362,6 +364,7 @@ fn state_text(graph: &Graph, id: NodeId, state: &NodeState) -> Option<String> {
         NodeState::Undoing(_, ask) => match ask.next {
             Next::GiveUp(_) => format!("attempt {} to compensate is out", ask.attempt),
             Next::AskAgain(_) => format!("rests after attempt {} to compensate", ask.attempt),
+            Next::Held(_) => format!("attempt {} to compensate is held", ask.attempt),
         },
         NodeState::Stuck(..) => "compensation given up, incident".into(),
         NodeState::Undone => "undone".into(),
@@ -413,6 +416,7 @@ fn described(symbols: &Symbols, core: &Core, by: Move) -> (Option<String>, Strin
                     match ask.next {
                         Next::GiveUp(_) => format!("{name}: no reply in time"),
                         Next::AskAgain(_) => format!("{name}: time to ask again"),
+                        Next::Held(_) => format!("{name}: time to ask its destination again"),
                     }
                 }
                 NodeState::InQuestion(question) => {
@@ -420,6 +424,7 @@ fn described(symbols: &Symbols, core: &Core, by: Move) -> (Option<String>, Strin
                     match question.ask.next {
                         Next::GiveUp(_) => format!("{name}: no reply in time"),
                         Next::AskAgain(_) => format!("{name}: time to ask again"),
+                        Next::Held(_) => format!("{name}: time to ask its destination again"),
                     }
                 }
                 _ => format!("{}: the time is over", graph.name_of(node)),

@@ -209,12 +209,14 @@ impl Symbols {
                     ask.next = match ask.next {
                         Next::GiveUp(_) => Next::GiveUp(SOON),
                         Next::AskAgain(_) => Next::AskAgain(SOON),
+                        Next::Held(_) => Next::Held(SOON),
                     }
                 }
                 Some(NodeState::InQuestion(question)) => {
                     question.ask.next = match question.ask.next {
                         Next::GiveUp(_) => Next::GiveUp(SOON),
                         Next::AskAgain(_) => Next::AskAgain(SOON),
+                        Next::Held(_) => Next::Held(SOON),
                     }
                 }
                 Some(NodeState::Waiting(until)) => *until = SOON,
@@ -341,7 +343,7 @@ impl Symbols {
                 (Failure::NAME.into(), written(&failure))
             }
         };
-        Input::Reply(Reply { node, leg, key: None, attempt, name, body })
+        Input::Reply(Reply { node, leg, key: None, attempt, held_until: None, name, body })
     }
 
     /// All that can come in, wanted or not.
@@ -579,12 +581,14 @@ impl Core {
                     ask.next = match ask.next {
                         Next::GiveUp(_) => Next::GiveUp(LATER),
                         Next::AskAgain(_) => Next::AskAgain(LATER),
+                        Next::Held(_) => Next::Held(LATER),
                     }
                 }
                 NodeState::InQuestion(question) => {
                     question.ask.next = match question.ask.next {
                         Next::GiveUp(_) => Next::GiveUp(LATER),
                         Next::AskAgain(_) => Next::AskAgain(LATER),
+                        Next::Held(_) => Next::Held(LATER),
                     }
                 }
                 NodeState::Waiting(until) => *until = LATER,

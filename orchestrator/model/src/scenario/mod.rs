@@ -18,10 +18,10 @@ mod say;
 pub use coverage::Coverage;
 
 use crate::{
-    decision::{Action, Decision, Input, Reply},
+    decision::{Action, Decision, Hold, Input, Reply},
     definition::{Data, Definition, Kind, NodeId, WayBack},
     history::{History, Verdict},
-    instance::{Core, Instance, Leg, Next, NodeState, Status, Trace},
+    instance::{Core, Instance, Leg, NodeState, Status, Trace},
     message::{Body, Event, Failure, FailureEffect, Format, Message, StatusNotDone, StatusUnknown},
     time::Timestamp,
     transition::{self, Start},
@@ -167,6 +167,21 @@ impl<D: Data> Scenario<D> {
         let attempt = self.attempt_of(node).unwrap_or(1);
         let input = Input::Unsent { node, leg, attempt, text: why.into() };
         self.takes(&format!("can't send `{step}`: {why}"), input, None)
+    }
+
+    /// The command of a step, or of its compensation, is held by its destination, and asked again after `span`.
+    #[track_caller]
+    pub fn held(self, step: &str, hold: Hold, span: Duration) -> Self {
+        let node = self.node(step);
+        let leg = self.leg_under_way(node);
+        let attempt = self.attempt_of(node).unwrap_or(1);
+        let input = Input::Held { node, leg, attempt, hold, until: self.now + span };
+        self.takes(&format!("`{step}` is held"), input, None)
+    }
+
+    /// The instant up to which time was moved.
+    pub fn now(&self) -> Timestamp {
+        self.now
     }
 
     /// An event comes in.
@@ -417,6 +432,7 @@ impl<D: Data> Scenario<D> {
         let node = self.node(step);
         let heading = format!("{verb} `{step}` {name}{}", fields(&body));
         let reply = Reply {
+            held_until: None,
             node,
             leg,
             key: Some(self.instance.core.idempotency_key(step, leg)),
@@ -557,7 +573,7 @@ impl<D: Data> Scenario<D> {
     fn attempt_of(&self, node: NodeId) -> Option<u32> {
         match self.instance.core.state(node) {
             NodeState::Open(ask) | NodeState::Undoing(_, ask) | NodeState::Stuck(_, ask) => {
-                matches!(ask.next, Next::GiveUp(_) | Next::AskAgain(_)).then_some(ask.attempt)
+                Some(ask.attempt)
             }
             NodeState::InQuestion(question) => Some(question.ask.attempt),
             _ => None,

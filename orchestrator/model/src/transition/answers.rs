@@ -5,12 +5,13 @@
 use super::{
     Outcome, Told, Turn,
     forward::{Trouble, is_resting, step_of},
+    held::ask_after_hold,
 };
 use crate::{
     decision::{Reply, Unreadable},
     definition::{NodeId, WayBack},
     history::{Verdict, What, Why},
-    instance::{Ask, CauseKind, Leg, Next, NoEffect, NodeState, Status},
+    instance::{Ask, CauseKind, Leg, Next, NoEffect, NodeState, Question, Status},
     message::{Failure, FailureEffect, Message, StatusNotDone, StatusUnknown},
 };
 
@@ -52,6 +53,7 @@ impl Turn<'_> {
             }
             What::Failed => self.failure(&reply, told),
             What::Rejected => {
+                self.hear(node, leg, true);
                 let behaviour = self.plan.behaviour();
                 behaviour.rejected(node, &mut *self.instance.data, &reply.body, self.codec)?;
                 self.settle_incident(node, Leg::Do);
@@ -61,6 +63,7 @@ impl Turn<'_> {
                 Ok((Verdict::Applied, told.noting(&reply.name)))
             }
             _ => {
+                self.hear(node, leg, true);
                 self.success(reply)?;
                 Ok((Verdict::Applied, told))
             }
@@ -176,7 +179,11 @@ impl Turn<'_> {
             doubt: failure.effect == FailureEffect::Unknown,
             cause: CauseKind::Failed,
         };
-        self.attempt_failed(reply.node, reply.leg, &trouble);
+        self.hear(reply.node, reply.leg, !failure.retriable);
+        match reply.held_until.filter(|_| failure.retriable && self.may_rest(reply.leg)) {
+            Some(until) => self.hold((reply.node, reply.leg), until, trouble.doubt),
+            None => self.attempt_failed(reply.node, reply.leg, &trouble),
+        }
         self.go_back();
         Ok((Verdict::Applied, told.noting(&text)))
     }
@@ -241,7 +248,20 @@ impl Turn<'_> {
                 }
                 What::Woke
             }
+            // The time it was held counts neither for the policy nor as an attempt.
+            Next::Held(_) => {
+                let ask = ask_after_hold(ask, self.now);
+                match self.state(node) {
+                    NodeState::InQuestion(question) => {
+                        let question = Question { ask, ..(**question).clone() };
+                        self.ask_status(node, question);
+                    }
+                    _ => self.ask(node, leg, ask),
+                }
+                What::Woke
+            }
             Next::GiveUp(_) => {
+                self.hear(node, leg, false);
                 let waited = at.since(ask.asked_at).as_millis();
                 let what = if leg == Leg::Status { "question" } else { "attempt" };
                 let text = format!("no reply to {what} {} within {waited} ms", ask.attempt);
@@ -271,10 +291,11 @@ impl Turn<'_> {
         let graph = self.graph();
         graph.ids().any(|id| {
             graph.step(id).is_some_and(|step| step.way_back == WayBack::Pivot)
-                && matches!(
-                    self.state(id),
-                    NodeState::Open(_) | NodeState::InQuestion(_) | NodeState::Done(_)
-                )
+                && match self.state(id) {
+                    // Asked for, but it has not left: nobody can have taken it in.
+                    NodeState::Open(ask) => ask.doubt || !matches!(ask.next, Next::Held(_)),
+                    state => matches!(state, NodeState::InQuestion(_) | NodeState::Done(_)),
+                }
         })
     }
 }

@@ -356,7 +356,7 @@ pub(super) fn rests_until(
     latest.map_or(at, |latest| at.min(latest))
 }
 
-/// Whether an ask is between two attempts.
+/// Whether no attempt of an ask is under way: it is between two of them, or held.
 pub(super) fn is_resting(ask: &Ask) -> bool {
-    matches!(ask.next, Next::AskAgain(_))
+    matches!(ask.next, Next::AskAgain(_) | Next::Held(_))
 }

@@ -9,11 +9,14 @@ mod answers;
 mod backward;
 mod events;
 mod forward;
+mod held;
 mod operator;
 mod questions;
 
+pub use held::destination;
+
 use crate::{
-    decision::{Command, Decision, Effect, Input, Unreadable},
+    decision::{Command, Decision, Effect, Heard, Input, Unreadable},
     definition::{Graph, NodeId, Plan},
     history::{Line, Verdict, What, Why},
     instance::{
@@ -95,6 +98,9 @@ pub fn apply(
         Input::Reply(reply) => turn.reply(reply),
         Input::Event { name, body } => turn.event(&name, body, cause.clone()),
         Input::Due => Ok(turn.due()),
+        Input::Held { node, leg, attempt, hold, until } => {
+            turn.held((node, leg, attempt), hold, until)
+        }
         Input::Unsent { node, leg, attempt, text } => turn.unsent(node, leg, attempt, &text),
         Input::Operator { action, by, why } => Ok(turn.operator(&action, &by, &why)),
     };
@@ -141,11 +147,23 @@ struct Turn<'a> {
     instance: Instance,
     effects: Vec<Effect>,
     incidents_raised: u32,
+    heard: Option<Heard>,
+    /// The history has a line about it already.
+    is_told: bool,
 }
 
 impl<'a> Turn<'a> {
     fn new(plan: &'a Plan, instance: Instance, now: Timestamp, codec: &'a dyn Codec) -> Self {
-        Self { plan, codec, now, instance, effects: Vec::new(), incidents_raised: 0 }
+        Self {
+            plan,
+            codec,
+            now,
+            instance,
+            effects: Vec::new(),
+            incidents_raised: 0,
+            heard: None,
+            is_told: false,
+        }
     }
 
     fn decide(mut self, verdict: Verdict, told: Told, cause: Option<String>) -> Decision {
@@ -163,7 +181,7 @@ impl<'a> Turn<'a> {
             note: told.note,
         };
         let nothing = matches!(verdict, Verdict::Ignored(Why::NothingDue));
-        let line = (!nothing).then(|| {
+        let line = (!nothing && !self.is_told).then(|| {
             let encoded = self.instance.history.append(&line);
             (line, encoded)
         });
@@ -172,6 +190,7 @@ impl<'a> Turn<'a> {
             verdict,
             effects: self.effects,
             line,
+            heard: self.heard,
             incidents_raised: self.incidents_raised,
         }
     }

@@ -114,6 +114,7 @@ impl Turn<'_> {
         let question = self.question_at(node);
         match kind {
             What::NotDone => {
+                self.hear(node, Leg::Status, true);
                 self.settle_incident(node, Leg::Do);
                 self.set(node, NodeState::NoEffect(NoEffect::NotDone));
                 let Question { cause, text, .. } = question;
@@ -123,6 +124,7 @@ impl Turn<'_> {
             }
             What::Unknown => {
                 let StatusUnknown { message } = reply.body.read(self.codec)?;
+                self.hear(node, Leg::Status, true);
                 self.stays_in_doubt(node, question);
                 self.go_back();
                 Ok(Some(message))
@@ -137,7 +139,11 @@ impl Turn<'_> {
                     doubt: failure.effect == FailureEffect::Unknown,
                     cause: CauseKind::Failed,
                 };
-                self.question_failed(node, &trouble);
+                self.hear(node, Leg::Status, !failure.retriable);
+                match reply.held_until.filter(|_| failure.retriable) {
+                    Some(until) => self.hold((node, Leg::Status), until, false),
+                    None => self.question_failed(node, &trouble),
+                }
                 self.go_back();
                 Ok(Some(text))
             }

@@ -5,17 +5,17 @@ use crate::{
     engine::{
         accounts::Count,
         aftermath::{Before, count_of, note_tally, panic_letter, unreadable_letter},
-        group::{Outgoing, Sender},
+        group::{Outgoing, Sender, saga_of},
         job::{DeliveryJob, Job, OperatorError, What},
     },
     envelope::{DeadLetter, dead_letter},
     telemetry::Fact,
 };
 use dirigent_model::{
-    decision::{Decision, Effect, Input, Reply},
+    decision::{Decision, Effect, Hold, Input, Reply},
     definition::{Plan, Repeat},
     history::{Verdict, Why},
-    instance::{Instance, InstanceId},
+    instance::{Instance, InstanceId, Status},
     transition::{self, Start},
 };
 use std::{
@@ -62,14 +62,30 @@ impl Shard {
                     self.set_aside(delivery, &DeadLetter { reason: "unknown-step", text });
                     return Ok(());
                 };
-                let reply =
-                    Reply { node, leg: head.leg, key: head.key, attempt: head.attempt, name, body };
+                let held_until = self.held_until(id, (node, head.leg), &name);
+                let reply = Reply {
+                    node,
+                    leg: head.leg,
+                    key: head.key,
+                    attempt: head.attempt,
+                    held_until,
+                    name,
+                    body,
+                };
                 self.apply(id, Input::Reply(reply), cause, delivery)?;
             }
             What::Unsent { node, leg, attempt, text, confirm } => {
                 if self.find(id)?.is_found() {
                     tracing::warn!(instance = %id, text, "A command could not be sent.");
                     self.apply(id, Input::Unsent { node, leg, attempt, text }, cause, delivery)?;
+                }
+                self.batch.confirms.push(confirm);
+            }
+            What::Held { node, leg, attempt, until, may_have_left, confirm } => {
+                if self.find(id)?.is_found() {
+                    let hold = if may_have_left { Hold::Left } else { Hold::GivenBack };
+                    let held = Input::Held { node, leg, attempt, hold, until };
+                    self.apply(id, held, cause, delivery)?;
                 }
                 self.batch.confirms.push(confirm);
             }
@@ -226,8 +242,14 @@ impl Shard {
         delivery: Option<DeliveryJob>,
     ) -> Result<(), Fatal> {
         let ended_now = decision.has_ended().filter(|_| !before.ended);
-        let Decision { instance, verdict, effects, line, incidents_raised } = decision;
+        let Decision { instance, verdict, effects, line, heard, incidents_raised } = decision;
+        if let Some(heard) = heard {
+            self.tell_destination(&instance, plan, heard);
+        }
         let core = &instance.core;
+        if ended_now == Some(Status::Killed) {
+            self.forget_commands(core, plan);
+        }
         let due = self.shared.due_of(core, plan);
         let number = self.next_batch;
         let touched = self.batch.touch(id);
@@ -273,7 +295,8 @@ impl Shard {
             self.shared.envelopes.message(&instance.core, step, effect, &self.batch.now_text);
         let lane = self.shared.routes.lane(&message.channel);
         self.batch.bytes += message.body.len();
-        self.batch.outgoing.push(Outgoing { lane, sender, message });
+        let saga = sender.map_or(0, |_| saga_of(&instance.core.definition));
+        self.batch.outgoing.push(Outgoing { lane, sender, saga, message });
     }
 
     fn set_aside(&mut self, delivery: Option<DeliveryJob>, dead: &DeadLetter) {
@@ -289,7 +312,7 @@ impl Shard {
         let letter =
             dead_letter(letters, (*message).clone(), dead, partition, offset, self.batch.now);
         let lane = self.shared.routes.lane(&job.done.channel);
-        self.batch.outgoing.push(Outgoing { lane, sender: None, message: letter });
+        self.batch.outgoing.push(Outgoing { lane, sender: None, saga: 0, message: letter });
         self.batch.settle(Some(job), Some(Count::Quarantined));
     }
 }

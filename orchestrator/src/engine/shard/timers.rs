@@ -2,7 +2,7 @@
 
 use super::{Fatal, Found, Shard};
 use crate::engine::table::Resting;
-use dirigent_model::{decision::Input, instance::InstanceId};
+use dirigent_model::instance::InstanceId;
 
 impl Shard {
     /// Something is due in an instance.
@@ -40,7 +40,8 @@ impl Shard {
             return Ok(());
         }
         // Each turn does one thing; what else is due comes next, after the other instances.
-        self.apply(id, Input::Due, None, None)?;
+        let due = self.due_input(id);
+        self.apply(id, due, None, None)?;
         Ok(())
     }
 

@@ -1,0 +1,346 @@
+//! The circuit of a destination: closed while it answers, open while it does not, half-open to find out.
+//!
+//! ```text
+//! closed ──too many of the last outcomes failed──► open ──its time is over──► half-open ──a probe is answered──► closed
+//!                                                    ▲                            │
+//!                                                    └── a probe fails: twice as long ──┘
+//! ```
+//!
+//! Pure: outcomes and the time in, whether a command may leave out. Nygard, "Release It!" (2007), names the pattern.
+
+use super::Key;
+use dirigent_model::time::Timestamp;
+use std::{collections::VecDeque, time::Duration};
+
+/// The last outcomes that are looked at, if not said otherwise. Enough that a few lost messages do not open it.
+pub const OUTCOMES_MAX: usize = 50;
+
+/// Outcomes before it may open, if not said otherwise. Below it, one saga with all its attempts could open it alone.
+pub const OUTCOMES_MIN: usize = 10;
+
+/// Of a hundred outcomes, how many open it, if not said otherwise. A network that loses one message in ten fails one
+/// command in five; half is beyond what asking again should heal.
+pub const FAILING_PERCENT: u8 = 50;
+
+/// How long it is open at first, if not said otherwise: a restart of a service is over by then.
+pub const OPEN_MIN: Duration = Duration::from_secs(5);
+
+/// How long it is open at the most, if not said otherwise: so late may the end of an outage be noticed.
+pub const OPEN_MAX: Duration = Duration::from_secs(60);
+
+/// Commands let through while it is half-open, if not said otherwise: one of them may be lost for another reason.
+pub const PROBES_MAX: usize = 3;
+
+/// How long probes may go without any outcome before others are let through. Their sagas tell sooner, unless they were ended.
+const PROBES_WITHIN: Duration = Duration::from_secs(120);
+
+/// When a circuit opens, and how it closes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CircuitSettings {
+    /// The last outcomes that are looked at; see [`OUTCOMES_MAX`].
+    pub outcomes: usize,
+    /// Outcomes before it may open; see [`OUTCOMES_MIN`].
+    pub outcomes_min: usize,
+    /// Of a hundred outcomes, how many failures open it; see [`FAILING_PERCENT`].
+    pub failing_percent: u8,
+    /// How long it is open at first; see [`OPEN_MIN`]. Twice as long after each probe that failed.
+    pub open_min: Duration,
+    /// How long it is open at the most; see [`OPEN_MAX`].
+    pub open_max: Duration,
+    /// Commands let through while it is half-open; see [`PROBES_MAX`].
+    pub probes: usize,
+}
+
+impl Default for CircuitSettings {
+    fn default() -> Self {
+        Self {
+            outcomes: OUTCOMES_MAX,
+            outcomes_min: OUTCOMES_MIN,
+            failing_percent: FAILING_PERCENT,
+            open_min: OPEN_MIN,
+            open_max: OPEN_MAX,
+            probes: PROBES_MAX,
+        }
+    }
+}
+
+/// What an outcome changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    Opened,
+    /// A probe failed; open until then.
+    Reopened(Timestamp),
+    /// With how long it was not closed.
+    Closed(Duration),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    Closed,
+    Open { since: Timestamp, until: Timestamp, lasts: Duration },
+    HalfOpen { since: Timestamp, lasts: Duration, probes: Vec<Key>, until: Timestamp },
+}
+
+/// One circuit.
+#[derive(Debug, Clone)]
+pub(super) struct Circuit {
+    settings: CircuitSettings,
+    state: State,
+    /// Whether the last commands were answered, the oldest first.
+    outcomes: VecDeque<bool>,
+    failures: usize,
+    /// When it last closed again.
+    closed_at: Option<Timestamp>,
+    opened: u64,
+}
+
+impl Circuit {
+    pub(super) fn new(settings: CircuitSettings) -> Self {
+        let outcomes = VecDeque::with_capacity(settings.outcomes.max(1));
+        Self { settings, state: State::Closed, outcomes, failures: 0, closed_at: None, opened: 0 }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.state == State::Closed
+    }
+
+    /// The name of its state, and since when it is not closed.
+    pub(super) fn shown(&self) -> (&'static str, Option<Timestamp>) {
+        match &self.state {
+            State::Closed => ("closed", None),
+            State::Open { since, .. } => ("open", Some(*since)),
+            State::HalfOpen { since, .. } => ("half-open", Some(*since)),
+        }
+    }
+
+    /// How many outcomes are looked at, and how many of them are failures.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.outcomes.len(), self.failures)
+    }
+
+    /// How often it opened, ever.
+    pub(super) fn opened(&self) -> u64 {
+        self.opened
+    }
+
+    /// Whether it was not closed at some time since.
+    pub(super) fn was_open_since(&self, instant: Timestamp) -> bool {
+        !self.is_closed() || self.closed_at.is_some_and(|closed| closed >= instant)
+    }
+
+    /// From when on a command may be let through; `None` for now.
+    pub(super) fn holds_until(&self, now: Timestamp) -> Option<Timestamp> {
+        match &self.state {
+            State::Closed => None,
+            State::Open { until, .. } => Some(*until).filter(|until| *until > now),
+            State::HalfOpen { probes, until, .. } => {
+                let has_room = probes.len() < self.settings.probes.max(1) || *until <= now;
+                // What its probes say is known soon after they were sent, as a rule.
+                (!has_room).then(|| (now + self.settings.open_min).min(*until))
+            }
+        }
+    }
+
+    /// A command leaves: of a circuit that is not closed it is a probe.
+    pub(super) fn lets_go(&mut self, key: Key, now: Timestamp) {
+        match &mut self.state {
+            State::Closed => {}
+            State::Open { since, lasts, .. } => {
+                let (since, lasts) = (*since, *lasts);
+                let until = now + PROBES_WITHIN;
+                self.state = State::HalfOpen { since, lasts, probes: vec![key], until };
+            }
+            State::HalfOpen { probes, until, .. } => {
+                if *until <= now {
+                    probes.clear();
+                    *until = now + PROBES_WITHIN;
+                }
+                probes.push(key);
+            }
+        }
+    }
+
+    /// A command was answered, or was not.
+    pub(super) fn hear(&mut self, key: Key, well: bool, now: Timestamp) -> Option<Change> {
+        match &mut self.state {
+            State::Closed => {
+                self.note(well);
+                let (seen, failed) = (self.outcomes.len(), self.failures);
+                let is_failing = failed * 100 >= seen * usize::from(self.settings.failing_percent);
+                if well || seen < self.settings.outcomes_min || !is_failing {
+                    return None;
+                }
+                let lasts = self.settings.open_min;
+                self.state = State::Open { since: now, until: now + lasts, lasts };
+                self.opened += 1;
+                Some(Change::Opened)
+            }
+            // Of what left before it opened; only a probe tells how things are now.
+            State::Open { .. } => None,
+            State::HalfOpen { since, lasts, probes, .. } => {
+                let place = probes.iter().position(|probe| *probe == key)?;
+                if well {
+                    let open = now.since(*since);
+                    self.state = State::Closed;
+                    self.closed_at = Some(now);
+                    self.outcomes.clear();
+                    self.failures = 0;
+                    self.note(true);
+                    return Some(Change::Closed(open));
+                }
+                probes.swap_remove(place);
+                let lasts = lasts.saturating_mul(2).min(self.settings.open_max);
+                let (since, until) = (*since, now + lasts);
+                self.state = State::Open { since, until, lasts };
+                Some(Change::Reopened(until))
+            }
+        }
+    }
+
+    /// Nobody waits for this command any more.
+    pub(super) fn forget(&mut self, key: &Key) {
+        if let State::HalfOpen { probes, .. } = &mut self.state {
+            probes.retain(|probe| probe != key);
+        }
+    }
+
+    /// There is reason to try at once.
+    pub(super) fn try_now(&mut self, now: Timestamp) {
+        if let State::Open { until, .. } = &mut self.state {
+            *until = now.min(*until);
+        }
+    }
+
+    fn note(&mut self, well: bool) {
+        if self.outcomes.len() >= self.settings.outcomes.max(1)
+            && self.outcomes.pop_front() == Some(false)
+        {
+            self.failures -= 1;
+        }
+        self.outcomes.push_back(well);
+        self.failures += usize::from(!well);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dirigent_model::{
+        definition::NodeId,
+        instance::{InstanceId, Leg},
+    };
+
+    fn key(number: u16) -> Key {
+        (InstanceId::of("a", &number.into()), NodeId(1), Leg::Do)
+    }
+
+    fn after(seconds: u64) -> Timestamp {
+        Timestamp(1_000_000 + seconds * 1_000)
+    }
+
+    fn opened() -> Circuit {
+        let mut circuit = Circuit::new(CircuitSettings::default());
+        for number in 1..10 {
+            assert_eq!(circuit.hear(key(number), false, after(0)), None);
+        }
+        assert_eq!(circuit.hear(key(10), false, after(0)), Some(Change::Opened));
+        circuit
+    }
+
+    #[test]
+    fn it_opens_when_too_many_of_the_last_outcomes_failed_and_not_before() {
+        let mut circuit = Circuit::new(CircuitSettings::default());
+        for number in 0..1_000 {
+            let change = circuit.hear(key(number), number % 5 < 3, after(0));
+            assert_eq!(change, None, "two in five are not half of them");
+        }
+        let failed = (0..50).find(|_| circuit.hear(key(1), false, after(0)).is_some());
+        assert_eq!(
+            failed,
+            Some(6),
+            "of the last fifty, twenty had failed, and five more make half"
+        );
+        assert!(!circuit.is_closed());
+    }
+
+    #[test]
+    fn while_open_nothing_leaves_and_afterwards_a_few_probes_do() {
+        let mut circuit = opened();
+        assert_eq!(circuit.holds_until(after(1)), Some(after(5)));
+        assert_eq!(circuit.holds_until(after(5)), None);
+        for number in 0..3 {
+            assert_eq!(circuit.holds_until(after(5)), None);
+            circuit.lets_go(key(number), after(5));
+        }
+        assert!(circuit.holds_until(after(5)).is_some(), "three probes are out");
+    }
+
+    #[test]
+    fn the_first_probe_that_is_answered_closes_it() {
+        let mut circuit = opened();
+        circuit.lets_go(key(50), after(6));
+        assert_eq!(
+            circuit.hear(key(50), true, after(7)),
+            Some(Change::Closed(Duration::from_secs(7)))
+        );
+        assert_eq!(circuit.holds_until(after(7)), None);
+        assert!(circuit.was_open_since(after(7)) && !circuit.was_open_since(after(8)));
+        assert_eq!(circuit.counts(), (1, 0), "what failed before is forgotten");
+    }
+
+    #[test]
+    fn each_probe_that_fails_opens_it_for_twice_as_long_up_to_a_bound() {
+        let mut circuit = opened();
+        let mut now = after(0);
+        let mut waits = Vec::new();
+        for number in 0..6 {
+            let until = circuit.holds_until(now).unwrap();
+            waits.push(until.since(now).as_secs());
+            now = until;
+            circuit.lets_go(key(number), now);
+            let change = circuit.hear(key(number), false, now);
+            assert!(matches!(change, Some(Change::Reopened(_))), "{change:?}");
+        }
+        assert_eq!(waits, [5, 10, 20, 40, 60, 60]);
+        assert_eq!(circuit.opened(), 1, "it is the same outage");
+    }
+
+    #[test]
+    fn what_left_before_it_opened_says_nothing_about_now() {
+        let mut circuit = opened();
+        assert_eq!(circuit.hear(key(70), true, after(1)), None);
+        circuit.lets_go(key(50), after(5));
+        assert_eq!(circuit.hear(key(71), false, after(6)), None);
+        assert_eq!(circuit.hear(key(72), true, after(6)), None);
+        assert!(matches!(circuit.hear(key(50), true, after(7)), Some(Change::Closed(_))));
+    }
+
+    #[test]
+    fn when_the_broker_is_back_it_is_tried_at_once() {
+        let mut circuit = opened();
+        circuit.try_now(after(1));
+        assert_eq!(circuit.holds_until(after(1)), None);
+        circuit.lets_go(key(50), after(1));
+        assert!(matches!(circuit.hear(key(50), true, after(1)), Some(Change::Closed(_))));
+    }
+
+    #[test]
+    fn a_probe_that_nobody_waits_for_makes_room_for_another() {
+        let mut circuit = opened();
+        (0..3).for_each(|number| circuit.lets_go(key(number), after(5)));
+        circuit.forget(&key(1));
+        assert_eq!(circuit.holds_until(after(5)), None);
+    }
+
+    #[test]
+    fn probes_whose_outcome_never_comes_do_not_keep_it_half_open() {
+        let mut circuit = opened();
+        for number in 0..3 {
+            circuit.lets_go(key(number), after(5));
+        }
+        assert!(circuit.holds_until(after(100)).is_some());
+        assert_eq!(circuit.holds_until(after(125)), None);
+        circuit.lets_go(key(9), after(125));
+        assert!(matches!(circuit.hear(key(9), true, after(126)), Some(Change::Closed(_))));
+    }
+}

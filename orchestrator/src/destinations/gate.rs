@@ -1,0 +1,444 @@
+//! The gate of one destination: circuit, rate, number in flight and an operator's pause, decided together. Pure.
+
+use super::{
+    DestinationView, Key, Protection,
+    bucket::Bucket,
+    circuit::{Change, Circuit},
+    millis, scatter,
+};
+use dirigent_model::{decision::Hold, time::Timestamp};
+use rustc_hash::{FxHashMap, FxHashSet};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Held commands of a destination that are known by name, to be counted and shown. Beyond it they are held as well.
+const HELD_KNOWN_MAX: usize = 100_000;
+
+/// How long after its time a held command that was not asked again still counts: its instance was ended otherwise.
+const HELD_FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+
+/// Commands a second that come back to a destination without a limit of its own, after it held them.
+const BACK_PER_SECOND: u64 = 1_000;
+
+/// The shortest and the longest span over which held commands come back.
+const BACK_MIN: Duration = Duration::from_millis(250);
+const BACK_MAX: Duration = Duration::from_secs(60);
+
+/// A paused destination is looked at by held commands at least and at most so often.
+const PAUSE_LOOK_MIN: Duration = Duration::from_secs(1);
+const PAUSE_LOOK_MAX: Duration = Duration::from_secs(30);
+
+/// An operator's pause.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paused {
+    /// Who.
+    pub by: String,
+    /// Why.
+    pub why: String,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// Whether a command may leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// It counts as sent.
+    Leaves,
+    /// It waits for its turn.
+    Waits,
+    /// Its instance asks again from this instant on.
+    GivenBack(Timestamp),
+}
+
+/// Where a command stands when its time is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// An attempt that began then has no answer.
+    UnderWay(Timestamp),
+    /// It rests, and is to be asked now.
+    Resting,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    since: Timestamp,
+    until: Timestamp,
+}
+
+/// What is known of a destination.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    protection: Protection,
+    circuit: Option<Circuit>,
+    bucket: Option<Bucket>,
+    paused: Option<Paused>,
+    /// Sent and not yet answered, where their number is limited.
+    in_flight: FxHashSet<Key>,
+    /// In the relay, waiting for their turn.
+    queued: FxHashSet<Key>,
+    /// With their instances.
+    held: FxHashMap<Key, Held>,
+    forget_at: Timestamp,
+    sent: u64,
+    given_back: u64,
+}
+
+impl Gate {
+    pub(super) fn new(protection: Protection) -> Self {
+        Self {
+            protection,
+            circuit: protection.circuit.map(Circuit::new),
+            bucket: protection.rate.map(Bucket::new),
+            paused: None,
+            in_flight: FxHashSet::default(),
+            queued: FxHashSet::default(),
+            held: FxHashMap::default(),
+            forget_at: Timestamp(0),
+            sent: 0,
+            given_back: 0,
+        }
+    }
+
+    /// Whether everything may leave, and nobody has to be asked about each command.
+    pub(crate) fn is_free(&mut self, now: Timestamp) -> bool {
+        if !self.held.is_empty() && now >= self.forget_at {
+            self.forget_settled(now);
+            self.forget_at = now + HELD_FORGOTTEN_AFTER;
+        }
+        self.paused.is_none()
+            && self.bucket.is_none()
+            && self.protection.in_flight_max.is_none()
+            && self.held.is_empty()
+            && self.queued.is_empty()
+            && self.circuit.as_ref().is_none_or(Circuit::is_closed)
+    }
+
+    /// Counts commands that left a free gate.
+    pub(crate) fn left(&mut self, count: usize) {
+        self.sent += count as u64;
+    }
+
+    pub(crate) fn admit(&mut self, key: Key, now: Timestamp) -> Admission {
+        if self.holds_until(now).is_some() {
+            self.queued.remove(&key);
+            return Admission::GivenBack(self.give_back(key, now));
+        }
+        let limit = self.protection.in_flight_max;
+        let is_full = limit.is_some_and(|limit| {
+            self.in_flight.len() >= limit.max(1) && !self.in_flight.contains(&key)
+        });
+        let mut is_empty = || self.bucket.as_mut().is_some_and(|b| b.empty_until(now).is_some());
+        if is_full || is_empty() {
+            self.queued.insert(key);
+            return Admission::Waits;
+        }
+        self.queued.remove(&key);
+        self.held.remove(&key);
+        if limit.is_some() {
+            self.in_flight.insert(key);
+        }
+        if let Some(bucket) = &mut self.bucket {
+            bucket.take();
+        }
+        if let Some(circuit) = &mut self.circuit {
+            circuit.lets_go(key, now);
+        }
+        self.sent += 1;
+        Admission::Leaves
+    }
+
+    /// It waits for its turn behind others. Says whether that is news.
+    pub(crate) fn queue(&mut self, key: Key) -> bool {
+        self.queued.insert(key)
+    }
+
+    /// There is no room for it to wait for its turn: when its instance asks again.
+    pub(crate) fn give_back(&mut self, key: Key, now: Timestamp) -> Timestamp {
+        self.queued.remove(&key);
+        self.given_back += 1;
+        let until = self.again_at(&key, now);
+        self.note_held(key, until, now);
+        until
+    }
+
+    pub(super) fn hear(&mut self, key: Key, well: bool, now: Timestamp) -> Option<Change> {
+        self.in_flight.remove(&key);
+        self.circuit.as_mut().and_then(|circuit| circuit.hear(key, well, now))
+    }
+
+    /// The broker did not confirm a command, which may have left all the same.
+    pub(super) fn unconfirmed(&mut self, key: Key, now: Timestamp) -> Option<Change> {
+        self.circuit.as_mut().and_then(|circuit| circuit.hear(key, false, now))
+    }
+
+    /// A command that left was not answered. Of a closed circuit it says nothing: it was lost before that closed.
+    pub(super) fn unconfirmed_while_open(&mut self, key: Key, now: Timestamp) -> Option<Change> {
+        let circuit = self.circuit.as_mut().filter(|circuit| !circuit.is_closed())?;
+        circuit.hear(key, false, now)
+    }
+
+    /// The broker has confirmed what it had not confirmed before.
+    pub(super) fn confirmed_again(&mut self, now: Timestamp) {
+        if let Some(circuit) = &mut self.circuit {
+            circuit.try_now(now);
+        }
+    }
+
+    pub(super) fn forget(&mut self, key: Key) {
+        self.in_flight.remove(&key);
+        if let Some(circuit) = &mut self.circuit {
+            circuit.forget(&key);
+        }
+        self.held.remove(&key);
+    }
+
+    pub(super) fn has_queued(&self) -> bool {
+        !self.queued.is_empty()
+    }
+
+    pub(super) fn counts(&self) -> (usize, usize) {
+        self.circuit.as_ref().map(Circuit::counts).unwrap_or_default()
+    }
+
+    pub(super) fn pause(&mut self, paused: Option<Paused>) {
+        self.paused = paused;
+    }
+
+    pub(super) fn held_until(&mut self, key: Key, now: Timestamp) -> Option<Timestamp> {
+        let is_closed = self.circuit.as_ref().is_none_or(Circuit::is_closed);
+        if is_closed && self.paused.is_none() {
+            return None;
+        }
+        let until = self.again_at(&key, now);
+        self.note_held(key, until, now);
+        Some(until)
+    }
+
+    pub(super) fn at_due(
+        &mut self,
+        key: Key,
+        stage: Stage,
+        now: Timestamp,
+    ) -> Option<(Hold, Timestamp)> {
+        match stage {
+            Stage::UnderWay(_) if self.queued.contains(&key) => Some((Hold::Queued, now)),
+            Stage::UnderWay(asked_at) => {
+                if let Some(until) = self.held_until(key, now) {
+                    return Some((Hold::Left, until));
+                }
+                // It was lost in an outage that is over.
+                let circuit = self.circuit.as_ref()?;
+                circuit.was_open_since(asked_at).then_some((Hold::Left, now))
+            }
+            Stage::Resting => {
+                self.holds_until(now)?;
+                let until = self.again_at(&key, now);
+                self.note_held(key, until, now);
+                Some((Hold::GivenBack, until))
+            }
+        }
+    }
+
+    /// From when on anything may leave: `None` for now.
+    fn holds_until(&self, now: Timestamp) -> Option<Timestamp> {
+        if let Some(paused) = &self.paused {
+            let look = (now.since(paused.since) / 2).clamp(PAUSE_LOOK_MIN, PAUSE_LOOK_MAX);
+            return Some(now + look);
+        }
+        self.circuit.as_ref()?.holds_until(now)
+    }
+
+    /// When a held command is to be asked again: not before anything may leave, and not all at once.
+    fn again_at(&self, key: &Key, now: Timestamp) -> Timestamp {
+        let rate = self.bucket.as_ref().map(|bucket| u64::from(bucket.rate().per_second));
+        let back = self.held.len() as u64 * 1_000 / rate.unwrap_or(BACK_PER_SECOND).max(1);
+        let span = back.clamp(millis(BACK_MIN), millis(BACK_MAX));
+        let from = self.holds_until(now).unwrap_or(now + Duration::from_millis(span / 2));
+        from + Duration::from_millis(scatter(key, now) % span)
+    }
+
+    fn note_held(&mut self, key: Key, until: Timestamp, now: Timestamp) {
+        self.in_flight.remove(&key);
+        match self.held.get_mut(&key) {
+            Some(held) => held.until = until,
+            None => {
+                if self.held.len() >= HELD_KNOWN_MAX {
+                    self.forget_settled(now);
+                }
+                if self.held.len() < HELD_KNOWN_MAX {
+                    self.held.insert(key, Held { since: now, until });
+                }
+            }
+        }
+    }
+
+    /// Forgets those whose instances did not ask again when it was time: they were settled otherwise.
+    fn forget_settled(&mut self, now: Timestamp) {
+        self.held.retain(|_, held| held.until + HELD_FORGOTTEN_AFTER > now);
+    }
+
+    pub(super) fn view(&mut self, channel: &str, now: Timestamp) -> DestinationView {
+        self.forget_settled(now);
+        let (state, since) =
+            self.circuit.as_ref().map_or(("closed", None), |circuit| circuit.shown());
+        let (outcomes, failures) = self.counts();
+        let (state, since) = match &self.paused {
+            Some(paused) => ("paused", Some(paused.since)),
+            None => (state, since),
+        };
+        let next_try = self.circuit.as_ref().and_then(|circuit| circuit.holds_until(now));
+        DestinationView {
+            channel: channel.into(),
+            state: state.into(),
+            since,
+            next_try: next_try.filter(|_| self.paused.is_none()),
+            paused: self.paused.clone(),
+            outcomes,
+            failures,
+            held: self.held.len(),
+            oldest_held: self.held.values().map(|held| held.since).min(),
+            queued: self.queued.len(),
+            in_flight: self.protection.in_flight_max.map(|_| self.in_flight.len()),
+            in_flight_max: self.protection.in_flight_max,
+            rate: self.bucket.as_ref().map(|bucket| bucket.rate().per_second),
+            sent: self.sent,
+            given_back: self.given_back,
+            opened: self.circuit.as_ref().map_or(0, Circuit::opened),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Rate, *};
+    use crate::destinations::CircuitSettings;
+    use dirigent_model::{
+        definition::NodeId,
+        instance::{InstanceId, Leg},
+    };
+
+    const NOW: Timestamp = Timestamp(1_000_000);
+
+    fn key(number: u16) -> Key {
+        (InstanceId::of("a", &number.into()), NodeId(1), Leg::Do)
+    }
+
+    fn limited(rate: Option<u32>, in_flight_max: Option<usize>) -> Gate {
+        let rate = rate.map(|per_second| Rate { per_second, burst: 1 });
+        Gate::new(Protection { rate, in_flight_max, ..Protection::default() })
+    }
+
+    fn open() -> Gate {
+        let mut gate = Gate::new(Protection::default());
+        for number in 0..10 {
+            gate.hear(key(number), false, NOW);
+        }
+        gate
+    }
+
+    #[test]
+    fn no_more_are_in_flight_than_may_be_and_an_answer_lets_the_next_one_go() {
+        let mut gate = limited(None, Some(2));
+        assert_eq!(gate.admit(key(1), NOW), Admission::Leaves);
+        assert_eq!(gate.admit(key(2), NOW), Admission::Leaves);
+        assert_eq!(gate.admit(key(3), NOW), Admission::Waits);
+        assert_eq!(gate.admit(key(2), NOW), Admission::Leaves, "another attempt is the same one");
+        gate.hear(key(1), false, NOW);
+        assert_eq!(gate.admit(key(3), NOW), Admission::Leaves);
+        assert_eq!(gate.admit(key(4), NOW), Admission::Waits);
+        gate.forget(key(2));
+        assert_eq!(gate.admit(key(4), NOW), Admission::Leaves);
+        assert_eq!(gate.view("a", NOW).in_flight, Some(2));
+    }
+
+    #[test]
+    fn what_waits_for_its_turn_is_not_late() {
+        let mut gate = limited(Some(1), None);
+        assert_eq!(gate.admit(key(1), NOW), Admission::Leaves);
+        assert_eq!(gate.admit(key(2), NOW), Admission::Waits);
+        let late = NOW + Duration::from_secs(3_600);
+        assert_eq!(gate.at_due(key(1), Stage::UnderWay(NOW), late), None);
+        assert_eq!(gate.at_due(key(2), Stage::UnderWay(NOW), late), Some((Hold::Queued, late)));
+        assert_eq!(gate.admit(key(2), late), Admission::Leaves);
+        assert_eq!(gate.at_due(key(2), Stage::UnderWay(late), late), None);
+    }
+
+    #[test]
+    fn while_its_circuit_is_open_commands_are_given_back_and_nothing_is_late() {
+        let mut gate = open();
+        let Admission::GivenBack(until) = gate.admit(key(1), NOW) else { panic!("it left") };
+        assert!(until >= NOW + Duration::from_secs(5), "{until}");
+        assert!(matches!(gate.at_due(key(2), Stage::UnderWay(NOW), NOW), Some((Hold::Left, _))));
+        assert!(matches!(gate.at_due(key(3), Stage::Resting, NOW), Some((Hold::GivenBack, _))));
+        assert!(gate.held_until(key(4), NOW).is_some());
+        let view = gate.view("a", NOW);
+        assert_eq!((view.state.as_str(), view.held, view.oldest_held), ("open", 4, Some(NOW)));
+        // Its time is over: whoever asks first is a probe, and what was lost meanwhile is not late either.
+        let later = NOW + Duration::from_secs(5);
+        assert_eq!(gate.at_due(key(1), Stage::Resting, later), None);
+        assert_eq!(gate.admit(key(1), later), Admission::Leaves);
+        assert!(gate.hear(key(1), true, later).is_some());
+        assert_eq!(gate.at_due(key(2), Stage::UnderWay(NOW), later), Some((Hold::Left, later)));
+        let after = later + Duration::from_secs(1);
+        assert_eq!(gate.at_due(key(2), Stage::UnderWay(after), after), None);
+    }
+
+    #[test]
+    fn an_operators_pause_holds_what_a_closed_circuit_would_let_go() {
+        let mut gate = Gate::new(Protection { circuit: None, ..Protection::default() });
+        assert!(gate.is_free(NOW));
+        let paused = Paused { by: "ann".into(), why: "repair".into(), since: NOW };
+        gate.pause(Some(paused));
+        let Admission::GivenBack(soon) = gate.admit(key(1), NOW) else { panic!("it left") };
+        assert!(soon.since(NOW) <= Duration::from_millis(1_250), "{soon}");
+        let late = NOW + Duration::from_secs(86_400);
+        let Admission::GivenBack(until) = gate.admit(key(1), late) else { panic!("it left") };
+        assert!(until.since(late) >= Duration::from_secs(30), "{until}");
+        assert_eq!(gate.view("a", late).state, "paused");
+        gate.pause(None);
+        assert_eq!(gate.admit(key(1), late), Admission::Leaves);
+    }
+
+    #[test]
+    fn many_that_were_held_come_back_one_after_another() {
+        let mut gate = open();
+        let instants: Vec<Timestamp> = (0..10_000)
+            .map(|number| match gate.admit(key(number), NOW) {
+                Admission::GivenBack(until) => until,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let from = NOW + Duration::from_secs(5);
+        let last = *instants.iter().max().unwrap();
+        assert!(instants.iter().all(|until| *until >= from));
+        assert!(last.since(from) > Duration::from_secs(8), "{last}");
+        for second in 0..11 {
+            let (begin, end) = (Duration::from_secs(second), Duration::from_secs(second + 1));
+            let here = instants.iter().filter(|at| (begin..end).contains(&at.since(from))).count();
+            assert!(here < 4_000, "{here} in second {second}");
+        }
+    }
+
+    #[test]
+    fn without_a_circuit_failures_hold_nothing() {
+        let mut gate = Gate::new(Protection { circuit: None, ..Protection::default() });
+        for number in 0..1_000 {
+            gate.hear(key(number), false, NOW);
+        }
+        assert!(gate.is_free(NOW));
+        assert_eq!(gate.at_due(key(1), Stage::UnderWay(NOW), NOW), None);
+    }
+
+    #[test]
+    fn held_commands_that_nobody_asks_for_again_are_forgotten() {
+        let settings = CircuitSettings { open_min: Duration::from_secs(1), ..Default::default() };
+        let mut gate = Gate::new(Protection { circuit: Some(settings), ..Default::default() });
+        for number in 0..10 {
+            gate.hear(key(number), false, NOW);
+        }
+        gate.admit(key(1), NOW);
+        assert_eq!(gate.view("a", NOW + Duration::from_secs(60)).held, 1);
+        assert_eq!(gate.view("a", NOW + Duration::from_secs(70)).held, 0);
+        assert!(!gate.is_free(NOW), "its circuit is still open");
+    }
+}

@@ -1,0 +1,75 @@
+//! Commands that their destination holds: what a shard asks of destinations before it decides, and tells them afterwards.
+//!
+//! The decision itself is the model's: it is handed what is known here as a part of the input.
+
+use super::Shard;
+use crate::{
+    destinations::{Destination, Key, Stage},
+    engine::shard::Live,
+};
+use dirigent_model::{
+    decision::{Heard, Input},
+    definition::{NodeId, Plan},
+    instance::{Core, Instance, InstanceId, Leg, Next},
+    message::{Failure, Message as _},
+    time::Timestamp,
+    transition,
+};
+
+impl Shard {
+    /// What is due in an instance: time that counts, or a command that its destination holds.
+    pub(super) fn due_input(&self, id: InstanceId) -> Input {
+        self.live.get(&id).and_then(|live| self.held_input(live)).unwrap_or(Input::Due)
+    }
+
+    fn held_input(&self, live: &Live) -> Option<Input> {
+        let core = &live.instance.core;
+        let node = core.next_due()?.1?;
+        let (leg, ask) = core.state(node).asked()?;
+        let destination = self.destination(&live.plan, node, leg)?;
+        let stage = match ask.next {
+            Next::GiveUp(_) => Stage::UnderWay(ask.asked_at),
+            Next::AskAgain(_) | Next::Held(_) => Stage::Resting,
+        };
+        let key: Key = (core.id, node, leg);
+        let (hold, until) = destination.at_due(key, stage, self.batch.now)?;
+        Some(Input::Held { node, leg, attempt: ask.attempt, hold, until })
+    }
+
+    /// Until when the destination is held that a failure came from.
+    pub(super) fn held_until(
+        &self,
+        id: InstanceId,
+        (node, leg): (NodeId, Leg),
+        reply: &str,
+    ) -> Option<Timestamp> {
+        if reply != Failure::NAME {
+            return None;
+        }
+        let live = self.live.get(&id)?;
+        self.destination(&live.plan, node, leg)?.held_until((id, node, leg), self.batch.now)
+    }
+
+    /// Tells a destination what an input says of it.
+    pub(super) fn tell_destination(&self, instance: &Instance, plan: &Plan, heard: Heard) {
+        let Heard { node, leg, well } = heard;
+        if let Some(destination) = self.destination(plan, node, leg) {
+            destination.hear((instance.core.id, node, leg), well, self.batch.now);
+        }
+    }
+
+    /// An instance ended as it stood: its commands are not awaited any more.
+    pub(super) fn forget_commands(&self, core: &Core, plan: &Plan) {
+        for node in plan.graph().ids() {
+            let Some((leg, _)) = core.state(node).asked() else { continue };
+            if let Some(destination) = self.destination(plan, node, leg) {
+                destination.forget((core.id, node, leg));
+            }
+        }
+    }
+
+    fn destination(&self, plan: &Plan, node: NodeId, leg: Leg) -> Option<&Destination> {
+        let channel = transition::destination(plan.graph(), node, leg)?;
+        self.shared.destinations.of(channel).map(|destination| &**destination)
+    }
+}

@@ -1,0 +1,396 @@
+//! Who leaves next: a queue for each saga at each destination, served in turn.
+//!
+//! ```text
+//! durable messages ─► (destination, saga) queues ─► a share each, round and round ─► the next window
+//!                                      │ its destination takes no more now
+//!                                      └─► waits for its turn · is given back to its instance
+//! ```
+//!
+//! Deficit round robin (Shreedhar and Varghese, SIGCOMM 1995) over the queues that have something: a saga that floods a
+//! destination delays another one by a share at the most, and a destination that takes nothing delays nobody else. Within
+//! a queue order is kept, and with it the order of each instance at each destination. Events and dead letters are governed
+//! by no destination; they share one queue for each channel.
+
+use crate::{
+    destinations::{Admission, Destination, Destinations, Key},
+    engine::{LaneSeq, Outgoing, Sender},
+};
+use dirigent_model::time::Timestamp;
+use rustc_hash::FxHashMap;
+use std::{collections::VecDeque, sync::Arc};
+
+/// Bytes that a queue may send before it is the next one's turn: a few dozen small messages, so that a turn is worth its lock.
+const SHARE_BYTES: usize = 16 * 1024;
+
+/// What a message costs beside its body, in bytes.
+const HEAD_BYTES: usize = 512;
+
+/// Commands of one saga that wait for their turn at one destination. Beyond it they are given back to their instances.
+pub(super) const QUEUED_MAX: usize = 1_000;
+
+type Numbered = (LaneSeq, Outgoing);
+
+struct Queue {
+    destination: Option<Arc<Destination>>,
+    messages: VecDeque<Numbered>,
+    /// What is left of its share.
+    share: usize,
+    /// It has its place among those to be served.
+    is_listed: bool,
+}
+
+/// A command on its way back to its instance.
+pub(super) struct GivenBack {
+    pub seq: LaneSeq,
+    pub sender: Sender,
+    pub until: Timestamp,
+}
+
+/// What comes out of one look.
+#[derive(Default)]
+pub(super) struct Departing {
+    pub window: Vec<Numbered>,
+    pub given_back: Vec<GivenBack>,
+}
+
+/// What is to leave on a lane.
+pub(super) struct Departures {
+    destinations: Arc<Destinations>,
+    /// By channel, then by saga.
+    places: FxHashMap<String, Vec<(u32, usize)>>,
+    queues: Vec<Queue>,
+    /// Queues to be served, the next one first.
+    listed: VecDeque<usize>,
+    /// Queues whose destination takes nothing for now; those that had nothing of late come first.
+    waiting: Vec<usize>,
+    /// Messages in listed queues.
+    ready: usize,
+    /// Messages in waiting ones, as of the last look.
+    queued: usize,
+}
+
+impl Departures {
+    pub(super) fn new(destinations: Arc<Destinations>) -> Self {
+        Self {
+            destinations,
+            places: FxHashMap::default(),
+            queues: Vec::new(),
+            listed: VecDeque::new(),
+            waiting: Vec::new(),
+            ready: 0,
+            queued: 0,
+        }
+    }
+
+    /// Messages that may leave as far as is known.
+    pub(super) fn ready(&self) -> usize {
+        self.ready
+    }
+
+    /// Whether messages wait for their destination.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// How many, as of the last look: at most [`QUEUED_MAX`] for each saga at each destination.
+    pub(super) fn queued(&self) -> usize {
+        self.queued
+    }
+
+    pub(super) fn destination(&self, channel: &str) -> Option<&Arc<Destination>> {
+        self.destinations.of(channel)
+    }
+
+    pub(super) fn take_in(&mut self, messages: Vec<Numbered>) {
+        for message in messages {
+            let at = self.place_of(&message.1);
+            let queue = &mut self.queues[at];
+            queue.messages.push_back(message);
+            if queue.is_listed {
+                self.ready += 1;
+            } else if !self.waiting.contains(&at) {
+                queue.is_listed = true;
+                self.listed.push_back(at);
+                self.ready += queue.messages.len();
+            }
+        }
+    }
+
+    fn place_of(&mut self, outgoing: &Outgoing) -> usize {
+        let saga = outgoing.sender.map_or(0, |_| outgoing.saga);
+        let channel = &outgoing.message.channel;
+        let known = self.places.get(channel).map_or(&[][..], Vec::as_slice);
+        if let Some((_, at)) = known.iter().find(|(known, _)| *known == saga) {
+            return *at;
+        }
+        let destination = outgoing.sender.and_then(|_| self.destinations.of(channel).cloned());
+        self.queues.push(Queue {
+            destination,
+            messages: VecDeque::new(),
+            share: 0,
+            is_listed: false,
+        });
+        let at = self.queues.len() - 1;
+        self.places.entry(channel.clone()).or_default().push((saga, at));
+        at
+    }
+
+    /// The next window: at most so many messages, and so many bytes unless one alone has more.
+    pub(super) fn next(
+        &mut self,
+        now: Timestamp,
+        messages_max: usize,
+        bytes_max: usize,
+    ) -> Departing {
+        for at in std::mem::take(&mut self.waiting) {
+            self.list(at);
+        }
+        let mut out = Departing::default();
+        let (mut bytes, mut served) = (0, Vec::new());
+        while let Some(at) = self.listed.pop_front() {
+            let queue = &mut self.queues[at];
+            let before = queue.messages.len();
+            queue.share += SHARE_BYTES;
+            let turn = queue.take_turn(now, (messages_max, bytes_max), &mut bytes, &mut out);
+            let after = queue.messages.len();
+            self.ready -= before - after;
+            match turn {
+                Turn::Empty => {
+                    queue.share = 0;
+                    queue.is_listed = false;
+                }
+                Turn::Over => self.listed.push_back(at),
+                Turn::Held => {
+                    queue.share = 0;
+                    queue.is_listed = false;
+                    self.ready -= after;
+                    if before > after { served.push(at) } else { self.waiting.push(at) }
+                }
+                Turn::WindowIsFull => {
+                    queue.share = 0;
+                    self.listed.push_front(at);
+                    break;
+                }
+            }
+        }
+        self.waiting.append(&mut served);
+        self.queued = self.waiting.iter().map(|at| self.queues[*at].messages.len()).sum();
+        out
+    }
+
+    fn list(&mut self, at: usize) {
+        self.queues[at].is_listed = true;
+        self.listed.push_back(at);
+        self.ready += self.queues[at].messages.len();
+    }
+}
+
+enum Turn {
+    Empty,
+    Over,
+    /// Its destination takes no more for now.
+    Held,
+    WindowIsFull,
+}
+
+impl Queue {
+    fn take_turn(
+        &mut self,
+        now: Timestamp,
+        (messages_max, bytes_max): (usize, usize),
+        bytes: &mut usize,
+        out: &mut Departing,
+    ) -> Turn {
+        let destination = self.destination.clone();
+        let is_free = destination.as_ref().is_none_or(|known| known.ask(|gate| gate.is_free(now)));
+        let mut left = 0;
+        let turn = loop {
+            let Some((_, outgoing)) = self.messages.front() else { break Turn::Empty };
+            let body = outgoing.message.body.len();
+            if body + HEAD_BYTES > self.share {
+                break Turn::Over;
+            }
+            let fits = out.window.is_empty() || *bytes + body <= bytes_max;
+            if out.window.len() >= messages_max || !fits {
+                break Turn::WindowIsFull;
+            }
+            let asked = match (&destination, outgoing.sender) {
+                (Some(destination), Some(sender)) if !is_free => {
+                    destination.ask(|gate| gate.admit(sender.key(), now))
+                }
+                _ => Admission::Leaves,
+            };
+            match asked {
+                Admission::Waits => {
+                    self.give_back_what_is_too_much(now, out);
+                    break Turn::Held;
+                }
+                Admission::Leaves => {
+                    self.share -= body + HEAD_BYTES;
+                    *bytes += body;
+                    left += 1;
+                    out.window.extend(self.messages.pop_front());
+                }
+                Admission::GivenBack(until) => out.give_back(self.messages.pop_front(), until),
+            }
+        };
+        if is_free && let Some(destination) = &destination {
+            destination.ask(|gate| gate.left(left));
+        }
+        turn
+    }
+
+    /// The latest ones go back: those before them have waited longer. The rest is known to wait, and is not late.
+    fn give_back_what_is_too_much(&mut self, now: Timestamp, out: &mut Departing) {
+        let Some(destination) = &self.destination else { return };
+        destination.ask(|gate| {
+            while self.messages.len() > QUEUED_MAX
+                && let Some((seq, outgoing)) = self.messages.pop_back()
+                && let Some(sender) = outgoing.sender
+            {
+                let until = gate.give_back(sender.key(), now);
+                out.given_back.push(GivenBack { seq, sender, until });
+            }
+            for (_, outgoing) in self.messages.iter().rev() {
+                let is_new = outgoing.sender.is_some_and(|sender| gate.queue(sender.key()));
+                // Those before it were told of before.
+                if !is_new {
+                    break;
+                }
+            }
+        });
+    }
+}
+
+impl Departing {
+    fn give_back(&mut self, message: Option<Numbered>, until: Timestamp) {
+        let Some((seq, Outgoing { sender: Some(sender), .. })) = message else { return };
+        self.given_back.push(GivenBack { seq, sender, until });
+    }
+}
+
+impl Sender {
+    /// Names the command to its destination.
+    pub(crate) fn key(&self) -> Key {
+        (self.instance, self.node, self.leg)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::destinations::{Paused, Protection, Protections, Rate};
+    use dirigent_connectors::{Attributes, ChannelKind, Message};
+    use dirigent_model::{
+        definition::NodeId,
+        instance::{InstanceId, Leg},
+    };
+    use std::time::Duration;
+
+    const NOW: Timestamp = Timestamp(1_000_000);
+
+    fn command(seq: LaneSeq, channel: &str, saga: u32) -> Numbered {
+        let instance = InstanceId::of("a", &seq.into());
+        let sender = Sender { instance, node: NodeId(1), leg: Leg::Do, attempt: 1 };
+        let message = Message {
+            channel: channel.into(),
+            kind: ChannelKind::Work,
+            key: seq.to_string(),
+            attributes: Attributes::new(),
+            others: vec![],
+            body: vec![0; 100].into(),
+        };
+        (seq, Outgoing { lane: 0, sender: Some(sender), saga, message })
+    }
+
+    fn departures(limits: &[(&str, Protection)]) -> Departures {
+        let wake = Arc::new(tokio::sync::Notify::new());
+        let channels = ["a", "b"].map(|channel| (channel.to_owned(), Arc::clone(&wake)));
+        let by_channel = limits.iter().map(|(name, p)| ((*name).to_owned(), *p)).collect();
+        let protections = Protections { by_channel, ..Protections::default() };
+        Departures::new(Arc::new(Destinations::new(channels, &protections)))
+    }
+
+    fn seqs(departing: &Departing) -> Vec<LaneSeq> {
+        departing.window.iter().map(|(seq, _)| *seq).collect()
+    }
+
+    #[test]
+    fn the_flood_of_one_saga_delays_another_by_a_share_only() {
+        let mut departures = departures(&[]);
+        departures.take_in((0..10_000).map(|seq| command(seq, "a", 1)).collect());
+        departures.take_in((10_000..10_010).map(|seq| command(seq, "a", 2)).collect());
+        let window = departures.next(NOW, 100, usize::MAX);
+        let seqs = seqs(&window);
+        assert_eq!(seqs.len(), 100);
+        assert_eq!(seqs.iter().filter(|seq| **seq >= 10_000).count(), 10, "{seqs:?}");
+        let mine: Vec<_> = seqs.iter().filter(|seq| **seq < 10_000).collect();
+        assert!(mine.is_sorted(), "each saga keeps its order");
+        assert_eq!(departures.ready(), 10_010 - 100);
+    }
+
+    #[test]
+    fn a_destination_that_takes_nothing_delays_no_other_one() {
+        let mut departures = departures(&[]);
+        let paused = Paused { by: "ann".into(), why: "repair".into(), since: NOW };
+        departures.destinations.of("a").unwrap().pause(Some(paused));
+        departures.take_in((0..500).map(|seq| command(seq, "a", 1)).collect());
+        departures.take_in((500..600).map(|seq| command(seq, "b", 1)).collect());
+        let departing = departures.next(NOW, 2_000, usize::MAX);
+        assert_eq!(seqs(&departing), (500..600).collect::<Vec<_>>());
+        let back: Vec<_> = departing.given_back.iter().map(|given| given.seq).collect();
+        assert_eq!(back, (0..500).collect::<Vec<_>>(), "their instances ask again");
+        assert_eq!((departures.ready(), departures.is_waiting()), (0, false));
+    }
+
+    #[test]
+    fn what_a_rate_does_not_let_go_waits_in_its_order_and_the_latest_go_back_where_it_is_too_much()
+    {
+        let rate =
+            Protection { rate: Some(Rate { per_second: 10, burst: 5 }), ..Default::default() };
+        let mut departures = departures(&[("a", rate)]);
+        departures.take_in((0..1_200).map(|seq| command(seq, "a", 1)).collect());
+        let first = departures.next(NOW, 2_000, usize::MAX);
+        assert_eq!(seqs(&first), [0, 1, 2, 3, 4]);
+        assert_eq!(first.given_back.len(), 195);
+        assert!(first.given_back.iter().all(|given| given.seq >= 1_005));
+        assert!(departures.is_waiting());
+        let none = departures.next(NOW, 2_000, usize::MAX);
+        assert!(none.window.is_empty() && none.given_back.is_empty());
+        let later = departures.next(NOW + Duration::from_millis(200), 2_000, usize::MAX);
+        assert_eq!(seqs(&later), [5, 6]);
+        let view = departures.destinations.of("a").unwrap().view(NOW);
+        assert_eq!((view.queued, view.held, view.sent), (998, 195, 7));
+    }
+
+    #[test]
+    fn the_shares_of_a_limited_destination_are_even() {
+        let rate =
+            Protection { rate: Some(Rate { per_second: 100, burst: 1 }), ..Default::default() };
+        let mut departures = departures(&[("a", rate)]);
+        departures.take_in((0..900).map(|seq| command(seq, "a", 1)).collect());
+        departures.take_in((900..1_000).map(|seq| command(seq, "a", 2)).collect());
+        let mut left = Vec::new();
+        for step in 0..100 {
+            let now = NOW + Duration::from_millis(step * 10);
+            left.extend(seqs(&departures.next(now, 2_000, usize::MAX)));
+        }
+        let second = left.iter().filter(|seq| **seq >= 900).count();
+        assert!((40..=60).contains(&second), "{second} of {}", left.len());
+    }
+
+    #[test]
+    fn windows_keep_their_bounds_and_one_message_too_large_for_them_goes_alone() {
+        let mut departures = departures(&[]);
+        departures.take_in((0..10).map(|seq| command(seq, "a", 1)).collect());
+        assert_eq!(seqs(&departures.next(NOW, 4, usize::MAX)), [0, 1, 2, 3]);
+        assert_eq!(seqs(&departures.next(NOW, 100, 250)), [4, 5]);
+        assert_eq!(seqs(&departures.next(NOW, 100, 50)), [6]);
+        assert_eq!(seqs(&departures.next(NOW, 100, usize::MAX)), [7, 8, 9]);
+        assert_eq!(departures.ready(), 0);
+        let mut large = command(20, "a", 1);
+        large.1.message.body = vec![0; 10 * SHARE_BYTES].into();
+        departures.take_in(vec![large]);
+        assert_eq!(seqs(&departures.next(NOW, 100, usize::MAX)), [20]);
+    }
+}

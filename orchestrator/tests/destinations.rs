@@ -1,0 +1,351 @@
+//! Destinations that answer nobody, take less than there is, or were paused: nothing is lost, no saga fails of it, and nobody
+//! else waits. On the memory broker; time is moved by hand.
+
+#![allow(clippy::unwrap_used, reason = "a test, its helpers included")]
+
+mod support;
+
+use dirigent::{
+    Orchestrator, OrchestratorBuilder,
+    destinations::{DestinationView, Protection},
+    engine::{Clock, Handle, OperatorAction},
+};
+use dirigent_connectors::{ChannelSpec, Connector, Message, Settle, memory::MemoryBroker, names};
+use dirigent_model::{
+    definition::{Definition, DefinitionErrors, saga, step},
+    message::{self, Channel, Command, Event, Message as _, Never},
+    retry::Retry,
+    time::Timestamp,
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use support::{Stranger, event, orchestrator, purchase, reply, reply_to};
+
+/// A clock that stands still unless it is moved.
+struct ByHand(AtomicU64);
+
+impl ByHand {
+    fn new() -> Arc<Self> {
+        Arc::new(Self(AtomicU64::new(1_767_225_600_000)))
+    }
+
+    fn passes(&self, span: Duration) {
+        self.0.fetch_add(span.as_millis().try_into().unwrap(), Ordering::AcqRel);
+    }
+}
+
+impl Clock for ByHand {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.load(Ordering::Acquire))
+    }
+}
+
+const AWAY: Channel = Channel::json("away");
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Wanted {
+    id: u64,
+}
+impl message::Message for Wanted {
+    const NAME: &'static str = "Wanted";
+}
+impl Event for Wanted {
+    const ON: Channel = Channel::json("wants");
+}
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Fetch {
+    id: u64,
+}
+impl message::Message for Fetch {
+    const NAME: &'static str = "Fetch";
+}
+impl Command for Fetch {
+    const TO: Channel = AWAY;
+    type Success = Fetched;
+    type Rejection = Never;
+}
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Fetched {}
+impl message::Message for Fetched {
+    const NAME: &'static str = "Fetched";
+}
+
+/// One step at a destination of its own: three attempts of ten seconds.
+fn errand() -> Result<Definition<u64>, DefinitionErrors> {
+    saga("errand", 1, |event: &Wanted| event.id, |event: Wanted| event.id)
+        .then(
+            step("fetch", |id: &u64| Fetch { id: *id })
+                .reply_within(Duration::from_secs(10))
+                .retry(Retry::exponential(3, Duration::from_millis(200), Duration::from_secs(5)))
+                .nothing_to_compensate("it is a test"),
+        )
+        .ends()
+}
+
+async fn wants(customer: &mut Stranger, id: u64) {
+    let body = serde_json::to_vec(&Wanted { id }).unwrap();
+    let name = format!("wanted-{id}");
+    customer.sends(event("wants", Wanted::NAME, &name, &id.to_string(), body)).await;
+}
+
+/// Somebody who reads commands, and answers them from some time on.
+#[derive(Clone, Default)]
+struct Fetcher {
+    asked: Arc<Mutex<Vec<String>>>,
+    answers: Arc<AtomicBool>,
+}
+
+impl Fetcher {
+    async fn works(self, mut place: Stranger) {
+        loop {
+            for delivery in place.source.receive(256).await.unwrap() {
+                place.source.settler().settle(&[(delivery.receipt, Settle::Done)]);
+                if self.answers.load(Ordering::Acquire) {
+                    place
+                        .sink
+                        .send(&[reply(&delivery.message, Fetched::NAME, b"{}".to_vec())])
+                        .await;
+                }
+                self.asked.lock().unwrap().push(delivery.message.key);
+            }
+        }
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.lock().unwrap().len()
+    }
+}
+
+async fn customer(broker: &MemoryBroker) -> Stranger {
+    let channels = ["starts", "wants", "ends"].map(ChannelSpec::events);
+    broker.prepare(&channels).await.unwrap();
+    Stranger::listening(broker, ChannelSpec::events("ends"), "customer").await
+}
+
+async fn until(mut holds: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(tokio::time::Instant::now() < deadline, "it did not come about within 20 s");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+fn destination(handle: &Handle, channel: &str) -> DestinationView {
+    handle.destinations().into_iter().find(|view| view.channel == channel).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_costs_probes_only_fails_no_saga_and_delays_nobody_else() {
+    const ERRANDS: u64 = 100;
+    let (broker, clock) = (MemoryBroker::new(), ByHand::new());
+    let mut customer = customer(&broker).await;
+    let engine = orchestrator(&broker)
+        .saga(errand())
+        .clock(Arc::clone(&clock) as Arc<dyn Clock>)
+        .shards(1)
+        .start()
+        .await
+        .unwrap();
+    let handle = engine.handle();
+    let work = Stranger::listening(&broker, ChannelSpec::work("work"), "worker").await;
+    let worker = tokio::spawn(work.answers());
+    let fetcher = Fetcher::default();
+    let place = Stranger::listening(&broker, ChannelSpec::work("away"), "fetcher").await;
+    let fetching = tokio::spawn(fetcher.clone().works(place));
+    for id in 0..ERRANDS {
+        wants(&mut customer, id).await;
+    }
+    until(|| fetcher.asked() as u64 == ERRANDS).await;
+
+    // Ten minutes without an answer. Every five seconds somebody else's saga begins and ends.
+    let mut purchases = 0;
+    for _ in 0..120 {
+        clock.passes(Duration::from_secs(5));
+        customer.begins(purchases, 500).await;
+        customer.next().await;
+        purchases += 1;
+    }
+    let during = fetcher.asked() as u64 - ERRANDS;
+    // Open for 5, 10, 20, 40 and then 60 s, and each time up to three probes that wait ten seconds for nothing.
+    assert!((1..=3 * 14).contains(&during), "{during} commands left during the outage");
+    let view = destination(&handle, "away");
+    assert_ne!(view.state, "closed", "{view:?}");
+    assert!(view.held > 90 && view.opened == 1, "{view:?}");
+    let mut shown = (0..ERRANDS).map(|id| {
+        let shown = handle.show(handle.id("errand", &id.to_string())).unwrap().unwrap();
+        assert_eq!(shown.status, "running");
+        shown.nodes.into_iter().find(|node| node.name == "fetch").unwrap().state
+    });
+    let held = shown.find(|state| state.contains("held")).unwrap();
+    assert!(held.contains("circuit of `away`") && held.contains("since"), "{held}");
+    assert_eq!(destination(&handle, "work").state, "closed");
+
+    // It is back: the first probe that is answered lets the others go.
+    fetcher.answers.store(true, Ordering::Release);
+    for _ in 0..100 {
+        if handle.snapshot().in_flight == 0 {
+            break;
+        }
+        clock.passes(Duration::from_secs(5));
+        customer.begins(purchases, 500).await;
+        customer.next().await;
+        purchases += 1;
+    }
+    until(|| handle.snapshot().in_flight == 0).await;
+    worker.abort();
+    fetching.abort();
+    engine.stop().await.unwrap();
+    let snapshot = handle.snapshot();
+    assert_eq!((snapshot.completed, snapshot.compensated), (ERRANDS + purchases, 0));
+    let view = destination(&handle, "away");
+    assert_eq!((view.state.as_str(), view.failures), ("closed", 0), "{view:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_its_circuit_the_same_outage_fails_every_saga_that_needs_it() {
+    // What the test above is worth: the same, unprotected.
+    const ERRANDS: u64 = 20;
+    let (broker, clock) = (MemoryBroker::new(), ByHand::new());
+    let mut customer = customer(&broker).await;
+    let engine = orchestrator(&broker)
+        .saga(errand())
+        .protect(Protection { circuit: None, ..Protection::default() })
+        .clock(Arc::clone(&clock) as Arc<dyn Clock>)
+        .shards(1)
+        .start()
+        .await
+        .unwrap();
+    let handle = engine.handle();
+    let work = Stranger::listening(&broker, ChannelSpec::work("work"), "worker").await;
+    let worker = tokio::spawn(work.answers());
+    let fetcher = Fetcher::default();
+    let place = Stranger::listening(&broker, ChannelSpec::work("away"), "fetcher").await;
+    let fetching = tokio::spawn(fetcher.clone().works(place));
+    for id in 0..ERRANDS {
+        wants(&mut customer, id).await;
+    }
+    until(|| fetcher.asked() as u64 == ERRANDS).await;
+    for id in 0..12 {
+        clock.passes(Duration::from_secs(5));
+        customer.begins(id, 500).await;
+        customer.next().await;
+    }
+    until(|| handle.snapshot().compensated == ERRANDS).await;
+    until(|| fetcher.asked() as u64 == 3 * ERRANDS).await;
+    worker.abort();
+    fetching.abort();
+    engine.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_destination_holds_its_commands_over_a_restart_until_it_is_resumed() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = MemoryBroker::new();
+    let mut customer = customer(&broker).await;
+    let engine = orchestrator(&broker).data(folder.path()).start().await.unwrap();
+    let handle = engine.handle();
+    let unknown = handle.pause("wrok", "ann", "repair").unwrap_err().to_string();
+    assert!(unknown.contains("`wrok`") && unknown.contains("work"), "{unknown}");
+    assert!(handle.resume("work").unwrap_err().to_string().contains("is not paused"));
+    handle.pause("work", "ann", "repair").unwrap();
+    let twice = handle.pause("work", "bob", "too").unwrap_err().to_string();
+    assert!(twice.contains("by ann") && twice.contains("repair"), "{twice}");
+    customer.begins(1, 500).await;
+    until(|| destination(&handle, "work").held == 1).await;
+    let id = handle.id("purchase", "1");
+    let reserve = || {
+        let shown = handle.show(id).unwrap().unwrap();
+        shown.nodes.into_iter().find(|node| node.name == "reserve").unwrap().state
+    };
+    until(|| reserve().contains("paused by ann")).await;
+    drop(handle);
+    engine.stop().await.unwrap();
+
+    let engine = orchestrator(&broker).data(folder.path()).start().await.unwrap();
+    let handle = engine.handle();
+    let view = destination(&handle, "work");
+    assert_eq!(
+        view.paused.map(|paused| (paused.by, paused.why)),
+        Some(("ann".into(), "repair".into()))
+    );
+    assert_eq!(view.sent, 0);
+    handle.resume("work").unwrap();
+    let work = Stranger::listening(&broker, ChannelSpec::work("work"), "worker").await;
+    let worker = tokio::spawn(work.answers());
+    assert_eq!(customer.next().await.message.attributes.get(names::TYPE), Some("Finished"));
+    worker.abort();
+    drop(handle);
+    engine.stop().await.unwrap();
+
+    let engine = orchestrator(&broker).data(folder.path()).start().await.unwrap();
+    assert_eq!(destination(&engine.handle(), "work").state, "closed");
+    engine.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_saga_that_is_cancelled_while_its_command_is_held_ends_and_nothing_of_it_leaves() {
+    let broker = MemoryBroker::new();
+    let mut customer = customer(&broker).await;
+    let engine = orchestrator(&broker).start().await.unwrap();
+    let handle = engine.handle();
+    handle.pause("work", "ann", "repair").unwrap();
+    customer.begins(1, 500).await;
+    until(|| destination(&handle, "work").held == 1).await;
+    let id = handle.id("purchase", "1");
+    let asking = handle.clone();
+    let cancel = move || asking.operate(id, OperatorAction::Cancel, "ann", "no longer wanted");
+    tokio::task::spawn_blocking(cancel).await.unwrap().unwrap();
+    assert_eq!(customer.next().await.message.attributes.get(names::TYPE), Some("Broken"));
+    handle.resume("work").unwrap();
+    customer.begins(2, 500).await;
+    let mut work = Stranger::listening(&broker, ChannelSpec::work("work"), "worker").await;
+    assert_eq!(work.next().await.message.key, "2");
+    engine.stop().await.unwrap();
+    assert_eq!(destination(&handle, "work").given_back, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_commands_are_in_flight_than_may_be_and_all_of_them_get_there() {
+    const PURCHASES: u64 = 40;
+    let broker = MemoryBroker::new();
+    let mut customer = customer(&broker).await;
+    // Time stands still: nobody's time limit has to do with it.
+    let engine = limited(&broker, Protection { in_flight_max: Some(3), ..Protection::default() });
+    let engine = engine.clock(ByHand::new()).start().await.unwrap();
+    for id in 0..PURCHASES {
+        customer.begins(id, 500).await;
+    }
+    let mut work = Stranger::listening(&broker, ChannelSpec::work("work"), "worker").await;
+    let (mut out, mut answered): (Vec<Message>, u64) = (vec![], 0);
+    // Each purchase sends two commands.
+    while answered < 2 * PURCHASES {
+        let wait = Duration::from_millis(if out.is_empty() { 20_000 } else { 10 });
+        if let Ok(more) = tokio::time::timeout(wait, work.source.receive(10)).await {
+            for delivery in more.unwrap() {
+                work.source.settler().settle(&[(delivery.receipt, Settle::Done)]);
+                out.push(delivery.message);
+            }
+        }
+        assert!(!out.is_empty(), "after {answered} answers no command came within 20 s");
+        assert!(out.len() <= 3, "{} are not answered yet", out.len());
+        work.sends(reply_to(&out.remove(0))).await;
+        answered += 1;
+    }
+    for _ in 0..PURCHASES {
+        assert_eq!(customer.next().await.message.attributes.get(names::TYPE), Some("Finished"));
+    }
+    engine.stop().await.unwrap();
+}
+
+fn limited(broker: &MemoryBroker, protection: Protection) -> OrchestratorBuilder {
+    Orchestrator::builder("shop")
+        .saga(purchase(1))
+        .connector(Arc::new(broker.clone()))
+        .protect_at("work", protection)
+}
