@@ -15,7 +15,8 @@ mod sink;
 mod source;
 
 use crate::{
-    ChannelSpec, Connector, ConnectorError, Memory, Message, Sink, Source, SourceSpec, names,
+    ChannelSpec, Connector, ConnectorError, Memory, Message, Retention, Sink, Source, SourceSpec,
+    names,
 };
 use async_trait::async_trait;
 use chance::Chance;
@@ -173,6 +174,10 @@ impl Connector for Faulty {
 
     async fn prepare(&self, channels: &[ChannelSpec]) -> Result<(), ConnectorError> {
         self.inner.prepare(channels).await
+    }
+
+    async fn retention(&self, channel: &str) -> Result<Retention, ConnectorError> {
+        self.inner.retention(channel).await
     }
 
     async fn source(&self, spec: SourceSpec) -> Result<Box<dyn Source>, ConnectorError> {

@@ -213,6 +213,17 @@ pub trait Sink: Send {
     fn health(&self) -> Health;
 }
 
+/// How long a broker keeps a message that has been read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Retention {
+    /// Not at all: it is not read again once it is settled.
+    UntilSettled,
+    /// For about so long after it was sent.
+    For(Duration),
+    /// Until a person deletes it.
+    ForEver,
+}
+
 /// One broker.
 #[async_trait]
 pub trait Connector: Send + Sync {
@@ -225,6 +236,11 @@ pub trait Connector: Send + Sync {
     /// Creates the channels that are missing. For [`ChannelKind::Work`] also the place where messages wait for their reader,
     /// so that a command can be sent before its participant has ever started.
     async fn prepare(&self, channels: &[ChannelSpec]) -> Result<(), ConnectorError>;
+
+    /// How long messages of a channel can be read again. Of a channel that is there.
+    async fn retention(&self, _channel: &str) -> Result<Retention, ConnectorError> {
+        Ok(Retention::UntilSettled)
+    }
 
     /// Opens a source. Creates what this reader needs on the broker.
     async fn source(&self, spec: SourceSpec) -> Result<Box<dyn Source>, ConnectorError>;

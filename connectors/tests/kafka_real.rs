@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use dirigent_connectors::{
-    Attributes, ChannelSpec, Connector, ConnectorError, Delivery, Message, Position, Sent, Settle,
-    Source, SourceSpec, UnsentReason,
+    Attributes, ChannelSpec, Connector, ConnectorError, Delivery, Message, Position, Retention,
+    Sent, Settle, Source, SourceSpec, UnsentReason,
     conformance::run_all,
     kafka::{KafkaConnector, KafkaSettings},
     names,
@@ -267,4 +267,26 @@ async fn messages_deleted_before_they_were_read_are_noticed_when_opening() {
     let mut source =
         connector.source(spec(&channel, position(6))).await.expect("offset 6 is there");
     assert_eq!(receive(&mut *source, 4).await[0].offset, 6);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_says_how_long_it_keeps_its_messages() {
+    let Some(address) = require!(KAFKA_VARIABLE) else { return };
+    let connector = connector_to(address.clone());
+    let (hour, ever, nowhere) = (unique("hour"), unique("ever"), unique("nowhere"));
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", address)
+        .create()
+        .expect("an administration client");
+    let kept = [(&hour, "3600000"), (&ever, "-1")];
+    let topics = kept.map(|(name, millis)| {
+        NewTopic::new(name, 1, TopicReplication::Fixed(-1)).set("retention.ms", millis)
+    });
+    let created = admin.create_topics(&topics, &AdminOptions::new()).await;
+    assert!(created.expect("an answer").iter().all(Result::is_ok));
+    let kept = connector.retention(&hour).await.expect("an answer");
+    assert_eq!(kept, Retention::For(Duration::from_secs(3_600)));
+    assert_eq!(connector.retention(&ever).await.expect("an answer"), Retention::ForEver);
+    let refused = connector.retention(&nowhere).await.expect_err("there is no such topic");
+    assert!(refused.to_string().contains(&nowhere), "{refused}");
 }

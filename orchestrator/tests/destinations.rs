@@ -252,7 +252,9 @@ async fn a_paused_destination_holds_its_commands_over_a_restart_until_it_is_resu
     let handle = engine.handle();
     let unknown = handle.pause("wrok", "ann", "repair").unwrap_err().to_string();
     assert!(unknown.contains("`wrok`") && unknown.contains("work"), "{unknown}");
-    assert!(handle.resume("work").unwrap_err().to_string().contains("is not paused"));
+    assert!(
+        handle.resume("work", "ann", "repaired").unwrap_err().to_string().contains("is not paused")
+    );
     handle.pause("work", "ann", "repair").unwrap();
     let twice = handle.pause("work", "bob", "too").unwrap_err().to_string();
     assert!(twice.contains("by ann") && twice.contains("repair"), "{twice}");
@@ -275,7 +277,7 @@ async fn a_paused_destination_holds_its_commands_over_a_restart_until_it_is_resu
         Some(("ann".into(), "repair".into()))
     );
     assert_eq!(view.sent, 0);
-    handle.resume("work").unwrap();
+    handle.resume("work", "ann", "repaired").unwrap();
     let work = Stranger::listening(&broker, ChannelSpec::work("work"), "worker").await;
     let worker = tokio::spawn(work.answers());
     assert_eq!(customer.next().await.message.attributes.get(names::TYPE), Some("Finished"));
@@ -302,7 +304,7 @@ async fn a_saga_that_is_cancelled_while_its_command_is_held_ends_and_nothing_of_
     let cancel = move || asking.operate(id, OperatorAction::Cancel, "ann", "no longer wanted");
     tokio::task::spawn_blocking(cancel).await.unwrap().unwrap();
     assert_eq!(customer.next().await.message.attributes.get(names::TYPE), Some("Broken"));
-    handle.resume("work").unwrap();
+    handle.resume("work", "ann", "repaired").unwrap();
     customer.begins(2, 500).await;
     let mut work = Stranger::listening(&broker, ChannelSpec::work("work"), "worker").await;
     assert_eq!(work.next().await.message.key, "2");

@@ -20,6 +20,7 @@ mod ownership;
 mod positions;
 mod reader;
 mod record;
+mod retention;
 mod routes;
 mod sink;
 mod source;
@@ -28,7 +29,7 @@ mod window;
 
 pub use config::{KafkaSettings, OPEN_WAIT_MAX, SEND_WAIT_MAX, SESSION_TIMEOUT};
 
-use crate::{ChannelSpec, Connector, ConnectorError, Memory, Sink, Source, SourceSpec};
+use crate::{ChannelSpec, Connector, ConnectorError, Memory, Retention, Sink, Source, SourceSpec};
 use async_trait::async_trait;
 use closing::Closing;
 use fence::Fences;
@@ -86,6 +87,10 @@ impl Connector for KafkaConnector {
 
     async fn prepare(&self, channels: &[ChannelSpec]) -> Result<(), ConnectorError> {
         self.create_missing(self.wanted(channels)).await
+    }
+
+    async fn retention(&self, channel: &str) -> Result<Retention, ConnectorError> {
+        retention::of(&self.settings, channel).await
     }
 
     async fn source(&self, spec: SourceSpec) -> Result<Box<dyn Source>, ConnectorError> {

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use dirigent_connectors::{
-    ChannelSpec, Connector, ConnectorError, Delivery, Health, Memory, Receipt, Settle, Settler,
-    Sink, Source, SourceSpec,
+    ChannelSpec, Connector, ConnectorError, Delivery, Health, Memory, Receipt, Retention, Settle,
+    Settler, Sink, Source, SourceSpec,
 };
 use std::{
     collections::HashMap,
@@ -52,6 +52,10 @@ impl Connector for Timed {
 
     async fn prepare(&self, channels: &[ChannelSpec]) -> Result<(), ConnectorError> {
         self.inner.prepare(channels).await
+    }
+
+    async fn retention(&self, channel: &str) -> Result<Retention, ConnectorError> {
+        self.inner.retention(channel).await
     }
 
     async fn source(&self, spec: SourceSpec) -> Result<Box<dyn Source>, ConnectorError> {

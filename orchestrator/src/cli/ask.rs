@@ -118,7 +118,11 @@ async fn operate(cli: &Cli, args: OperateArgs, action: Action) -> Result<ExitCod
     }
 }
 
-async fn asked(cli: &Cli, folder: &FolderArgs, question: Question) -> Result<Answer, Trouble> {
+pub(super) async fn asked(
+    cli: &Cli,
+    folder: &FolderArgs,
+    question: Question,
+) -> Result<Answer, Trouble> {
     let said = SettingsArgs {
         data: folder.data.clone(),
         config: folder.config.clone(),
@@ -147,13 +151,13 @@ fn word(status: StatusName) -> &'static str {
     }
 }
 
-fn json(value: &impl Serialize) -> Result<String, Trouble> {
+pub(super) fn json(value: &impl Serialize) -> Result<String, Trouble> {
     serde_json::to_string(value)
         .map(|text| text + "\n")
         .map_err(|error| Trouble::new("writing the answer").because(error))
 }
 
-fn wrong_answer() -> Trouble {
+pub(super) fn wrong_answer() -> Trouble {
     Trouble::new("the running process answered another question")
         .hint("ask with the release that runs")
 }

@@ -1,4 +1,5 @@
-//! The command line of a process that runs sagas: `run · check · graph · list · show · cancel · kill · retry · resolve · config`.
+//! The command line of a process that runs sagas: `run · check · graph · list · show · cancel · kill · retry ·
+//! resolve · destinations · pause · resume · config`.
 //!
 //! ```no_run
 //! # fn order_saga() -> Result<dirigent_model::definition::Definition<()>, dirigent_model::definition::DefinitionErrors> { loop {} }
@@ -11,6 +12,7 @@
 //! Exit codes: 0 for done, 1 for an error or something found, 2 for a command line that makes no sense.
 
 mod ask;
+mod destinations;
 mod out;
 mod plans;
 mod serve;
@@ -79,6 +81,14 @@ pub enum Verb {
     Retry(StepArgs),
     /// Declares a compensation that was given up unnecessary, or done by hand
     Resolve(StepArgs),
+    /// Shows how the destinations of commands stand: circuits, rates, and what is held
+    Destinations(DestinationsArgs),
+    /// Holds all commands to a destination, until it is resumed
+    #[command(subcommand)]
+    Pause(PauseVerb),
+    /// Lets commands leave again for a destination that was paused
+    #[command(subcommand)]
+    Resume(PauseVerb),
     /// Shows or checks the settings
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -260,6 +270,46 @@ pub struct StepArgs {
     pub by: String,
 }
 
+/// Which destinations to show.
+#[derive(clap::Args, Debug, Clone, Default)]
+pub struct DestinationsArgs {
+    /// Of which process.
+    #[command(flatten)]
+    pub folder: FolderArgs,
+    /// Prints an array of JSON objects
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What can be paused.
+#[derive(Subcommand, Debug, Clone)]
+pub enum PauseVerb {
+    /// A channel that commands are sent to
+    Destination(PauseArgs),
+}
+
+/// An operator's word about a destination.
+#[derive(clap::Args, Debug, Clone)]
+pub struct PauseArgs {
+    /// The channel
+    pub channel: String,
+    /// Of which process.
+    #[command(flatten)]
+    pub folder: FolderArgs,
+    /// Why, for whoever comes next
+    #[arg(long, value_name = "TEXT", alias = "reason")]
+    pub why: String,
+    /// Who says so
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "USER",
+        hide_env_values = true,
+        default_value = "operator"
+    )]
+    pub by: String,
+}
+
 /// What to do with the settings.
 #[derive(Subcommand, Debug, Clone)]
 pub enum ConfigVerb {
@@ -333,6 +383,9 @@ impl Cli {
             Verb::Kill(args) => ask::kill(&self, args).await,
             Verb::Retry(args) => ask::retry(&self, args).await,
             Verb::Resolve(args) => ask::resolve(&self, args).await,
+            Verb::Destinations(args) => destinations::list(&self, args).await,
+            Verb::Pause(PauseVerb::Destination(args)) => destinations::pause(&self, args).await,
+            Verb::Resume(PauseVerb::Destination(args)) => destinations::resume(&self, args).await,
             Verb::Config(ConfigVerb::Show(args)) => {
                 let settings = self.settings(&args.settings)?;
                 say(&tell::settings(&settings, Paint::of_stdout()))?;

@@ -18,13 +18,14 @@ pub(super) async fn check(registry: Arc<Registry>, args: CheckArgs) -> Result<Ex
     let mut all_sound = true;
     let mut checks = Vec::new();
     for graph in graphs {
+        let repeats = told_of_repeats(&graph);
         let work = tokio::task::spawn_blocking(move || check_graph(&graph));
         let checked = work.await.map_err(|error| Trouble::new("checking a saga").because(error))?;
         all_sound &= checked.is_sound();
         if args.json {
             checks.push(checked);
         } else {
-            say(&format!("{checked}\n"))?;
+            say(&format!("{checked}\n{repeats}\n"))?;
         }
     }
     if args.json {
@@ -33,6 +34,15 @@ pub(super) async fn check(registry: Arc<Registry>, args: CheckArgs) -> Result<Ex
         say(&format!("{text}\n"))?;
     }
     Ok(if all_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// For how long a repeated start is recognised.
+fn told_of_repeats(graph: &Graph) -> String {
+    let kept = super::tell::span(graph.retention);
+    format!(
+        "{} v{}: a repeated start is recognised for {kept} after the end",
+        graph.name, graph.version
+    )
 }
 
 /// A graph as `graph --format json` writes it, with or without the fingerprint around it.

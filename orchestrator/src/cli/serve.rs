@@ -147,6 +147,10 @@ impl Process {
             .body_bytes_max(settings.body_bytes_max)
             .headroom_bytes(settings.headroom_bytes)
             .observer(observer);
+        builder = builder.protect(settings.protections.all);
+        for (channel, protection) in &settings.protections.by_channel {
+            builder = builder.protect_at(channel, *protection);
+        }
         if let Some(shards) = settings.shards {
             builder = builder.shards(shards);
         }

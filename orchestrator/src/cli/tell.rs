@@ -80,6 +80,9 @@ pub(super) fn instance(view: &InstanceView, now: Timestamp, paint: Paint) -> Str
     if let Some(ended) = view.ended_at {
         facts.push(("ended", format!("{ended} (after {})", span(ended.since(view.started_at)))));
     }
+    if let Some(kept) = view.kept_until {
+        facts.push(("kept until", format!("{kept}, so long a repeated start is recognised")));
+    }
     if let Some(due) = view.due {
         facts.push(("next", format!("{due} ({})", due_in(due, now))));
     }
@@ -206,7 +209,7 @@ pub(super) fn why(why: Why) -> &'static str {
 }
 
 /// A span of time in two parts at the most: `27ms`, `3.2s`, `4m 10s`, `2d 3h`.
-fn span(span: Duration) -> String {
+pub(super) fn span(span: Duration) -> String {
     let seconds = span.as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
     match (days, hours, minutes, seconds) {
@@ -219,7 +222,7 @@ fn span(span: Duration) -> String {
 }
 
 /// How long ago, without parts of a second: nobody reads as fast as they pass.
-fn ago(past: Duration) -> String {
+pub(super) fn ago(past: Duration) -> String {
     match past.as_secs() {
         0 => "just now".into(),
         seconds @ 1..60 => format!("{seconds}s ago"),
@@ -291,6 +294,7 @@ mod tests {
             incidents: Vec::new(),
             started_at: Timestamp(0),
             ended_at: Some(Timestamp(23)),
+            kept_until: None,
             due: None,
             trace: String::new(),
             nodes: vec![

@@ -1,6 +1,11 @@
 //! The file of settings: TOML, where a key that nobody knows is an error and not a wish unheard.
 
-use super::{ConfigError, Origin, Raw, kafka, near};
+use super::{
+    ConfigError, Origin, Raw,
+    destinations::{self, Shown},
+    kafka, near,
+};
+use crate::destinations::Protections;
 use serde::Deserialize;
 use std::{collections::BTreeMap, path::Path};
 use toml::Spanned;
@@ -27,6 +32,10 @@ struct Root {
     http: Http,
     #[serde(default)]
     log: Log,
+    #[serde(default)]
+    destinations: destinations::Part,
+    #[serde(default)]
+    destination: BTreeMap<String, destinations::Part>,
 }
 
 #[derive(Deserialize, Default)]
@@ -83,6 +92,9 @@ pub(super) struct Said {
     pub(super) values: BTreeMap<&'static str, Raw>,
     /// Properties for librdkafka. Values may be secrets.
     pub(super) properties: BTreeMap<String, Raw>,
+    /// What is said of destinations, and how it is shown.
+    pub(super) protections: Protections,
+    pub(super) shown: Vec<Shown>,
 }
 
 /// Reads a file. Properties that would break a promise are refused.
@@ -150,6 +162,10 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Said, Vec<ConfigError>> {
                 said.properties.insert(name, Raw { text: value.into_inner().into_text(), origin });
             }
         }
+    }
+    match destinations::understand(root.destinations, root.destination, &origin) {
+        Ok((protections, shown)) => (said.protections, said.shown) = (protections, shown),
+        Err(wrong) => refused.extend(wrong),
     }
     if refused.is_empty() { Ok(said) } else { Err(refused) }
 }

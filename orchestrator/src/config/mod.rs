@@ -10,10 +10,13 @@
 //! [kafka]
 //! address = "broker-1:9092,broker-2:9092"
 //! properties = { "security.protocol" = "sasl_plaintext" }
+//! [destination.inventory]
+//! rate = 100
 //! ```
 //!
 //! [`KNOWN`] names every setting once. What came from where is kept for `config show`; secrets are never shown.
 
+mod destinations;
 mod file;
 mod kafka;
 mod near;
@@ -25,6 +28,7 @@ pub use redact::uri as redact_uri;
 pub(crate) use near::did_you_mean;
 
 use crate::{
+    destinations::Protections,
     journal::Durability,
     telemetry::logs::{LOG_DEFAULT, LogFormat},
 };
@@ -201,6 +205,16 @@ pub enum ConfigError {
         /// What is wrong, and what would be right.
         text: String,
     },
+    /// What is said of a destination makes no sense.
+    #[error("{origin}: `{key}` {text}")]
+    Destination {
+        /// Who said it.
+        origin: Origin,
+        /// Which setting.
+        key: String,
+        /// What is wrong, and what would be right.
+        text: String,
+    },
     /// A variable that nobody reads. A warning, unless settings are being checked.
     #[error("nobody reads the environment's {variable}{hint}")]
     Variable {
@@ -364,6 +378,8 @@ pub struct Settings {
     pub headroom_bytes: u64,
     /// Where liveness, readiness and metrics are told by HTTP, if anywhere.
     pub http: Option<SocketAddr>,
+    /// What destinations are given at the most.
+    pub protections: Protections,
     /// Which logs are written.
     pub log_filter: String,
     /// How logs are written.
@@ -403,6 +419,8 @@ impl Settings {
             understood.shown.push(shown);
             settings.kafka_properties.insert(name, raw.text);
         }
+        settings.protections = file.protections;
+        understood.shown.extend(file.shown);
         let endpoint = OTLP.iter().find_map(|name| Some((*name, world.environment.get(*name)?)));
         understood.shown.push(match endpoint {
             Some((name, address)) => ("otlp".into(), redact_uri(address), name.into()),

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::UNSETTLED_MAX;
+use crate::destinations::{CircuitSettings, Rate};
 
 fn world(variables: &[(&str, &str)]) -> World {
     let pairs = variables.iter().map(|(name, value)| ((*name).into(), (*value).into()));
@@ -174,4 +175,51 @@ fn a_file_that_is_named_and_not_there_is_an_error() {
         SettingsArgs { config: Some("no-such-file.toml".into()), ..SettingsArgs::default() };
     let error = Settings::load("order", &flags, &world(&[])).err().unwrap().to_string();
     assert!(error.starts_with("reading the settings in no-such-file.toml: "), "{error}");
+}
+
+#[test]
+fn destinations_are_protected_as_the_file_says_and_otherwise_as_all_are() {
+    let (_folder, world) = with_file(
+        "[destinations]\nin_flight_max = 500\n[destination.inventory]\nrate = 100\ncircuit = { open_seconds = 90, probes = 1 }\n\
+         [destination.mail]\nrate = 5\nburst = 50\ncircuit = { enabled = false }\n",
+    );
+    let settings = load(&world).unwrap();
+    let Protections { all, by_channel } = &settings.protections;
+    assert_eq!(
+        (all.in_flight_max, all.rate, all.circuit),
+        (Some(500), None, Some(CircuitSettings::default()))
+    );
+    let inventory = by_channel["inventory"];
+    assert_eq!(inventory.in_flight_max, Some(500));
+    assert_eq!(inventory.rate, Some(Rate { per_second: 100, burst: 100 }));
+    let circuit = inventory.circuit.unwrap();
+    assert_eq!(
+        (circuit.probes, circuit.open_min.as_secs(), circuit.open_max.as_secs()),
+        (1, 90, 90)
+    );
+    let mail = by_channel["mail"];
+    assert_eq!((mail.rate, mail.circuit), (Some(Rate { per_second: 5, burst: 50 }), None));
+    let shown =
+        settings.shown.iter().find(|(key, ..)| key == "destination.inventory.rate").unwrap();
+    assert!(shown.1 == "100" && shown.2.ends_with("dirigent.toml:4"), "{shown:?}");
+}
+
+#[test]
+fn what_can_not_be_said_of_a_destination_is_refused_with_its_line() {
+    for (text, said) in [
+        (
+            "[destination.a]\nrate = 0\n",
+            "dirigent.toml:2: `destination.a.rate` takes a whole number from 1",
+        ),
+        ("[destination.a]\nburst = 3\n", "and no rate is said"),
+        ("[destinations]\ncircuit = { outcomes = 5 }\n", "would never open"),
+        (
+            "[destinations.circuit]\nopen_seconds = 9\nopen_seconds_max = 3\n",
+            "is less than open_seconds",
+        ),
+        ("[destination.a]\nrat = 1\n", "unknown key `rat`"),
+    ] {
+        let error = refused(text);
+        assert!(error.contains(said), "{text}: {error}");
+    }
 }

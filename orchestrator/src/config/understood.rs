@@ -69,6 +69,7 @@ impl Understood {
             headroom_bytes: self
                 .take("headroom_bytes", &HEADROOM_BYTES.to_string(), whole(0, 1 << 50))
                 .unwrap_or(HEADROOM_BYTES),
+            protections: Default::default(),
             http: self.take("http.listen", "(off)", |text| {
                 text.trim().parse().map_err(|_| {
                     "takes an address of this machine and a port, as 127.0.0.1:9464".to_owned()

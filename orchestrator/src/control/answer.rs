@@ -3,7 +3,8 @@
 use super::protocol::{Action, Answer, LIST_MAX, Named, Question, Refusal};
 use crate::{
     config::did_you_mean,
-    engine::{Handle, InstanceView, ListFilter, OperatorAction, Reader},
+    destinations::DestinationView,
+    engine::{Handle, InstanceView, ListFilter, OperatorAction, PauseError, Reader},
 };
 use dirigent_model::{instance::InstanceId, message::Key};
 
@@ -14,6 +15,13 @@ pub(super) fn answer(handle: &Handle, question: Question, user: &str) -> Answer 
             operate(handle, &instance, action, &format!("{by} ({user})"), &why)
         }
         Question::Status => Ok(Answer::Standing { status: Box::new(handle.status()) }),
+        Question::Destinations => Ok(Answer::Destinations { destinations: handle.destinations() }),
+        Question::Pause { channel, by, why } => {
+            one(handle.pause(&channel, &format!("{by} ({user})"), &why))
+        }
+        Question::Resume { channel, by, why } => {
+            one(handle.resume(&channel, &format!("{by} ({user})"), &why))
+        }
         question @ (Question::List { .. } | Question::Show { .. }) => {
             at_rest(&handle.reader(), question)
         }
@@ -32,8 +40,16 @@ pub(super) fn at_rest(reader: &Reader, question: Question) -> Result<Answer, Ref
         Question::Status => {
             Err(Refusal::new("nobody runs on this data folder; `run` starts a process"))
         }
-        Question::Operate { .. } => Err(Refusal::new("nobody runs who could do it")),
+        Question::Operate { .. }
+        | Question::Destinations
+        | Question::Pause { .. }
+        | Question::Resume { .. } => Err(Refusal::new("nobody runs who could do it")),
     }
+}
+
+fn one(destination: Result<DestinationView, PauseError>) -> Result<Answer, Refusal> {
+    let destination = destination.map_err(|error| Refusal::of(&error))?;
+    Ok(Answer::Destinations { destinations: vec![destination] })
 }
 
 fn list(

@@ -28,7 +28,7 @@ pub(crate) enum AskError {
     /// Whoever was asked refused.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// An operator's word, and nobody there to hear it.
+    /// An operator's word, or a question about what runs, and nobody there to hear it.
     #[error(
         "no process runs on data folder {folder}; start one with `run --data {folder}`, then say it again"
     )]
@@ -58,7 +58,7 @@ pub(crate) async fn ask(
 ) -> Result<Answer, AskError> {
     let answer = match running(folder, &question).await? {
         Some(answer) => answer,
-        None if matches!(question, Question::Operate { .. } | Question::Status) => {
+        None if question.needs_somebody() => {
             return Err(AskError::NobodyRuns { folder: folder.display().to_string() });
         }
         None => {
@@ -76,7 +76,8 @@ pub(crate) async fn ask(
         answer @ (Answer::Listed { .. }
         | Answer::Shown { .. }
         | Answer::Standing { .. }
-        | Answer::Operated { .. }) => Ok(answer),
+        | Answer::Operated { .. }
+        | Answer::Destinations { .. }) => Ok(answer),
     }
 }
 

@@ -1,6 +1,9 @@
 //! What goes over the control socket: a question per line, an answer per line.
 
-use crate::engine::{InstanceView, StatusView};
+use crate::{
+    destinations::DestinationView,
+    engine::{InstanceView, StatusView},
+};
 use dirigent_model::history::Verdict;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +28,26 @@ pub(crate) enum Question {
     Status,
     /// An operator's word.
     Operate { instance: Named, action: Action, by: String, why: String },
+    /// How the destinations of commands stand.
+    Destinations,
+    /// An operator's word: nothing leaves for a destination, until it is resumed.
+    Pause { channel: String, by: String, why: String },
+    /// An operator's word: commands leave again.
+    Resume { channel: String, by: String, why: String },
+}
+
+impl Question {
+    /// Whether only a running process can answer it.
+    pub(super) fn needs_somebody(&self) -> bool {
+        match self {
+            Self::Status
+            | Self::Operate { .. }
+            | Self::Destinations
+            | Self::Pause { .. }
+            | Self::Resume { .. } => true,
+            Self::List { .. } | Self::Show { .. } => false,
+        }
+    }
 }
 
 /// An instance as people name it: by its key, with the saga where several have that key, or by its id.
@@ -57,6 +80,8 @@ pub(crate) enum Answer {
     Standing { status: Box<StatusView> },
     /// What was decided about an operator's word, and how the instance stands now.
     Operated { verdict: Verdict, instance: Box<InstanceView> },
+    /// Destinations: all of them, or the one that was spoken of.
+    Destinations { destinations: Vec<DestinationView> },
     /// No answer.
     Refused(Refusal),
 }

@@ -82,8 +82,15 @@ impl Handle {
     }
 
     /// Lets commands go to a destination that was paused. Blocks.
-    pub fn resume(&self, channel: &str) -> Result<DestinationView, PauseError> {
-        pausing::pause(&self.shared, channel, None)
+    pub fn resume(
+        &self,
+        channel: &str,
+        by: &str,
+        why: &str,
+    ) -> Result<DestinationView, PauseError> {
+        let resumed = pausing::pause(&self.shared, channel, None)?;
+        tracing::info!(channel, by, why, "A destination is resumed.");
+        Ok(resumed)
     }
 
     /// Does an operator's action, and answers once it is durable. Blocks: not for the async runtime's threads.

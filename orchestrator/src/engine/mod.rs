@@ -27,6 +27,7 @@ mod pausing;
 mod reader;
 mod readiness;
 mod recovery;
+mod repeats;
 mod schedule;
 mod shard;
 mod start;

@@ -78,11 +78,8 @@ pub(super) fn pause(
     }
     keep(&**shared.table.store(), &channel, paused.as_ref())
         .map_err(|source| PauseError::Store { channel: channel.clone(), source })?;
-    match &paused {
-        Some(Paused { by, why, .. }) => {
-            tracing::warn!(channel, by, why, "A destination is paused: its commands are held.");
-        }
-        None => tracing::info!(channel, "A destination is resumed."),
+    if let Some(Paused { by, why, .. }) = &paused {
+        tracing::warn!(channel, by, why, "A destination is paused: its commands are held.");
     }
     destination.pause(paused);
     Ok(destination.view(now))

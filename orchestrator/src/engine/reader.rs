@@ -58,6 +58,9 @@ pub struct InstanceView {
     pub started_at: Timestamp,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
+    /// Until when it is kept after its end, and a repeated start is recognised.
+    #[serde(default)]
+    pub kept_until: Option<Timestamp>,
     /// When something happens by itself.
     pub due: Option<Timestamp>,
     /// The trace it belongs to.
@@ -141,6 +144,8 @@ impl Reader {
                 },
             })
             .collect();
+        view.kept_until =
+            plan.zip(core.ended_at).map(|(plan, ended)| ended + plan.graph().retention);
         view.data = serde_json::from_slice(json).unwrap_or_default();
         view.history = resting.history.lines();
         view.history_forgotten = resting.history.forgotten();
@@ -240,6 +245,7 @@ fn view(core: &Core) -> InstanceView {
         incidents: core.incidents.iter().map(|incident| incident.text.clone()).collect(),
         started_at: core.started_at,
         ended_at: core.ended_at,
+        kept_until: None,
         due: core.next_due().map(|(due, _)| due),
         trace: format!("{:032x}", u128::from_be_bytes(core.trace.id)),
         nodes: Vec::new(),

@@ -12,6 +12,7 @@ use super::{
     pausing,
     readiness::{Outbox, Watched},
     recovery::{Recovered, recover},
+    repeats,
     schedule::Schedule,
     shard::{Fatal, Shard},
     table::Table,
@@ -202,6 +203,16 @@ impl Engine {
             body_bytes_max: parts.body_bytes_max,
             headroom_bytes: parts.headroom_bytes,
         };
+        for channel in parts.protections.by_channel.keys() {
+            if shared.destinations.of(channel).is_none() {
+                let known: Vec<&str> = shared.destinations.channels().collect();
+                tracing::warn!(
+                    channel,
+                    known = known.join(", "),
+                    "The settings protect a destination that no saga here sends commands to."
+                );
+            }
+        }
         pausing::recall(&shared).map_err(|error| EngineError::Recovery(error.into()))?;
         run(shared, (parts.lanes, wakes), recovered, reads).await
     }
@@ -316,6 +327,7 @@ async fn run(
     for lane in &lanes {
         lane.connector.prepare(&lane.prepares).await?;
     }
+    repeats::compare(&shared.registry, &lanes).await;
     let shards = shared.shards;
     let (unsent_in, unsent_out): (Vec<_>, Vec<_>) = (0..shards).map(|_| unbounded()).unzip();
     let (shards_in, shards_out): (Vec<Sender<ToShard>>, Vec<_>) =

@@ -57,13 +57,17 @@ async fn main() -> ExitCode {
 
 /// The folder that a verb about instances reads.
 fn folder_of(verb: &mut dirigent::cli::Verb) -> Option<&mut FolderArgs> {
-    use dirigent::cli::Verb;
+    use dirigent::cli::{PauseVerb, Verb};
     match verb {
         Verb::List(args) => Some(&mut args.folder),
         Verb::Status(args) => Some(&mut args.folder),
         Verb::Show(args) => Some(&mut args.instance.folder),
         Verb::Cancel(args) | Verb::Kill(args) => Some(&mut args.instance.folder),
         Verb::Retry(args) | Verb::Resolve(args) => Some(&mut args.folder),
+        Verb::Destinations(args) => Some(&mut args.folder),
+        Verb::Pause(PauseVerb::Destination(args)) | Verb::Resume(PauseVerb::Destination(args)) => {
+            Some(&mut args.folder)
+        }
         Verb::Run(_) | Verb::Check(_) | Verb::Graph(_) | Verb::Config(_) => None,
     }
 }

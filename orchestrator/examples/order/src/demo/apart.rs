@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use dirigent_connectors::{
-    ChannelSpec, Connector, ConnectorError, Delivery, Health, Memory, Message, Position, Sent,
-    Settler, Sink, Source, SourceSpec,
+    ChannelSpec, Connector, ConnectorError, Delivery, Health, Memory, Message, Position, Retention,
+    Sent, Settler, Sink, Source, SourceSpec,
 };
 use std::sync::Arc;
 
@@ -44,6 +44,10 @@ impl Connector for Apart {
 
     async fn prepare(&self, channels: &[ChannelSpec]) -> Result<(), ConnectorError> {
         self.inner.prepare(&self.channels(channels)).await
+    }
+
+    async fn retention(&self, channel: &str) -> Result<Retention, ConnectorError> {
+        self.inner.retention(&self.named(channel)).await
     }
 
     async fn source(&self, spec: SourceSpec) -> Result<Box<dyn Source>, ConnectorError> {
