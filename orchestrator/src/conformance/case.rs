@@ -34,6 +34,7 @@ pub(super) struct Played {
     pub command: Sample,
     pub undo: Option<Sample>,
     pub refused: Option<Sample>,
+    pub tells_status: bool,
 }
 
 /// How a message is made of a number, and which answers it may get.
@@ -56,7 +57,8 @@ impl<C: Command> Case<C> {
     /// A command that is to be done. For each number a business key and the command; different numbers have different keys.
     pub fn of<K: Into<Key>>(make: impl Fn(i64) -> (K, C) + Send + Sync + 'static) -> Self {
         let command = Sample::of(make);
-        Self { played: Played { command, undo: None, refused: None }, command: PhantomData }
+        let played = Played { command, undo: None, refused: None, tells_status: true };
+        Self { played, command: PhantomData }
     }
 
     /// What undoes it: for each number the same business key, and the compensation as it is sent when no answer is known.
@@ -74,6 +76,12 @@ impl<C: Command> Case<C> {
         make: impl Fn(i64) -> (K, C) + Send + Sync + 'static,
     ) -> Self {
         self.played.refused = Some(Sample::of(make));
+        self
+    }
+
+    /// Leaves out the third duty: no definition asks about it by `status_by`.
+    pub fn without_status(mut self) -> Self {
+        self.played.tells_status = false;
         self
     }
 

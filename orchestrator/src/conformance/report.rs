@@ -10,6 +10,8 @@ pub enum Duty {
     Once,
     /// Duty 2.
     CompensationWins,
+    /// Duty 3.
+    Status,
     /// Every command is answered, in the form that finds its saga.
     Answers,
     /// What can't be handled blocks nobody.
@@ -22,6 +24,7 @@ impl Duty {
         match self {
             Self::Once => Some(1),
             Self::CompensationWins => Some(2),
+            Self::Status => Some(3),
             Self::Answers | Self::Survives => None,
         }
     }
@@ -31,6 +34,7 @@ impl Duty {
         match self {
             Self::Once => "once",
             Self::CompensationWins => "compensation-wins",
+            Self::Status => "status",
             Self::Answers => "answers",
             Self::Survives => "survives",
         }
@@ -44,6 +48,9 @@ impl Duty {
             }
             Self::CompensationWins => {
                 "A compensation for a command never seen is remembered and answered as done; the command that comes later is refused, without effect. Both have saga, run and step in common."
+            }
+            Self::Status => {
+                "Asked what became of a command (`dirigent.StatusQuery`), answer as it was answered then, or by `dirigent.StatusNotDone`, and refuse the command from then on, or by `dirigent.StatusUnknown`."
             }
             Self::Answers => {
                 "Answer every command at its `replyto`, in its content type, with the declared type; echo `sagaid`, `sagarun`, `sagastep`, `sagaleg`, `sagaattempt` and `idempotencykey`."
@@ -97,6 +104,12 @@ pub enum Check {
     OwnStepAndRun,
     /// Commands and compensations of many sagas, doubled and out of order.
     Storm,
+    /// What became of a command that was done.
+    StatusDone,
+    /// What became of one that was refused.
+    StatusRefused,
+    /// What became of one that never came, and then it comes.
+    StatusNotDone,
     /// A field that this version does not know.
     LaterVersion,
     /// A version whose fields are others.
@@ -113,7 +126,7 @@ pub enum Check {
 
 impl Check {
     /// All of them, in the order they are made.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::Answers,
         Self::Echoes,
         Self::ReplyTo,
@@ -126,6 +139,9 @@ impl Check {
         Self::CompensationStays,
         Self::OwnStepAndRun,
         Self::Storm,
+        Self::StatusDone,
+        Self::StatusRefused,
+        Self::StatusNotDone,
         Self::LaterVersion,
         Self::UnknownVersion,
         Self::UnknownCommand,
@@ -149,6 +165,9 @@ impl Check {
             Self::CompensationStays => "compensation-stays",
             Self::OwnStepAndRun => "own-step-and-run",
             Self::Storm => "storm",
+            Self::StatusDone => "status-done",
+            Self::StatusRefused => "status-refused",
+            Self::StatusNotDone => "status-not-done",
             Self::LaterVersion => "later-version",
             Self::UnknownVersion => "unknown-version",
             Self::UnknownCommand => "unknown-command",
@@ -168,6 +187,7 @@ impl Check {
             | Self::CompensationStays
             | Self::OwnStepAndRun
             | Self::Storm => Duty::CompensationWins,
+            Self::StatusDone | Self::StatusRefused | Self::StatusNotDone => Duty::Status,
             Self::LaterVersion
             | Self::UnknownVersion
             | Self::UnknownCommand

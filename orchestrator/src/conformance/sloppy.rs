@@ -5,7 +5,9 @@ use dirigent_connectors::{
     Attributes, ChannelKind, ChannelSpec, Connector, Message as Sending, Settle, SourceSpec,
     memory::MemoryBroker, names,
 };
-use dirigent_model::message::{Channel, Command, Message, Never};
+use dirigent_model::message::{
+    Channel, Command, Message, Never, StatusNotDone, StatusQuery, StatusUnknown,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
@@ -58,6 +60,12 @@ pub(super) enum Sloppy {
     EndsOnUnknown,
     /// Ends when it can't read a body.
     EndsOnUndecodable,
+    /// Answers every question by `not done`, and carries the command out all the same.
+    SealsNothing,
+    /// Answers no question.
+    KnowsNoStatus,
+    /// Answers that nobody knows, which is no promise.
+    NeverKnows,
     /// Reads whatever it gets as if it were whole.
     GuessesBodies,
 }
@@ -123,13 +131,31 @@ impl Stock {
             (Some(_), Sloppy::IgnoresRepeats) => return Took::Nothing,
             (Some(_), Sloppy::AnswersRepeatsDifferently) => Some(failure("done-already")),
             (Some(answer), _) => Some(answer.clone()),
+            (None, _) if said(names::TYPE) == StatusQuery::NAME => self.status(asked),
             (None, _) => self.carry_out(asked, &said(names::TYPE)),
         };
         let Some(answer) = answer else { return Took::Crash };
-        if answer.0 != "Failure" {
+        if answer.0 != "Failure" && !answer.0.starts_with("dirigent.") {
             self.answered.insert(key, answer.clone());
         }
         Took::Answer(Box::new(self.reply(asked, reply_to, answer)))
+    }
+
+    /// What became of a command; what was not done is refused from now on.
+    fn status(&mut self, asked: &Sending) -> Option<Answer> {
+        let query: StatusQuery = serde_json::from_slice(&asked.body).ok()?;
+        let known = self.answered.get(&query.idempotencykey).cloned();
+        Some(match (known, self.how) {
+            (_, Sloppy::KnowsNoStatus) => failure("unknown-command"),
+            (_, Sloppy::NeverKnows) => (StatusUnknown::NAME, json!({})),
+            (_, Sloppy::SealsNothing) => (StatusNotDone::NAME, json!({})),
+            (Some((name, _)), _) if name == "Failure" => (StatusNotDone::NAME, json!({})),
+            (Some(answer), _) => answer,
+            (None, _) => {
+                self.answered.insert(query.idempotencykey, failure("sealed"));
+                (StatusNotDone::NAME, json!({}))
+            }
+        })
     }
 
     fn carry_out(&mut self, asked: &Sending, name: &str) -> Option<Answer> {

@@ -17,7 +17,10 @@ use dirigent_connectors::{
 };
 use dirigent_model::{
     instance::Leg,
-    message::{Body, CodecError, Failure, Format, Key, Message as _},
+    message::{
+        Body, Channel, CodecError, Failure, Format, Key, Message as _, StatusNotDone, StatusQuery,
+        StatusUnknown,
+    },
 };
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
@@ -70,6 +73,10 @@ pub(super) enum Said {
     Success(Body),
     Rejected(Body),
     Failed(Failure),
+    /// To a question: it was not done and never will be.
+    NotDone,
+    /// To a question: nobody knows.
+    Unknown,
     /// It can't be read as any of these.
     Strange(String),
 }
@@ -77,6 +84,10 @@ pub(super) enum Said {
 impl Saga {
     pub(super) fn at_step(&self, step: &str) -> Self {
         Self { step: step.to_owned(), ..self.clone() }
+    }
+
+    fn idempotency_key(&self, leg: Leg) -> Uuid {
+        Uuid::new_v5(&self.id, format!("{}/{}/{leg}", self.run, self.step).as_bytes())
     }
 
     pub(super) fn in_run(&self, run: u64) -> Self {
@@ -92,7 +103,9 @@ impl Said {
             | (Self::Rejected(one), Self::Rejected(other)) => {
                 one == other || (json(one).is_some() && json(one) == json(other))
             }
-            (Self::Failed(_), Self::Failed(_)) => true,
+            (Self::Failed(_), Self::Failed(_))
+            | (Self::NotDone, Self::NotDone)
+            | (Self::Unknown, Self::Unknown) => true,
             _ => false,
         }
     }
@@ -172,15 +185,41 @@ impl<'a> Stage<'a> {
     ) -> Result<Message, ConformanceError> {
         let (key, body) =
             sample.make(saga.number, &*self.kit.codec).map_err(|source| self.no_sample(source))?;
+        Ok(self.written((sample.name, sample.channel, key, body), saga, leg, attempt))
+    }
+
+    /// The question what became of a command of a saga.
+    pub(super) fn question(
+        &self,
+        sample: &Sample,
+        saga: &Saga,
+        attempt: u32,
+    ) -> Result<Message, ConformanceError> {
+        let query = StatusQuery {
+            idempotencykey: saga.idempotency_key(Leg::Do).to_string(),
+            command: sample.name.to_owned(),
+        };
+        let body = Body::write(&query, sample.format(), &*self.kit.codec);
+        let body = body.map_err(|source| self.no_sample(source))?;
+        let written = (StatusQuery::NAME, sample.channel, self.key(sample, saga)?, body);
+        Ok(self.written(written, saga, Leg::Status, attempt))
+    }
+
+    fn written(
+        &self,
+        (name, channel, key, body): (&str, Channel, Key, Body),
+        saga: &Saga,
+        leg: Leg,
+        attempt: u32,
+    ) -> Message {
         let run = saga.run;
-        let idempotency_key =
-            Uuid::new_v5(&saga.id, format!("{run}/{}/{leg}", saga.step).as_bytes());
+        let idempotency_key = saga.idempotency_key(leg);
         let id = message_id(&idempotency_key, attempt);
         let mut attributes = Attributes::new()
             .with(names::SPEC_VERSION, "1.0")
             .with(names::ID, id.to_string())
             .with(names::SOURCE, "/dirigent/conformance")
-            .with(names::TYPE, sample.name)
+            .with(names::TYPE, name)
             .with(names::SUBJECT, key.as_str())
             .with(names::TIME, self.kit.clock.now().to_string())
             .with(names::CONTENT_TYPE, body.format.content_type())
@@ -194,14 +233,14 @@ impl<'a> Stage<'a> {
         if run > 0 {
             attributes.set(SAGA_RUN, run.to_string());
         }
-        Ok(Message {
-            channel: sample.channel.name.to_owned(),
+        Message {
+            channel: channel.name.to_owned(),
             kind: ChannelKind::Work,
             key: key.as_str().to_owned(),
             attributes,
             others: vec![],
             body: body.bytes.into(),
-        })
+        }
     }
 
     /// Where the message is to be answered instead.
@@ -335,6 +374,15 @@ impl<'a> Stage<'a> {
                 Ok(failure) => Said::Failed(failure),
                 Err(error) => Said::Strange(error.to_string()),
             };
+        }
+        if answer.attributes.get(SAGA_LEG) == Some(Leg::Status.as_str()) {
+            let strange = |error: CodecError| Said::Strange(error.to_string());
+            if name == StatusNotDone::NAME {
+                return body.read::<StatusNotDone>(codec).map_or_else(strange, |_| Said::NotDone);
+            }
+            if name == StatusUnknown::NAME {
+                return body.read::<StatusUnknown>(codec).map_or_else(strange, |_| Said::Unknown);
+            }
         }
         let (success, rejection) = (&sample.success, sample.rejection.as_ref());
         let read = if name == success.name {

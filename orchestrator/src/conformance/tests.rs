@@ -89,6 +89,36 @@ async fn one_that_knows_a_compensation_by_its_business_key_alone_fails_the_secon
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_answers_not_done_and_then_does_it_fails_the_third_duty() {
+    let report = played(Sloppy::SealsNothing).await;
+    only_fails(&report, Check::StatusDone, Duty::Status);
+    let text = report.to_string();
+    assert!(
+        text.contains("Reserve came after the answer `not done` and was done all the same"),
+        "{text}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_never_knows_is_asked_to_answer_not_done_and_fails_where_it_had_answered() {
+    let report = played(Sloppy::NeverKnows).await;
+    only_fails(&report, Check::StatusDone, Duty::Status);
+    assert!(report.to_string().contains("better: answer `dirigent.StatusNotDone`"), "{report}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_knows_no_status_fails_the_third_duty_unless_nobody_asks_for_it() {
+    let report = played(Sloppy::KnowsNoStatus).await;
+    only_fails(&report, Check::StatusDone, Duty::Status);
+    let broker = MemoryBroker::new();
+    let participant = start(&broker, Sloppy::KnowsNoStatus).await;
+    let case = Case::of(|number| (number, Reserve { order: number, pieces: 1 })).without_status();
+    let report = Conformance::of("stock").case(case).play(Arc::new(broker), "run").await.unwrap();
+    participant.abort();
+    assert!(report.is_good(), "{report}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_forgets_an_echo_is_told_which() {
     for name in [SAGA_ID, SAGA_RUN, SAGA_STEP, SAGA_LEG, names::IDEMPOTENCY_KEY] {
         let report = played(Sloppy::Forgets(name)).await;
@@ -200,7 +230,7 @@ async fn played_by_the_kit(added: Effects) -> Report {
 async fn the_participant_kit_keeps_all_duties_and_its_books_prove_it() {
     let report = played_by_the_kit(Effects::default()).await;
     assert!(report.is_good(), "{report}");
-    assert!(report.to_string().ends_with("all duties are kept (18 checks)"), "{report}");
+    assert!(report.to_string().ends_with("all duties are kept (21 checks)"), "{report}");
 }
 
 #[tokio::test]

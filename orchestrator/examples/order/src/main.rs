@@ -95,6 +95,13 @@ async fn carry_out(verb: Verb) -> Result<ExitCode, Box<dyn Error>> {
             demo::publish(&args).await?;
             Ok(ExitCode::SUCCESS)
         }
+        Verb::Conformance(args) => {
+            init_logs(LogFormat::Text, Some(QUIET))?;
+            let report = demo::conformance(&args).await?;
+            let text = if args.json { serde_json::to_string(&report)? } else { report.to_string() };
+            say(&mut std::io::stdout(), &text);
+            Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
         Verb::Reconcile(args) => {
             let found = demo::reconcile_at_rest(&args)?;
             let text = if args.json { serde_json::to_string(&found)? } else { found.to_string() };

@@ -17,6 +17,7 @@ fn some_orders() -> DemoArgs {
         rates: RateArgs { reject_rate: 0.2, silent_rate: 0.0, seed: 7 },
         broker: BrokerKind::Memory,
         chaos: false,
+        inventory: None,
         data: None,
         json: true,
     }

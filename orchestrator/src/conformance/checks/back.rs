@@ -43,7 +43,7 @@ pub(super) async fn compensation_first(
             );
         }
         for answer in stage.answers(&late) {
-            refused(stage, &case.command, answer)?;
+            refused(stage, &case.command, answer, Duty::CompensationWins)?;
         }
     }
     let again = stage.message(undo, &saga, Leg::Compensate, 2)?;
@@ -73,7 +73,7 @@ pub(super) async fn compensation_stays(
         return unanswered(stage, Duty::Answers, "a command was");
     };
     for later in later.iter().filter(|later| !later.is_same(first)) {
-        is_refusal(case.command.name, later)?;
+        is_refusal(case.command.name, later, Duty::CompensationWins)?;
     }
     let again = stage.message(undo, &saga, Leg::Compensate, 2)?;
     if !stage.ask(std::slice::from_ref(&again)).await? {
@@ -150,7 +150,7 @@ pub(super) async fn storm(case: &Played, stage: &mut Stage<'_>) -> Result<Advice
             return broken(Duty::Once, "the same command was answered by two different successes");
         }
         for other in said.iter().filter(|said| !said.is_success()) {
-            is_refusal(case.command.name, other)?;
+            is_refusal(case.command.name, other, Duty::CompensationWins)?;
         }
         if let Some(Effects { applied, undone }) = stage.effects(&case.command, saga).await?
             && (applied > 1 || applied != undone)

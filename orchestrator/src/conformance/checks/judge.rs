@@ -80,26 +80,31 @@ pub(super) fn not_done<T>(name: &str, said: &Said, duty: Duty) -> Result<T, Stop
     broken(duty, format!("{name} was to be done: {}", of(said)))
 }
 
-pub(super) fn refused(stage: &Stage<'_>, sample: &Sample, answer: &Message) -> Result<(), Stop> {
-    is_refusal(sample.name, &stage.said(sample, answer))
+pub(super) fn refused(
+    stage: &Stage<'_>,
+    sample: &Sample,
+    answer: &Message,
+    duty: Duty,
+) -> Result<(), Stop> {
+    is_refusal(sample.name, &stage.said(sample, answer), duty)
 }
 
-/// Whether an answer says for certain that nothing was done.
-pub(super) fn is_refusal(name: &str, said: &Said) -> Result<(), Stop> {
-    let duty = Duty::CompensationWins;
+/// Whether an answer to a command that was settled before it came says for certain that nothing was done.
+pub(super) fn is_refusal(name: &str, said: &Said, duty: Duty) -> Result<(), Stop> {
+    let behind = if duty == Duty::Status { "the answer `not done`" } else { "its compensation" };
     match said {
         Said::Rejected(_) => Ok(()),
         Said::Failed(failure) if failure.effect == FailureEffect::None => Ok(()),
         Said::Failed(_) => broken(
             duty,
             format!(
-                "{name} came after its compensation and was answered by a failure whose effect is unknown"
+                "{name} came after {behind} and was answered by a failure whose effect is unknown"
             ),
         ),
         Said::Success(_) => {
-            broken(duty, format!("{name} came after its compensation and was done all the same"))
+            broken(duty, format!("{name} came after {behind} and was done all the same"))
         }
-        Said::Strange(text) => broken(Duty::Answers, text.clone()),
+        Said::NotDone | Said::Unknown | Said::Strange(_) => broken(Duty::Answers, of(said)),
     }
 }
 
@@ -165,6 +170,8 @@ pub(super) fn of(said: &Said) -> String {
         Said::Success(body) => format!("a success ({})", shown(&body.bytes)),
         Said::Rejected(body) => format!("a rejection ({})", shown(&body.bytes)),
         Said::Failed(failure) => format!("a failure ({}: {})", failure.code, failure.message),
+        Said::NotDone => "the status `not done`".to_owned(),
+        Said::Unknown => "the status `unknown`".to_owned(),
         Said::Strange(text) => text.clone(),
     }
 }

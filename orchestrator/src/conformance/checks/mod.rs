@@ -6,6 +6,7 @@
 mod back;
 mod bad;
 mod judge;
+mod status;
 
 use super::{
     ConformanceError, Effects,
@@ -76,6 +77,9 @@ async fn made(check: Check, case: &Played, stage: &mut Stage<'_>) -> Result<Advi
         Check::CompensationStays => back::compensation_stays(case, stage).await,
         Check::OwnStepAndRun => back::own_step_and_run(case, stage).await,
         Check::Storm => back::storm(case, stage).await,
+        Check::StatusDone => status::of_done(case, stage).await,
+        Check::StatusRefused => status::of_refused(case, stage).await,
+        Check::StatusNotDone => status::of_unseen(case, stage).await,
         Check::LaterVersion => bad::later_version(case, stage).await,
         Check::UnknownVersion => {
             let body = match case.command.format() {

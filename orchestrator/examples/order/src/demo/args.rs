@@ -1,6 +1,6 @@
 //! What a person can say on the command line, beyond what every process of this project understands.
 
-use crate::order::Rates;
+use crate::order::{Rates, samples::Service};
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -13,6 +13,8 @@ pub enum Verb {
     Participants(ParticipantsArgs),
     /// Places orders
     Publish(PublishArgs),
+    /// Plays a nasty broker against one service, in whatever language it is, and says which duty it fails
+    Conformance(ConformanceArgs),
     /// Reconciles the folders of an orchestrator and of services that have ended
     Reconcile(ReconcileArgs),
 }
@@ -43,6 +45,9 @@ pub struct DemoArgs {
     /// Loses, doubles, delays and reorders messages on their way in and out
     #[arg(long)]
     pub chaos: bool,
+    /// Runs this program as the inventory, instead of the one in Rust; not with the memory broker
+    #[arg(long, value_name = "COMMAND")]
+    pub inventory: Option<String>,
     /// Keeps everything in this folder, and goes on from there next time; a temporary folder if not said
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
@@ -80,6 +85,33 @@ pub struct PublishArgs {
     /// The broker
     #[arg(long, value_enum)]
     pub broker: BrokerKind,
+}
+
+/// `conformance`.
+#[derive(Debug, Clone, Args)]
+pub struct ConformanceArgs {
+    /// Which service
+    #[arg(long, value_enum)]
+    pub participant: Service,
+    /// The broker it reads from; with memory, the service of this example is started beside
+    #[arg(long, value_enum, default_value_t = BrokerKind::Memory)]
+    pub broker: BrokerKind,
+    /// What its channels begin with at the broker
+    #[arg(long, value_name = "TEXT")]
+    pub prefix: Option<String>,
+    /// How long an answer may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub within: u64,
+    /// A command that looks into its ledger: gets the name of a command and a business key as its last arguments, prints
+    /// {"applied":N,"undone":N}
+    #[arg(long, value_name = "COMMAND")]
+    pub probe: Option<String>,
+    /// What goes wrong at the service: as it was started with
+    #[command(flatten)]
+    pub rates: RateArgs,
+    /// Prints one JSON object instead of a text
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `reconcile`.
@@ -151,11 +183,12 @@ mod tests {
     #[test]
     fn everything_of_a_demo_can_be_said() {
         let demo = demo(
-            "order demo --orders 5 --reject-rate 0.2 --silent-rate 0.01 --seed 7 --broker rabbitmq --chaos --data d --json",
+            "order demo --orders 5 --reject-rate 0.2 --silent-rate 0.01 --seed 7 --broker rabbitmq --chaos --data d --json --inventory inventory.py",
         )
         .unwrap();
         let rates = Rates { seed: 7, reject: 0.2, silent: 0.01 };
         assert_eq!((demo.orders, demo.rates.rates(), demo.json), (5, rates, true));
+        assert_eq!(demo.inventory.as_deref(), Some("inventory.py"));
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub struct Found {
     pub connector: Arc<dyn Connector>,
     /// For people: which broker it is and where it comes from.
     pub how: String,
+    /// Where it is, for other programs; none within this process. It may hold a password.
+    pub address: Option<String>,
     /// Keeps a broker that was started here alive.
     _broker: Option<Broker>,
 }
@@ -49,6 +51,7 @@ pub async fn find(kind: BrokerKind) -> Result<Found, NoBroker> {
         BrokerKind::Memory => Ok(Found {
             connector: Arc::new(MemoryBroker::new()),
             how: "memory".into(),
+            address: None,
             _broker: None,
         }),
         BrokerKind::Kafka => {
@@ -86,7 +89,8 @@ fn found(
 ) -> Result<Found, NoBroker> {
     let how = format!("{name}, {}", broker.how());
     let connector = connector.map_err(|error| NoBroker::Connector(Box::new(error)))?;
-    Ok(Found { connector, how, _broker: Some(broker) })
+    let address = Some(broker.address().to_owned());
+    Ok(Found { connector, how, address, _broker: Some(broker) })
 }
 
 /// Looking for a broker blocks, and starting one takes seconds.

@@ -9,22 +9,30 @@ mod apart;
 mod args;
 mod at_rest;
 mod broker;
+mod conformance;
 mod customers;
+mod external;
 mod report;
 mod stores;
 
 pub use args::{
-    BrokerKind, DemoArgs, ParticipantsArgs, PublishArgs, RateArgs, ReconcileArgs, Verb,
+    BrokerKind, ConformanceArgs, DemoArgs, ParticipantsArgs, PublishArgs, RateArgs, ReconcileArgs,
+    Verb,
 };
 pub use at_rest::{AtRest, AtRestFailed, reconcile_at_rest};
 pub use broker::{DELAY_MAX, Found, NoBroker, find, find_shared};
+pub use conformance::{NotPlayed, conformance};
 pub use customers::{Customers, NotPlaced, WINDOW_MAX};
+pub use external::ExternalFailed;
 pub use report::{Ledger, Report};
 pub use stores::NoStore;
 
 use crate::{
     ledger,
-    order::{OrderTiming, Reconciliation, SagaEnd, order_saga_with, reconcile, services::services},
+    order::{
+        OrderTiming, Reconciliation, SagaEnd, order_saga_with, reconcile, samples::Service,
+        services::services,
+    },
     trip::trip_saga,
 };
 use dirigent::{
@@ -36,6 +44,7 @@ use dirigent::{
 };
 use dirigent_connectors::{Connector, ConnectorError};
 use dirigent_model::instance::Status;
+use external::External;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
     fs, io,
@@ -81,6 +90,9 @@ pub enum DemoError {
     /// A service did not start, or had to end.
     #[error(transparent)]
     Participant(#[from] ParticipantError),
+    /// The program that was to be the inventory.
+    #[error("running another inventory")]
+    External(#[from] ExternalFailed),
     /// The orchestrator did not start.
     #[error("starting the orchestrator")]
     Start(#[source] Box<dirigent::StartError>),
@@ -124,13 +136,13 @@ pub async fn demo(args: &DemoArgs, traces: &Arc<Traces>) -> Result<Report, DemoE
         connector = broker::chaos(connector, args.rates.seed);
     }
     // Before anybody sends: events nobody listens to are gone.
-    let services = Services::start(
-        services(args.rates.rates()),
-        &connector,
-        place.services.as_deref(),
-        traces,
-    )
-    .await?;
+    let mut participants = services(args.rates.rates());
+    let mut external = external(args, &found, &place)?;
+    if external.is_some() {
+        participants.retain(|(name, _)| *name != Service::Inventory.name());
+    }
+    let services =
+        Services::start(participants, &connector, place.services.as_deref(), traces).await?;
     let is_hurried = args.chaos || args.rates.silent_rate > 0.0;
     let timing = if is_hurried { OrderTiming::brisk() } else { OrderTiming::default() };
     let engine = Orchestrator::builder("order")
@@ -142,19 +154,40 @@ pub async fn demo(args: &DemoArgs, traces: &Arc<Traces>) -> Result<Report, DemoE
         .start()
         .await
         .map_err(|error| DemoError::Start(Box::new(error)))?;
-    let watched = watch(args, &engine, &connector).await;
+    let watched = tokio::select! {
+        watched = watch(args, &engine, &connector) => watched,
+        failed = ended_early(&mut external) => Err(failed.into()),
+    };
     let found_out = match watched {
-        Ok(seconds) => {
-            settled(args, &engine.handle(), &services).await.map(|found| (seconds, found))
-        }
+        Ok(seconds) => settled(args, &engine.handle(), &services, &external)
+            .await
+            .map(|found| (seconds, found)),
         Err(error) => Err(error),
     };
     let handle = engine.handle();
     let stopped = engine.stop().await;
     services.stop().await?;
+    if let Some(external) = external {
+        external.stop().await;
+    }
     stopped.map_err(|error| DemoError::Engine(Box::new(error)))?;
     let (seconds, details) = found_out?;
     Ok(report(&handle.snapshot(), details, seconds, found.how))
+}
+
+/// The inventory that is a program of its own, where one was named.
+fn external(args: &DemoArgs, found: &Found, place: &Place) -> Result<Option<External>, DemoError> {
+    let Some(line) = &args.inventory else { return Ok(None) };
+    let Some(address) = &found.address else { return Err(NoBroker::MemoryIsNotShared.into()) };
+    let folder = place.orchestrator.parent().unwrap_or(&place.orchestrator);
+    Ok(Some(External::start(line, args, address, &place.prefix, folder)?))
+}
+
+async fn ended_early(external: &mut Option<External>) -> ExternalFailed {
+    match external {
+        Some(external) => external.ended().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Places the orders, a window at a time, until all have ended. The seconds it took.
@@ -224,6 +257,7 @@ async fn settled(
     args: &DemoArgs,
     handle: &Handle,
     services: &Services,
+    external: &Option<External>,
 ) -> Result<Reconciliation, DemoError> {
     if args.chaos {
         // What is held back comes now: it must change nothing.
@@ -231,7 +265,11 @@ async fn settled(
     }
     let until = Instant::now() + SETTLED_WITHIN;
     loop {
-        let found = reconcile(services.entries()?, sagas(handle).map_err(DemoError::Sagas)?);
+        let mut entries = services.entries()?;
+        if let Some(external) = external {
+            entries.extend(external.entries().await?);
+        }
+        let found = reconcile(entries, sagas(handle).map_err(DemoError::Sagas)?);
         if found.balanced || Instant::now() >= until {
             return Ok(found);
         }
@@ -419,10 +457,15 @@ impl Place {
 }
 
 fn new_prefix() -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let unique = format!("{}/{}", std::process::id(), now.unwrap_or_default().as_nanos());
+    let unique = format!("{}/{}", std::process::id(), now().as_nanos());
     let id = Uuid::new_v5(&Uuid::NAMESPACE_OID, unique.as_bytes()).simple().to_string();
     format!("demo-{}.", &id[..8])
+}
+
+/// Since 1970.
+fn now() -> Duration {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.unwrap_or_default()
 }
 
 #[cfg(test)]
