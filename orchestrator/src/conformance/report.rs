@@ -311,9 +311,8 @@ impl fmt::Display for Report {
             tell(checked, f)?;
         }
         let failed: Vec<_> = self.failed().iter().map(Duty::to_string).collect();
-        match &self.stopped_after {
-            Some(check) => writeln!(f, "it answered nothing more after {check}")?,
-            None => {}
+        if let Some(check) = &self.stopped_after {
+            writeln!(f, "it answered nothing more after {check}")?;
         }
         if failed.is_empty() {
             write!(f, "all duties are kept ({} checks)", self.checks.len())

@@ -258,7 +258,7 @@ impl<'a> Stage<'a> {
     /// Sends the window in its order and waits until each of its messages was answered. `false` where time was up before.
     pub(super) async fn ask(&mut self, window: &[Message]) -> Result<bool, ConformanceError> {
         self.tell(window).await?;
-        let keys: Vec<_> = window.iter().filter_map(|message| key_of(message)).collect();
+        let keys: Vec<_> = window.iter().filter_map(key_of).collect();
         self.hear(&keys).await
     }
 

@@ -80,8 +80,7 @@ async fn start(
     connector: &Arc<dyn Connector>,
 ) -> Result<(Running, Arc<dyn Store>), ParticipantError> {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-    let all = services(args.rates.rates()).into_iter();
-    let (_, participant) = all
+    let (_, participant) = services(args.rates.rates())
         .into_iter()
         .find(|(name, _)| *name == args.participant.name())
         .expect("every service with samples is one of the services");
