@@ -21,12 +21,14 @@ pub(super) struct FaultySource {
     ready: VecDeque<Delivery>,
     /// Held back, in the order they came.
     held: VecDeque<(Instant, Delivery)>,
+    /// Lost since the last delivery of their partition, of a log only.
+    lost: HashMap<(String, u32), Vec<Receipt>>,
 }
 
 /// Knows which receipt of the inner source stands behind one of ours. A copy has none.
 struct FaultySettler {
     inner: Arc<dyn Settler>,
-    receipts: Mutex<HashMap<Receipt, Receipt>>,
+    receipts: Mutex<HashMap<Receipt, Vec<Receipt>>>,
 }
 
 impl FaultySource {
@@ -38,8 +40,8 @@ impl FaultySource {
     ) -> Self {
         let settler =
             Arc::new(FaultySettler { inner: inner.settler(), receipts: Mutex::default() });
-        let (ready, held) = (VecDeque::new(), VecDeque::new());
-        Self { inner, memory, shared, chance, settler, receipt_next: 0, ready, held }
+        let (ready, held, lost) = (VecDeque::new(), VecDeque::new(), HashMap::new());
+        Self { inner, memory, shared, chance, settler, receipt_next: 0, ready, held, lost }
     }
 
     /// Takes a batch of the inner source in and decides what happens to each delivery.
@@ -59,12 +61,18 @@ impl FaultySource {
             let double = shared.happens(&mut self.chance, faults.double);
             if lose && somebody_asks_again(&delivery.message) {
                 count(&done.deliveries_lost);
-                self.settler.inner.settle(&[(delivery.receipt, Settle::Done)]);
+                if self.memory == Memory::Settlements {
+                    self.settler.inner.settle(&[(delivery.receipt, Settle::Done)]);
+                } else {
+                    // Whoever keeps positions has not heard of it: it is settled with the next one of its partition.
+                    self.lost.entry(place(&delivery)).or_default().push(delivery.receipt);
+                }
                 continue;
             }
-            let behind = delivery.receipt;
+            let mut behind = self.lost.remove(&place(&delivery)).unwrap_or_default();
+            behind.push(delivery.receipt);
             delivery.receipt = self.receipt();
-            self.settler.lock().insert(delivery.receipt, behind);
+            self.settler.lock().insert(delivery.receipt, behind.clone());
             let copy = double.then(|| Delivery { receipt: self.receipt(), ..delivery.clone() });
             self.hold_or_ready(delivery);
             if let Some(copy) = copy {
@@ -141,23 +149,26 @@ impl Source for FaultySource {
     }
 }
 
+fn place(delivery: &Delivery) -> (String, u32) {
+    (delivery.message.channel.clone(), delivery.partition)
+}
+
 impl Settler for FaultySettler {
     fn settle(&self, settlements: &[(Receipt, Settle)]) {
         let mut behind = Vec::with_capacity(settlements.len());
         {
             let mut receipts = self.lock();
-            behind.extend(
-                settlements
-                    .iter()
-                    .filter_map(|(receipt, settle)| Some((receipts.remove(receipt)?, *settle))),
-            );
+            behind.extend(settlements.iter().flat_map(|(receipt, settle)| {
+                let behind = receipts.remove(receipt).unwrap_or_default();
+                behind.into_iter().map(|receipt| (receipt, *settle))
+            }));
         }
         self.inner.settle(&behind);
     }
 }
 
 impl FaultySettler {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Receipt, Receipt>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Receipt, Vec<Receipt>>> {
         self.receipts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -27,6 +27,9 @@ const TRANSACTION_MARGIN: Duration = Duration::from_secs(5);
 /// How long a producer gathers messages for one request (ms). A window is handed over as a whole, so there is little to wait for.
 const LINGER_MS: u32 = 1;
 
+/// How often librdkafka tells its statistics (ms), unless a property says otherwise.
+const STATISTICS_MS: u32 = 5_000;
+
 /// Properties that the promises of this connector rest on.
 const OURS: &[&str] = &[
     "acks",
@@ -49,6 +52,20 @@ const OURS: &[&str] = &[
     "transactional.id",
 ];
 
+/// From where to read a partition whose group has read further than the positions handed in, or whose log has lost them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PositionsFrom {
+    /// Nothing is read: opening is refused with the reason, because anything else repeats or skips messages.
+    #[default]
+    Refuse,
+    /// From the positions handed in: what the group has done since comes again.
+    Journal,
+    /// From where the group stood: what lies between is never read.
+    Committed,
+    /// From the beginning of the log, with all that is still there.
+    Beginning,
+}
+
 /// How to reach Kafka, and what to create there.
 #[derive(Clone)]
 pub struct KafkaSettings {
@@ -69,6 +86,8 @@ pub struct KafkaSettings {
     pub send_wait_max: Duration,
     /// After how long without a sign of life the owner of a group is given up.
     pub session_timeout: Duration,
+    /// What a person has decided for partitions whose positions can't be trusted. For one start, not for good.
+    pub positions_from: PositionsFrom,
 }
 
 impl KafkaSettings {
@@ -83,6 +102,7 @@ impl KafkaSettings {
             open_wait_max: OPEN_WAIT_MAX,
             send_wait_max: SEND_WAIT_MAX,
             session_timeout: SESSION_TIMEOUT,
+            positions_from: PositionsFrom::Refuse,
         }
     }
 
@@ -122,16 +142,23 @@ impl KafkaSettings {
         config
     }
 
+    fn consumer(&self, role: &str) -> ClientConfig {
+        let mut config = self.client(role);
+        // Of meaning for the owner alone, but all would refuse a `max.poll.interval.ms` that is shorter than their own.
+        config.set("session.timeout.ms", self.session_timeout.as_millis().to_string());
+        config
+    }
+
     /// Asks for metadata, never creates a topic by asking.
     pub(super) fn probe(&self) -> ClientConfig {
-        let mut config = self.client("probe");
+        let mut config = self.consumer("probe");
         config.set("allow.auto.create.topics", "false");
         config
     }
 
     /// Creates a topic by asking for it, where the brokers do that.
     pub(super) fn asking(&self) -> ClientConfig {
-        let mut config = self.client("asking");
+        let mut config = self.consumer("asking");
         config.set("allow.auto.create.topics", "true");
         config
     }
@@ -142,7 +169,7 @@ impl KafkaSettings {
 
     /// Reads partitions that are assigned by hand, from positions the brokers know nothing of.
     pub(super) fn reader(&self, group: &str) -> ClientConfig {
-        let mut config = self.client("reader");
+        let mut config = self.consumer("reader");
         config
             .set("group.id", group)
             .set("enable.auto.commit", "false")
@@ -153,7 +180,7 @@ impl KafkaSettings {
             .set("check.crcs", "true")
             .set("allow.auto.create.topics", "false")
             .set("fetch.wait.max.ms", "100");
-        config
+        self.with_statistics(config)
     }
 
     /// Holds the group, see [`super::ownership`].
@@ -187,7 +214,7 @@ impl KafkaSettings {
 
     /// Reads what is committed of the record of a group's owner, up to its end.
     pub(super) fn record(&self) -> ClientConfig {
-        let mut config = self.client("record");
+        let mut config = self.consumer("record");
         config
             // Nothing is committed; librdkafka wants a name.
             .set("group.id", "dirigent-record")
@@ -214,6 +241,13 @@ impl KafkaSettings {
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("message.timeout.ms", self.send_wait_max.as_millis().max(1).to_string());
+        self.with_statistics(config)
+    }
+
+    fn with_statistics(&self, mut config: ClientConfig) -> ClientConfig {
+        if !self.properties.contains_key("statistics.interval.ms") {
+            config.set("statistics.interval.ms", STATISTICS_MS.to_string());
+        }
         config
     }
 }
@@ -229,6 +263,7 @@ impl fmt::Debug for KafkaSettings {
             .field("open_wait_max", &self.open_wait_max)
             .field("send_wait_max", &self.send_wait_max)
             .field("session_timeout", &self.session_timeout)
+            .field("positions_from", &self.positions_from)
             .finish()
     }
 }

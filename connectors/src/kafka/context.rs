@@ -1,9 +1,10 @@
-//! What librdkafka tells beside its answers: its own log, and that brokers are gone or back.
+//! What librdkafka tells beside its answers: its own log, that brokers are gone or back, and its statistics.
 
+use super::figures;
 use crate::Health;
 use rdkafka::{
-    ClientContext, config::RDKafkaLogLevel, consumer::ConsumerContext, error::KafkaError,
-    types::RDKafkaErrorCode,
+    ClientContext, Statistics, config::RDKafkaLogLevel, consumer::ConsumerContext,
+    error::KafkaError, types::RDKafkaErrorCode,
 };
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -43,6 +44,10 @@ impl ClientContext for Context {
             | RDKafkaLogLevel::Info
             | RDKafkaLogLevel::Debug => tracing::debug!(facility, message, "librdkafka reports."),
         }
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.health.show(figures::of(&statistics));
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

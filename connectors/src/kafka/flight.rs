@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{ConnectorError, Health, Message, Sent};
 use rdkafka::{
-    ClientConfig, ClientContext,
+    ClientConfig, ClientContext, Statistics,
     config::RDKafkaLogLevel,
     error::KafkaError,
     producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer},
@@ -144,6 +144,10 @@ pub(super) struct Reports {
 impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.context.log(level, facility, message);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.context.stats(statistics);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

@@ -121,6 +121,11 @@ impl Inbox {
             .collect()
     }
 
+    /// The offset of one partition that is read next, where one is known.
+    pub(super) fn next_offset(&self, partition: PartitionId) -> Option<u64> {
+        self.lock().marks.get(&partition).and_then(Mark::next)
+    }
+
     /// The offsets that are read next.
     pub(super) fn next_offsets(&self) -> Vec<(PartitionId, Option<u64>)> {
         self.lock().marks.iter().map(|(partition, mark)| (*partition, mark.next())).collect()

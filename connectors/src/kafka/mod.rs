@@ -13,6 +13,7 @@ mod config;
 mod context;
 mod envelope;
 mod fence;
+mod figures;
 mod flight;
 mod inbox;
 mod owner_sink;
@@ -27,7 +28,7 @@ mod source;
 mod topics;
 mod window;
 
-pub use config::{KafkaSettings, OPEN_WAIT_MAX, SEND_WAIT_MAX, SESSION_TIMEOUT};
+pub use config::{KafkaSettings, OPEN_WAIT_MAX, PositionsFrom, SEND_WAIT_MAX, SESSION_TIMEOUT};
 
 use crate::{ChannelSpec, Connector, ConnectorError, Memory, Retention, Sink, Source, SourceSpec};
 use async_trait::async_trait;

@@ -25,6 +25,9 @@ const TAKEOVER_MARGIN: Duration = Duration::from_secs(8);
 /// How long the brokers may take to name the members of a group.
 const NAMING_WAIT_MAX: Duration = Duration::from_secs(3);
 
+/// How long the brokers may take to tell what is committed.
+const COMMITTED_WAIT_MAX: Duration = Duration::from_secs(5);
+
 /// The topic whose one partition stands for the group.
 pub(super) fn topic(group: &str) -> String {
     format!("{group}.owner")
@@ -160,6 +163,14 @@ impl Ownership {
         let mut own = TopicPartitionList::new();
         own.add_partition_offset(&topic(&self.group), 0, Offset::Offset(0))?;
         self.consumer.commit(&own, CommitMode::Sync)
+    }
+
+    /// What the group has committed for these partitions.
+    pub(super) fn committed(
+        &self,
+        partitions: TopicPartitionList,
+    ) -> KafkaResult<TopicPartitionList> {
+        self.consumer.committed_offsets(partitions, COMMITTED_WAIT_MAX)
     }
 }
 

@@ -8,13 +8,13 @@
 //! The group is served all the time.
 
 use super::{
-    KafkaSettings, NAME,
+    KafkaSettings, NAME, PositionsFrom,
     context::Context,
     envelope,
     fence::{Fence, Fences, Holding},
     inbox::{Inbox, Incoming, PartitionId},
     ownership::{Held, Ownership},
-    positions::{self, Start},
+    positions::{self, Log, Start},
     topics,
 };
 use crate::{ChannelSpec, ConnectorError, SourceSpec};
@@ -40,10 +40,17 @@ const BATCH_MAX: usize = 512;
 const COMMIT_EVERY: Duration = Duration::from_secs(2);
 
 /// How often is looked whether a topic has more partitions than are read.
-const PARTITIONS_EVERY: Duration = Duration::from_secs(60);
+const PARTITIONS_EVERY: Duration = Duration::from_secs(5);
 
 /// How often the record of the owner is read while the group is in doubt.
 const RECORD_EVERY: Duration = Duration::from_secs(1);
+
+/// How often is looked whether logs still reach to where they are read: one made anew begins at nought, and a fetch beyond its
+/// end waits for it to grow.
+const ENDS_EVERY: Duration = Duration::from_secs(2);
+
+/// How long looking at topics while they are read may take each: the group is served in between.
+const LOOK_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// How long one question for offsets may take.
 const OFFSETS_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -54,6 +61,8 @@ pub(super) struct Reader {
     channels: Vec<ChannelSpec>,
     inbox: Arc<Inbox>,
     partitions: BTreeMap<usize, u32>,
+    /// Which partition's end is looked at next.
+    turn: u32,
     committed: BTreeMap<PartitionId, u64>,
     /// The group was ours, and may be another's by now.
     suspended: bool,
@@ -101,6 +110,7 @@ impl Reader {
             channels: spec.channels,
             inbox,
             partitions: BTreeMap::new(),
+            turn: 0,
             committed: BTreeMap::new(),
             suspended: false,
             record_due: Instant::now(),
@@ -147,27 +157,63 @@ impl Reader {
             return Err(self.refused_text(format!("reading topic {topic}"), text));
         }
         self.partitions.insert(index, count);
+        let committed = self.committed(&topic, count)?;
         let mut starts = Vec::new();
         for partition in 0..count {
             let next = of_topic
                 .iter()
                 .find(|position| position.partition == partition)
                 .map(|position| position.next);
-            let start = match next {
-                None => Start::Beginning,
-                Some(_) => {
-                    let (low, high) = self.watermarks(&topic, partition)?;
-                    positions::start(next, low, high).map_err(|text| {
-                        self.refused_text(
-                            format!("reading topic {topic} partition {partition}"),
-                            text,
-                        )
-                    })?
-                }
-            };
+            let (low, high) = self.watermarks(&topic, partition)?;
+            let log = Log { low, high, committed: committed.get(&partition).copied() };
+            let from = self.settings.positions_from;
+            let start = positions::start(next, log, from).map_err(|text| {
+                self.refused_text(format!("reading topic {topic} partition {partition}"), text)
+            })?;
+            if start != next.map_or(Start::Beginning, Start::At) || log.is_ahead_of(next) {
+                tracing::warn!(
+                    group = self.group,
+                    topic,
+                    partition,
+                    known = ?next,
+                    ?log,
+                    ?start,
+                    ?from,
+                    "A partition is read from where a person has decided."
+                );
+            }
             starts.push((partition, start));
         }
         Ok(starts)
+    }
+
+    /// What the group has committed for the partitions of a topic.
+    fn committed(&mut self, topic: &str, count: u32) -> Result<BTreeMap<u32, u64>, ConnectorError> {
+        let deadline = Instant::now() + self.settings.open_wait_max;
+        let doing = || format!("asking what group {} has read of topic {topic}", self.group);
+        let mut asked = TopicPartitionList::new();
+        for partition in 0..count {
+            asked.add_partition(topic, partition as i32);
+        }
+        let answer = loop {
+            match self.ownership.committed(asked.clone()) {
+                Ok(answer) => break answer,
+                Err(error) if topics::permanent(&error) => {
+                    return Err(self.settings.refused(doing(), &error));
+                }
+                Err(error) if Instant::now() > deadline => {
+                    return Err(self.settings.unreachable(doing(), Some(error)));
+                }
+                Err(_) => std::thread::sleep(POLL_WAIT_MAX),
+            }
+        };
+        let known = answer.elements().into_iter().filter_map(|element| match element.offset() {
+            Offset::Offset(offset) => {
+                Some((u32::try_from(element.partition()).ok()?, u64::try_from(offset).ok()?))
+            }
+            _ => None,
+        });
+        Ok(known.collect())
     }
 
     fn watermarks(&mut self, topic: &str, partition: u32) -> Result<(u64, u64), ConnectorError> {
@@ -206,6 +252,7 @@ impl Reader {
     pub(super) fn run(mut self) -> Result<(), ConnectorError> {
         let (mut commit_due, mut partitions_due) =
             (Instant::now() + COMMIT_EVERY, Instant::now() + PARTITIONS_EVERY);
+        let mut ends_due = Instant::now() + ENDS_EVERY;
         let mut turn = Instant::now();
         while !self.inbox.closed() {
             // A process that was stopped, or starved, may have lost the group without having heard of it.
@@ -236,6 +283,10 @@ impl Reader {
             if now >= partitions_due {
                 self.look_for_partitions()?;
                 partitions_due = now + PARTITIONS_EVERY;
+            }
+            if now >= ends_due {
+                self.look_at_the_ends()?;
+                ends_due = now + ENDS_EVERY;
             }
             let room = self.inbox.room(POLL_WAIT_MAX).min(BATCH_MAX);
             if room > 0 {
@@ -308,7 +359,8 @@ impl Reader {
             else {
                 continue;
             };
-            if let Err(text) = positions::start(next, low.max(0) as u64, high.max(0) as u64) {
+            let log = Log { low: low.max(0) as u64, high: high.max(0) as u64, committed: None };
+            if let Err(text) = positions::start(next, log, PositionsFrom::Refuse) {
                 return self
                     .refused_text(format!("reading topic {topic} partition {partition}"), text);
             }
@@ -401,20 +453,48 @@ impl Reader {
     fn look_for_partitions(&self) -> Result<(), ConnectorError> {
         for (index, known) in &self.partitions {
             let topic = &self.channels[*index].name;
-            match topics::partitions(&self.consumer, topic, OFFSETS_WAIT_MAX) {
+            match topics::partitions(&self.consumer, topic, LOOK_WAIT_MAX) {
                 Ok(Some(count)) if count != *known => {
                     let text = format!(
-                        "the topic has {count} partitions now, {known} are read; start this process again to read them all"
+                        "the topic has {count} partitions now, {known} are read; start this process again to read them all, the new \
+                         ones from their beginning; a key may have moved, and what was sent for it before may come behind what was \
+                         sent later"
                     );
                     return Err(self.refused_text(format!("reading topic {topic}"), text));
                 }
-                Ok(Some(_)) | Err(_) => {}
+                Ok(Some(_)) => {}
+                // Passing trouble: reading has it as well, and tells.
+                Err(_) => return Ok(()),
                 Ok(None) => {
                     let text =
-                        "the topic is gone; bring it back, or take it out of the configuration"
+                        "the topic is gone; one that is made anew under its name is another one, for which the positions mean \
+                         nothing; bring the old one back, or use a topic of another name"
                             .to_owned();
                     return Err(self.refused_text(format!("reading topic {topic}"), text));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// A log that ends before the place that is read next was truncated, or is another one by now. Asked of one partition at a
+    /// time of each topic: a topic made anew is new in all of them.
+    fn look_at_the_ends(&mut self) -> Result<(), ConnectorError> {
+        self.turn = self.turn.wrapping_add(1);
+        for (index, count) in &self.partitions {
+            let partition = self.turn % count;
+            let topic = &self.channels[*index].name;
+            let next = self.inbox.next_offset((*index, partition));
+            let answer = self.consumer.fetch_watermarks(topic, partition as i32, LOOK_WAIT_MAX);
+            // Passing trouble: reading has it as well, and tells.
+            let Ok((low, high)) = answer else { return Ok(()) };
+            let log = Log { low: low.max(0) as u64, high: high.max(0) as u64, committed: None };
+            // A position below the beginning is refused by the next fetch, which knows better whether it still matters.
+            if next.is_some_and(|next| next > log.high)
+                && let Err(text) = positions::start(next, log, PositionsFrom::Refuse)
+            {
+                let doing = format!("reading topic {topic} partition {partition}");
+                return Err(self.refused_text(doing, text));
             }
         }
         Ok(())

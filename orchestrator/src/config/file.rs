@@ -180,7 +180,9 @@ fn tell(file: &str, line: usize, word: &str, message: &str) -> ConfigError {
     let mut quoted = message.split('`').skip(1).step_by(2);
     let key = quoted.next().unwrap_or(word).to_owned();
     let here: Vec<&str> = quoted.collect();
-    let everywhere = super::KNOWN.iter().map(|known| known.key);
+    // A word for one start has no place in a file.
+    let everywhere =
+        super::KNOWN.iter().map(|known| known.key).filter(|key| *key != "kafka.positions_from");
     let hint = near::did_you_mean(&key, here.iter().copied().chain(everywhere));
     let hint = if hint.is_empty() { format!("; known here: {}", here.join(", ")) } else { hint };
     ConfigError::Unknown { file, line, key, hint }

@@ -34,7 +34,7 @@ use crate::{
 };
 use dirigent_connectors::{
     Connector, ConnectorError,
-    kafka::{KafkaConnector, KafkaSettings},
+    kafka::{KafkaConnector, KafkaSettings, PositionsFrom},
     memory::MemoryBroker,
     rabbitmq::{RabbitMqConnector, RabbitMqSettings},
 };
@@ -90,6 +90,12 @@ pub(crate) const KNOWN: &[Known] = &[
     known("kafka.address", "DIRIGENT_KAFKA", "--kafka", "localhost:9092"),
     known("kafka.partitions", "DIRIGENT_KAFKA_PARTITIONS", "", "6"),
     known("kafka.replicas", "DIRIGENT_KAFKA_REPLICAS", "", ""),
+    known(
+        "kafka.positions_from",
+        "DIRIGENT_KAFKA_POSITIONS_FROM",
+        "--kafka-positions-from",
+        "refuse",
+    ),
     known(
         "rabbitmq.uri",
         "DIRIGENT_RABBITMQ",
@@ -273,6 +279,9 @@ pub struct SettingsArgs {
     /// Address of Kafka, host:port
     #[arg(long, value_name = "ADDRESS")]
     pub kafka: Option<String>,
+    /// For one start: where to read what the group has read further than the data folder knows, or what Kafka has deleted unread: journal, committed or beginning
+    #[arg(long, value_name = "PLACE")]
+    pub kafka_positions_from: Option<String>,
     /// Address of RabbitMQ, amqp://user:password@host:port/vhost; others on this machine can read flags, so prefer DIRIGENT_RABBITMQ
     #[arg(long, value_name = "URI")]
     pub rabbitmq: Option<String>,
@@ -315,6 +324,7 @@ impl SettingsArgs {
             ("data", &data),
             ("broker", &self.broker),
             ("kafka.address", &self.kafka),
+            ("kafka.positions_from", &self.kafka_positions_from),
             ("rabbitmq.uri", &self.rabbitmq),
             ("wait_for_broker_seconds", &self.wait_for_broker),
             ("durability", &self.durability),
@@ -362,6 +372,8 @@ pub struct Settings {
     pub kafka_partitions: u32,
     /// Replicas of topics that are created; the brokers' own number if not said.
     pub kafka_replicas: Option<u16>,
+    /// Where to read a partition whose position can't be trusted.
+    pub kafka_positions_from: PositionsFrom,
     /// The address of RabbitMQ; holds a password.
     pub rabbitmq: String,
     /// How long to wait for a broker; the connector's own limit if not said.
@@ -451,6 +463,7 @@ impl Settings {
                 settings.properties.clone_from(&self.kafka_properties);
                 settings.partitions = self.kafka_partitions;
                 settings.replicas = self.kafka_replicas;
+                settings.positions_from = self.kafka_positions_from;
                 if let Some(wait) = self.wait_for_broker {
                     settings.open_wait_max = wait;
                 }

@@ -5,7 +5,7 @@ use crate::{
     BODY_BYTES_MAX, UNSETTLED_MAX, engine::HEADROOM_BYTES, journal::Durability,
     telemetry::logs::LogFormat,
 };
-use dirigent_connectors::{ConnectorError, rabbitmq::RabbitMqUri};
+use dirigent_connectors::{ConnectorError, kafka::PositionsFrom, rabbitmq::RabbitMqUri};
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 /// Turns what was said into what is meant, and remembers how to show it.
@@ -46,6 +46,13 @@ impl Understood {
             kafka_properties: BTreeMap::new(),
             kafka_partitions: self.take("kafka.partitions", "", whole(1, 10_000)).unwrap_or(1),
             kafka_replicas: self.take("kafka.replicas", "(the brokers' own)", whole(1, 100)),
+            kafka_positions_from: self.take("kafka.positions_from", "", |text| match text {
+                "refuse" => Ok(PositionsFrom::Refuse),
+                "journal" => Ok(PositionsFrom::Journal),
+                "committed" => Ok(PositionsFrom::Committed),
+                "beginning" => Ok(PositionsFrom::Beginning),
+                other => Err(one_of(other, &["refuse", "journal", "committed", "beginning"])),
+            }).unwrap_or_default(),
             rabbitmq: self.take("rabbitmq.uri", "", |text| match RabbitMqUri::parse(text) {
                 Ok(_) => Ok(text.to_owned()),
                 Err(ConnectorError::Setting { text, .. }) => Err(text),

@@ -77,6 +77,8 @@ pub(crate) struct Committer {
     /// Groups that still hold unconfirmed messages: their place, and each lane's next number behind them.
     pub(super) unconfirmed: VecDeque<(GroupSeq, Vec<LaneSeq>)>,
     pub(super) late_inputs: Vec<InputDone>,
+    /// What is settled once these inputs are written: a broker must not be told more than the journal knows.
+    pub(super) late_done: Vec<Arc<DeliveryDone>>,
     pub(super) written: Written,
 }
 
@@ -251,10 +253,23 @@ impl Committer {
     fn settle(&mut self, batches: &[Batch]) {
         let mut settler: Option<&Arc<dyn Settler>> = None;
         let mut settlements: Vec<(Receipt, Settle)> = Vec::new();
-        let done: Vec<&Arc<DeliveryDone>> = batches.iter().flat_map(|batch| &batch.done).collect();
-        for done in done {
-            let Some(late) = done.committed() else { continue };
-            self.late_inputs.extend(late);
+        let late = if self.late_inputs.is_empty() {
+            std::mem::take(&mut self.late_done)
+        } else {
+            Vec::new()
+        };
+        let mut settled: Vec<&Arc<DeliveryDone>> = late.iter().collect();
+        for done in batches.iter().flat_map(|batch| &batch.done) {
+            match done.committed() {
+                None => {}
+                Some(None) => settled.push(done),
+                Some(Some(input)) => {
+                    self.late_inputs.push(input);
+                    self.late_done.push(Arc::clone(done));
+                }
+            }
+        }
+        for done in settled {
             if !settler.is_some_and(|settler| Arc::ptr_eq(settler, &done.settler)) {
                 if let Some(settler) = settler {
                     settler.settle(&settlements);
@@ -281,8 +296,11 @@ impl Committer {
                 Err(Hindered::NoRoom { .. }) => return Ok(()),
                 Err(Hindered::Fatal(cause)) => return Err(cause),
             }
-            let _asked = self.shared.disk.asks(Writer::Journal);
-            self.journal.sync()?;
+            {
+                let _asked = self.shared.disk.asks(Writer::Journal);
+                self.journal.sync()?;
+            }
+            self.settle(&[]);
             self.publish_snapshot();
         }
         Ok(())

@@ -426,6 +426,7 @@ async fn run(
         checkpointer,
         unconfirmed,
         late_inputs: Vec::new(),
+        late_done: Vec::new(),
     };
     committer.publish_snapshot();
     let committer = spawn(&shared, "committer".into(), move || committer.run())?;

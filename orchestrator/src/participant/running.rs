@@ -12,9 +12,13 @@ use crate::{
     telemetry::SpanFact,
 };
 use dirigent_connectors::{
-    Connector, Delivery, Memory, Sent, Settle, Settler, Sink, Source, SourceSpec, retry::Delays,
+    Connector, Delivery, Memory, Receipt, Sent, Settle, Settler, Sink, Source, SourceSpec,
+    retry::Delays,
 };
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use tokio::{sync::watch, task::JoinHandle};
 
 /// Deliveries decided in one turn at the most: one sync for all of them, and answers that do not wait long for each other.
@@ -22,6 +26,9 @@ const WINDOW_MAX: usize = 256;
 
 /// Deliveries a source hands out before the first of them must be settled. One window at work, one on its way.
 const UNSETTLED_MAX: usize = 2 * WINDOW_MAX;
+
+/// After how long without a delivery the positions of what was answered last are written.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// A participant at work.
 #[must_use = "a participant ends when this is dropped"]
@@ -114,6 +121,7 @@ pub(super) async fn start(
         source,
         sink,
         by_position: connector.memory() == Memory::Positions,
+        noted: Vec::new(),
         worker: Some(worker),
         counts: Arc::clone(&counts),
         stopped,
@@ -128,6 +136,8 @@ struct AtWork {
     settler: Arc<dyn Settler>,
     sink: Box<dyn Sink>,
     by_position: bool,
+    /// Answered, but their positions are not durable yet: a log's broker is not told more than the store knows.
+    noted: Vec<(Receipt, Settle)>,
     /// Away while a turn is made.
     worker: Option<Worker>,
     counts: Arc<Mutex<Counts>>,
@@ -155,7 +165,12 @@ impl AtWork {
             let received = tokio::select! {
                 biased;
                 _ = self.stopped.wait_for(|stopped| *stopped) => break,
-                received = self.source.receive(WINDOW_MAX) => received,
+                received = self.source.receive(WINDOW_MAX) => Some(received),
+                () = tokio::time::sleep(IDLE), if !self.noted.is_empty() => None,
+            };
+            let Some(received) = received else {
+                self.write_positions().await?;
+                continue;
             };
             let window = received.map_err(|source| ParticipantError::Connector {
                 participant: self.service.name.clone(),
@@ -164,9 +179,21 @@ impl AtWork {
             })?;
             goes = self.take(window).await?;
         }
+        self.write_positions().await
+    }
+
+    /// Makes durable what the last windows have left, and settles them.
+    async fn write_positions(&mut self) -> Result<(), ParticipantError> {
         let mut worker = self.worker.take().expect("no turn is being made");
-        let finished = blocking(move || worker.finish()).await;
-        finished.map_err(failed(&self.service.name))
+        let (worker, finished) = blocking(move || {
+            let finished = worker.finish();
+            (worker, finished)
+        })
+        .await;
+        self.worker = Some(worker);
+        finished.map_err(failed(&self.service.name))?;
+        self.settler.settle(&std::mem::take(&mut self.noted));
+        Ok(())
     }
 
     /// Turns until the whole window is answered.
@@ -181,6 +208,8 @@ impl AtWork {
             .await;
             self.worker = Some(worker);
             let turn = turn.map_err(failed(&self.service.name))?;
+            // The turn has written the positions of those before.
+            self.settler.settle(&std::mem::take(&mut self.noted));
             self.note(turn.spans);
             if self.send(&turn.out).await == Goes::ToItsEnd {
                 return Ok(Goes::ToItsEnd);
@@ -191,7 +220,10 @@ impl AtWork {
                 .iter()
                 .map(|delivery| (delivery.receipt, Settle::Done))
                 .collect();
-            self.settler.settle(&settlements);
+            match by_position {
+                true => self.noted.extend(settlements),
+                false => self.settler.settle(&settlements),
+            }
             self.counts.lock().unwrap_or_else(PoisonError::into_inner).add(&turn.counts);
             window = deliveries;
             window.drain(..turn.taken);
