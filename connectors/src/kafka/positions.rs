@@ -1,7 +1,7 @@
 //! From where a partition is read, and up to where everything read of it is settled.
 
 use super::PositionsFrom;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 /// Where reading begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +75,9 @@ pub(super) fn start(next: Option<u64>, log: Log, from: PositionsFrom) -> Result<
 /// What of one partition was read and is not settled yet.
 #[derive(Debug, Default)]
 pub(super) struct Mark {
-    unsettled: BTreeSet<u64>,
+    /// By offset: the place behind the message before it. Between both lies a gap, which is taken care of with this message; nothing
+    /// where nothing was read before.
+    unsettled: BTreeMap<u64, Option<u64>>,
     next: Option<u64>,
 }
 
@@ -85,11 +87,11 @@ impl Mark {
             Start::Beginning => None,
             Start::At(next) => Some(next),
         };
-        Self { unsettled: BTreeSet::new(), next }
+        Self { unsettled: BTreeMap::new(), next }
     }
 
     pub(super) fn read(&mut self, offset: u64) {
-        self.unsettled.insert(offset);
+        self.unsettled.insert(offset, self.next);
         self.next = Some(offset + 1);
     }
 
@@ -102,9 +104,9 @@ impl Mark {
         self.next
     }
 
-    /// Everything below is settled.
+    /// Everything below is settled. Never beyond the place that whoever settles knows by the same deliveries.
     pub(super) fn low(&self) -> Option<u64> {
-        self.unsettled.first().copied().or(self.next)
+        self.unsettled.first_key_value().map_or(self.next, |(_, before)| *before)
     }
 }
 
@@ -158,17 +160,20 @@ mod tests {
     }
 
     #[test]
-    fn the_low_mark_waits_for_the_oldest_unsettled() {
+    fn the_low_mark_waits_for_the_oldest_unsettled_and_passes_a_gap_only_with_what_is_behind_it() {
         let mut mark = Mark::starting_at(Start::Beginning);
         assert_eq!(mark.low(), None);
         for offset in [3, 4, 7] {
             mark.read(offset);
         }
         mark.settled(4);
-        assert_eq!(mark.low(), Some(3));
+        assert_eq!(mark.low(), None);
         mark.settled(3);
-        assert_eq!(mark.low(), Some(7));
+        assert_eq!(mark.low(), Some(5));
         mark.settled(7);
         assert_eq!(mark.low(), Some(8));
+        let mut mark = Mark::starting_at(Start::At(5));
+        mark.read(9);
+        assert_eq!(mark.low(), Some(5));
     }
 }
