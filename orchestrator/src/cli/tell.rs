@@ -310,6 +310,7 @@ mod tests {
                 line(23, What::Succeeded, Some(1), Verdict::Applied, &[]),
             ],
             history_forgotten: 0,
+            kept: Vec::new(),
         };
         let text = instance(&view, Timestamp(4_000), Paint::plain());
         let (steps, history) = text.split_once("history\n").unwrap();

@@ -1,6 +1,8 @@
 //! Instances as people see them: read through the same layers, whether an engine runs on them or they lie at rest.
 
 use super::{
+    kept::KeptTable,
+    kept_view::{self, KeptFilter, KeptView},
     recovery::{Recovered, recover},
     shard::Fatal,
     table::Table,
@@ -73,6 +75,9 @@ pub struct InstanceView {
     pub history: Vec<Line>,
     /// Older lines that are no longer kept.
     pub history_forgotten: u32,
+    /// Messages that are parked or quarantined for it; empty in a list.
+    #[serde(default)]
+    pub kept: Vec<KeptView>,
 }
 
 /// A node as people see it.
@@ -88,14 +93,15 @@ pub struct NodeView {
 #[derive(Clone)]
 pub struct Reader {
     table: Arc<Table>,
+    kept: Arc<KeptTable>,
     registry: Arc<Registry>,
     /// Of a running engine: why commands are held.
     running: Option<(Arc<Destinations>, Timestamp)>,
 }
 
 impl Reader {
-    pub(super) fn new(table: Arc<Table>, registry: Arc<Registry>) -> Self {
-        Self { table, registry, running: None }
+    pub(super) fn new(table: Arc<Table>, kept: Arc<KeptTable>, registry: Arc<Registry>) -> Self {
+        Self { table, kept, registry, running: None }
     }
 
     /// Tells of held commands why they are, as of now.
@@ -120,6 +126,25 @@ impl Reader {
             filter.limit == 0 || found.len() < filter.limit
         })?;
         Ok(found)
+    }
+
+    /// Messages that are kept, in the order of arrival, without their bytes.
+    pub fn kept(&self, filter: &KeptFilter) -> Vec<KeptView> {
+        let all = self.kept.all();
+        let found = all.iter().filter(|kept| filter.matches(kept));
+        let limit = if filter.limit == 0 { usize::MAX } else { filter.limit };
+        found.take(limit).map(|kept| kept_view::view(kept)).collect()
+    }
+
+    /// One kept message with its bytes.
+    pub fn kept_message(&self, number: u64) -> Option<KeptView> {
+        self.kept.get(number).map(|kept| kept_view::view_whole(&kept))
+    }
+
+    /// What is kept for an instance, in order.
+    pub fn kept_for(&self, id: InstanceId) -> Vec<KeptView> {
+        let all = self.kept.all();
+        all.iter().filter(|kept| kept.instance == id).map(|kept| kept_view::view(kept)).collect()
     }
 
     /// One instance with everything known of it.
@@ -149,6 +174,7 @@ impl Reader {
         view.data = serde_json::from_slice(json).unwrap_or_default();
         view.history = resting.history.lines();
         view.history_forgotten = resting.history.forgotten();
+        view.kept = self.kept_for(id);
         Ok(Some(view))
     }
 }
@@ -210,8 +236,10 @@ pub fn open_at_rest(folder: &Path, registry: Arc<Registry>) -> Result<Reader, At
         JournalOptions { preparation: Preparation::OnDemand, ..JournalOptions::default() };
     // As many connectors as there can be: whose messages are still to be sent does not matter here.
     let lanes = usize::from(u8::MAX) + 1;
-    let Recovered { .. } = recover(&table, Box::new(disk), options, lanes).map_err(journal)?;
-    Ok(Reader::new(table, registry))
+    let kept = Arc::new(KeptTable::default());
+    let Recovered { .. } =
+        recover(&table, &kept, Box::new(disk), options, lanes).map_err(journal)?;
+    Ok(Reader::new(table, kept, registry))
 }
 
 impl ListFilter {
@@ -252,6 +280,7 @@ fn view(core: &Core) -> InstanceView {
         data: serde_json::Value::Null,
         history: Vec::new(),
         history_forgotten: 0,
+        kept: Vec::new(),
     }
 }
 

@@ -7,6 +7,7 @@ use super::{
     accounts::Accounts,
     checkpoint::read_mark,
     group::{self, LaneSeq, Outgoing, Sender, saga_of},
+    kept::KeptTable,
     shard::Fatal,
     table::{Resting, Table},
 };
@@ -37,6 +38,7 @@ pub(crate) struct Recovered {
 /// Reads store and journal.
 pub(crate) fn recover(
     table: &Table,
+    kept: &KeptTable,
     disk: Box<dyn Disk>,
     options: JournalOptions,
     lanes: usize,
@@ -50,6 +52,7 @@ pub(crate) fn recover(
             "the store belongs to a journal that is gone: all of its files are missing; restore the whole data folder from one backup".into(),
         );
     }
+    kept.load(&**table.store())?;
     let (checkpointed, mut accounts) = (GroupSeq(mark.seq), mark.accounts);
     let mut lanes_next = Vec::new();
     let mut outbox: Vec<BTreeMap<LaneSeq, Outgoing>> = Vec::new();
@@ -71,6 +74,7 @@ pub(crate) fn recover(
             }
             if seq > checkpointed {
                 accounts.fold(&head, &body);
+                kept.apply(head.kept.iter().chain(&body.kept));
             }
             let sends = !body.outgoing.is_empty();
             for outgoing in std::mem::take(&mut body.outgoing) {
@@ -105,6 +109,7 @@ pub(crate) fn recover(
         table.store().write(&[Change::put(Space::Meta, JOURNAL_BEGUN, [])])?;
         table.store().sync()?;
     }
+    kept.settle_in(accounts.kept_next);
     accounts.lanes_next.resize(lanes.max(accounts.lanes_next.len()), 1);
     accounts.lanes_confirmed.resize(lanes.max(accounts.lanes_confirmed.len()), 1);
     confirmed.resize(accounts.lanes_next.len(), 1);

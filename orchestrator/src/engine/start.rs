@@ -9,6 +9,7 @@ use super::{
     committer::{Committer, Written},
     handle::Handle,
     headroom::Watcher,
+    kept::KeptTable,
     pausing,
     readiness::{Outbox, Watched},
     recovery::{Recovered, recover},
@@ -33,13 +34,13 @@ use dirigent_model::{instance::InstanceId, message::Codec};
 use futures::FutureExt;
 use rustc_hash::FxHashMap;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tokio::sync::Notify;
 
@@ -89,6 +90,8 @@ pub struct EngineParts {
     pub unsettled_max: usize,
     /// The largest body that is looked into, in bytes.
     pub body_bytes_max: usize,
+    /// How long an event waits for an instance that is not there yet.
+    pub parked_for: Duration,
     /// What destinations are given at the most.
     pub protections: Protections,
     /// Tells the time.
@@ -137,9 +140,12 @@ impl Engine {
     pub async fn start(parts: EngineParts) -> Result<Self, EngineError> {
         let lanes = parts.lanes.len();
         let table = Arc::new(Table::new(parts.store));
+        let kept = Arc::new(KeptTable::default());
         let recovered = {
-            let (table, disk, journal) = (Arc::clone(&table), parts.disk, parts.journal);
-            let work = tokio::task::spawn_blocking(move || recover(&table, disk, journal, lanes));
+            let (table, kept) = (Arc::clone(&table), Arc::clone(&kept));
+            let (disk, journal) = (parts.disk, parts.journal);
+            let work =
+                tokio::task::spawn_blocking(move || recover(&table, &kept, disk, journal, lanes));
             work.await
                 .map_err(|error| EngineError::Recovery(error.into()))?
                 .map_err(EngineError::Recovery)?
@@ -183,6 +189,8 @@ impl Engine {
             clock: parts.clock,
             observer: parts.observer,
             table,
+            kept,
+            parked_for: parts.parked_for,
             shards,
             durable_batch: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             floors: (0..shards).map(|_| AtomicU64::new(0)).collect(),
@@ -425,7 +433,7 @@ async fn run(
         accounts,
         checkpointer,
         unconfirmed,
-        late_inputs: Vec::new(),
+        head: None,
     };
     committer.publish_snapshot();
     let committer = spawn(&shared, "committer".into(), move || committer.run())?;
@@ -436,7 +444,7 @@ async fn run(
         for id in fresh.iter().filter(|id| shared.shard_of(**id) == index) {
             recall(&shared, &mut schedule, *id)?;
         }
-        let shard = Shard {
+        let mut shard = Shard {
             index,
             shared: Arc::clone(&shared),
             inbox,
@@ -444,11 +452,20 @@ async fn run(
             to_committer: to_committer.clone(),
             live: FxHashMap::default(),
             schedule,
+            shelves: FxHashMap::default(),
+            expiries: BTreeSet::new(),
+            shared_kept: FxHashMap::default(),
             batch: Batch::default(),
             next_batch: 1,
             ended: Default::default(),
             attention: Attention::new(Instant::now()),
         };
+        shared
+            .kept
+            .all()
+            .into_iter()
+            .filter(|kept| shared.shard_of(kept.instance) == index)
+            .for_each(|kept| shard.shelve(kept));
         shard_threads.push(spawn(&shared, format!("shard {index}"), move || shard.run())?);
     }
     drop(to_committer);

@@ -149,6 +149,7 @@ pub fn parts(broker: &MemoryBroker, store: Arc<dyn Store>, disk: Box<dyn Disk>) 
         shards: 2,
         unsettled_max: 32,
         body_bytes_max: 10_000,
+        parked_for: dirigent::engine::PARKED_FOR,
         clock: Arc::new(SystemClock::default()),
         observer: Arc::new(Quiet),
     }
