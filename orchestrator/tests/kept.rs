@@ -11,69 +11,20 @@ use dirigent::{
     },
     envelope,
 };
-use dirigent_connectors::{ChannelSpec, Connector, Message, memory::MemoryBroker, names};
-use dirigent_model::{
-    definition::{Definition, DefinitionErrors, OnTimeout, saga, wait},
-    message::Message as _,
-    time::Timestamp,
-};
-use serde::{Deserialize, Serialize};
+use dirigent_connectors::{ChannelSpec, Connector, memory::MemoryBroker, names};
+use dirigent_model::{message::Message as _, time::Timestamp};
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
-use support::{Begun, Broken, Finished, STARTS, Stranger, event, start_event};
-
-/// An event of somebody else, which sagas here wait for.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Paid {
-    id: u64,
-    amount: u64,
-}
-impl dirigent_model::message::Message for Paid {
-    const NAME: &'static str = "InvoicePaid";
-}
-impl dirigent_model::message::Event for Paid {
-    const ON: dirigent_model::message::Channel = STARTS;
-}
-
-/// Whether the sagas' functions panic at this amount: a mistake that a later release mends.
-static MENDED: AtomicBool = AtomicBool::new(false);
-const UNLUCKY: u64 = 13;
-
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Data {
-    id: u64,
-    paid: Vec<u64>,
-}
-
-/// Waits for two payments.
-fn invoice(name: &str) -> Result<Definition<Data>, DefinitionErrors> {
-    let paid = |data: &mut Data, event: Paid| {
-        assert!(event.amount != UNLUCKY || MENDED.load(Ordering::SeqCst), "this amount is unlucky");
-        data.paid.push(event.amount);
-    };
-    saga(
-        name,
-        1,
-        |event: &Begun| event.id,
-        |event: Begun| {
-            assert!(
-                event.amount != UNLUCKY || MENDED.load(Ordering::SeqCst),
-                "an unlucky beginning"
-            );
-            Data { id: event.id, paid: Vec::new() }
-        },
-    )
-    .then(wait("first", |event: &Paid| event.id, paid).within(DAY, OnTimeout::Reject))
-    .then(wait("second", |event: &Paid| event.id, paid).within(DAY, OnTimeout::Reject))
-    .ends_with(|data| Finished { id: data.id }, |data| Broken { id: data.id, why: String::new() })
-}
-
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+use support::{
+    Broken, Finished, STARTS, Stranger, event,
+    invoices::{DAY, MENDED, UNLUCKY, invoice, other, payment},
+    start_event,
+};
 
 #[derive(Clone, Default)]
 struct Hand(Arc<AtomicU64>);
@@ -135,11 +86,6 @@ impl Shop {
         assert_eq!(message.attributes.get(names::TYPE), Some(Finished::NAME));
         message.key
     }
-}
-
-fn payment(id: u64, amount: u64) -> Message {
-    let body = serde_json::to_vec(&Paid { id, amount }).unwrap();
-    event(STARTS.name, Paid::NAME, &format!("paid-{id}-{amount}"), &id.to_string(), body)
 }
 
 fn parked(handle: &Handle) -> Vec<KeptView> {
@@ -260,38 +206,6 @@ async fn an_event_for_two_sagas_waits_for_both_and_counts_once() {
     assert_eq!(handle.show(id).unwrap().unwrap().data["paid"], serde_json::json!([7]));
     assert_eq!(paid(&handle, 1), serde_json::json!([7]));
     engine.stop().await.unwrap();
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Opened {
-    id: u64,
-}
-impl dirigent_model::message::Message for Opened {
-    const NAME: &'static str = "Opened";
-}
-impl dirigent_model::message::Event for Opened {
-    const ON: dirigent_model::message::Channel = STARTS;
-}
-
-/// Another saga that waits for payments.
-fn other() -> Result<Definition<Data>, DefinitionErrors> {
-    saga(
-        "other",
-        1,
-        |event: &Opened| event.id,
-        |event: Opened| Data { id: event.id, paid: Vec::new() },
-    )
-    .then(
-        wait(
-            "paid",
-            |event: &Paid| event.id,
-            |data: &mut Data, event| {
-                data.paid.push(event.amount);
-            },
-        )
-        .within(DAY, OnTimeout::Reject),
-    )
-    .ends_with(|data| Finished { id: data.id }, |data| Broken { id: data.id, why: String::new() })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -86,7 +86,8 @@ pub(crate) enum What {
 }
 
 /// What is to become of a quarantined message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Decision {
     /// It is offered again, and what is parked behind it.
     Replay,

@@ -13,6 +13,7 @@
 mod accounts;
 mod aftermath;
 mod attention;
+mod audit;
 mod batch;
 mod buffers;
 mod checkpoint;
@@ -38,6 +39,7 @@ mod table;
 mod wire;
 
 pub use accounts::{Accounts, Count, Counts, Progress, Tally};
+pub use audit::{Audit, InstancesAudit, PartitionAudit};
 pub use clock::{Clock, SystemClock};
 pub use committer::OUTBOX_MAX;
 pub use handle::{Handle, HandleError};
@@ -50,7 +52,9 @@ pub use kept::{
 };
 pub use kept_view::{KeptFilter, KeptView, MessageView};
 pub use pausing::PauseError;
-pub use reader::{AtRestError, InstanceView, ListFilter, NodeView, Reader, open_at_rest};
+pub use reader::{
+    AtRestError, InstanceView, ListFilter, NodeView, Reader, audit, audit_at_rest, open_at_rest,
+};
 pub use readiness::{BrokerView, Readiness, Reason, StatusView};
 pub use shard::INSTANCE_BYTES_MAX;
 pub use start::{Engine, EngineError, EngineParts, Lane as LaneParts};

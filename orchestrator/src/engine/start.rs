@@ -12,7 +12,7 @@ use super::{
     kept::KeptTable,
     pausing,
     readiness::{Outbox, Watched},
-    recovery::{Recovered, recover},
+    recovery::{Recovered, note_begun, recover},
     repeats,
     schedule::Schedule,
     shard::{Fatal, Shard},
@@ -22,7 +22,7 @@ use crate::{
     destinations::{Destinations, Protections},
     envelope::Envelopes,
     intake::Intake,
-    journal::{Disk, JournalOptions},
+    journal::{Disk, Journal, JournalOptions},
     registry::Registry,
     relay::{Relay, Surroundings},
     store::Store,
@@ -144,8 +144,17 @@ impl Engine {
         let recovered = {
             let (table, kept) = (Arc::clone(&table), Arc::clone(&kept));
             let (disk, journal) = (parts.disk, parts.journal);
-            let work =
-                tokio::task::spawn_blocking(move || recover(&table, &kept, disk, journal, lanes));
+            let work = tokio::task::spawn_blocking(move || {
+                let recovered = recover(&table, &kept, disk, lanes, |disk, from, take_in| {
+                    let journal = Journal::open(disk, journal, from, take_in)?;
+                    let next = journal.next();
+                    Ok((journal, next))
+                })?;
+                if !recovered.begun {
+                    note_begun(&table)?;
+                }
+                Ok(recovered)
+            });
             work.await
                 .map_err(|error| EngineError::Recovery(error.into()))?
                 .map_err(EngineError::Recovery)?

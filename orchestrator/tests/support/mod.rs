@@ -7,6 +7,8 @@
     reason = "shared by several test binaries, each of which uses a part"
 )]
 
+pub mod invoices;
+
 use dirigent::{
     Orchestrator, OrchestratorBuilder,
     engine::{EngineParts, LaneParts, SystemClock},
