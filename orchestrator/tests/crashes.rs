@@ -177,6 +177,9 @@ async fn orders_survive(seed: u64) {
     adds_up(&again, kept, seed);
     assert_eq!(again.confirmed, [again.sent], "seed {seed}");
     engine.stop().await.unwrap();
+    let disk = Box::new(machine.disk.clone());
+    let audit = dirigent::engine::audit(Arc::clone(&machine.store), disk).unwrap();
+    assert!(audit.is_clean(), "seed {seed}: {:?}", audit.gaps);
 }
 
 fn happened_once(ledger: &Ledger, amounts: &[u64], ended: &BTreeMap<String, String>, seed: u64) {

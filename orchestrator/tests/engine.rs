@@ -4,7 +4,11 @@
 
 mod support;
 
-use dirigent::{Orchestrator, engine::ListFilter, envelope};
+use dirigent::{
+    Orchestrator,
+    engine::{KeptFilter, ListFilter},
+    envelope,
+};
 use dirigent_connectors::{
     ChannelSpec, Connector, ConnectorError, Health, Memory, Message, Sent, Sink, Source,
     SourceSpec, UnsentReason, memory::MemoryBroker, names,
@@ -116,18 +120,18 @@ async fn a_panicking_function_costs_its_message_and_not_the_process() {
     let broker = MemoryBroker::new();
     let mut customer = customer(&broker).await;
     let engine = orchestrator(&broker).start().await.unwrap();
-    let mut letters =
-        Stranger::listening(&broker, ChannelSpec::work("shop.dead-letters"), "clerk").await;
     let worker = participant(&broker).await;
     customer.begins(1, PANICS).await;
-    let letter = letters.next().await.message;
-    assert_eq!(letter.attributes.get(envelope::DEAD_REASON), Some("handler-panicked"));
-    assert!(letter.attributes.get(envelope::DEAD_TEXT).unwrap().contains("this amount is unlucky"));
     customer.begins(2, 5).await;
     assert_eq!(&customer.next().await.message.body[..], br#"{"id":2}"#);
     let handle = engine.handle();
     let shown = handle.show(handle.id("purchase", "1")).unwrap().unwrap();
     assert_eq!(shown.status, "running", "{shown:?}");
+    let quarantine = KeptFilter { quarantined: true, ..KeptFilter::default() };
+    until(|| !handle.reader().kept(&quarantine).is_empty()).await;
+    let kept = handle.reader().kept(&quarantine);
+    assert_eq!((kept[0].reason.as_str(), kept[0].name.as_str()), ("handler-panicked", "Reserved"));
+    assert!(kept[0].text.contains("this amount is unlucky"));
     worker.abort();
     engine.stop().await.unwrap();
 }

@@ -1062,7 +1062,7 @@ fn r22_every_input_leaves_a_line_with_its_cause_what_was_decided_and_what_was_se
             assert_eq!(lines[0].cause.as_deref(), Some("start"));
             assert_eq!(lines[0].sent.len(), 2);
             assert_eq!(lines[2].sent[0].1, Leg::Compensate);
-            assert_eq!(lines[5].note.as_deref(), Some("ann: late"));
+            assert_eq!(lines[5].note.as_deref(), Some("cancel by ann: late"));
         });
 }
 

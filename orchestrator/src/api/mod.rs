@@ -11,7 +11,9 @@
 
 use crate::{
     destinations::{Protection, Protections},
-    engine::{Clock, Engine, EngineError, EngineParts, HEADROOM_BYTES, LaneParts, SystemClock},
+    engine::{
+        Clock, Engine, EngineError, EngineParts, HEADROOM_BYTES, LaneParts, PARKED_FOR, SystemClock,
+    },
     journal::{Disk, Durability, FileDisk, JournalOptions, SimDisk},
     registry::{Registry, RegistryError},
     store::{DataFolder, FolderError, MemoryStore, SledStore, Store, StoreError, StoreOptions},
@@ -26,6 +28,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 /// Deliveries of one source that may be unsettled if not said otherwise.
@@ -58,6 +61,7 @@ impl Orchestrator {
             body_bytes_max: BODY_BYTES_MAX,
             headroom_bytes: HEADROOM_BYTES,
             protections: Protections::default(),
+            parked_for: PARKED_FOR,
             clock: Arc::new(SystemClock::default()),
             observer: Arc::new(Quiet),
         }
@@ -109,6 +113,7 @@ pub struct OrchestratorBuilder {
     body_bytes_max: usize,
     headroom_bytes: u64,
     protections: Protections,
+    parked_for: Duration,
     clock: Arc<dyn Clock>,
     observer: Arc<dyn Observer>,
 }
@@ -242,6 +247,12 @@ impl OrchestratorBuilder {
         self
     }
 
+    /// How long an event waits for an instance that is not there yet, before it is quarantined; [`PARKED_FOR`] if not said.
+    pub fn parked_for(mut self, time: Duration) -> Self {
+        self.parked_for = time;
+        self
+    }
+
     /// Tells the time; the system's clock if not said.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
@@ -299,6 +310,7 @@ impl OrchestratorBuilder {
             unsettled_max: self.unsettled_max,
             body_bytes_max: self.body_bytes_max,
             protections: self.protections,
+            parked_for: self.parked_for,
             clock: self.clock,
             observer: self.observer,
         };

@@ -1,5 +1,5 @@
 //! The command line of a process that runs sagas: `run · check · graph · list · show · cancel · kill · retry ·
-//! resolve · destinations · pause · resume · config`.
+//! resolve · quarantine · parked · audit · destinations · pause · resume · config`.
 //!
 //! ```no_run
 //! # fn order_saga() -> Result<dirigent_model::definition::Definition<()>, dirigent_model::definition::DefinitionErrors> { loop {} }
@@ -13,14 +13,20 @@
 
 mod ask;
 mod destinations;
+mod kept;
 mod out;
 mod plans;
 mod serve;
 mod stand;
 mod tell;
+mod tell_kept;
 
 #[cfg(test)]
 mod tests;
+
+pub use kept::{
+    AuditArgs, DiscardArgs, KeptListArgs, KeptShowArgs, ParkedVerb, QuarantineVerb, ReplayArgs,
+};
 
 use crate::{
     IntoPlan,
@@ -89,6 +95,14 @@ pub enum Verb {
     /// Lets commands leave again for a destination that was paused
     #[command(subcommand)]
     Resume(PauseVerb),
+    /// Messages that a saga could not take, and that wait for a person
+    #[command(subcommand)]
+    Quarantine(QuarantineVerb),
+    /// Messages that wait for their instance, or behind a quarantined one
+    #[command(subcommand)]
+    Parked(ParkedVerb),
+    /// Proves of a folder at rest that every message consumed is accounted for; exit code 1 if not
+    Audit(AuditArgs),
     /// Shows or checks the settings
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -386,6 +400,9 @@ impl Cli {
             Verb::Destinations(args) => destinations::list(&self, args).await,
             Verb::Pause(PauseVerb::Destination(args)) => destinations::pause(&self, args).await,
             Verb::Resume(PauseVerb::Destination(args)) => destinations::resume(&self, args).await,
+            Verb::Quarantine(verb) => kept::quarantine(&self, verb).await,
+            Verb::Parked(verb) => kept::parked(&self, verb).await,
+            Verb::Audit(args) => kept::audit(&self, args).await,
             Verb::Config(ConfigVerb::Show(args)) => {
                 let settings = self.settings(&args.settings)?;
                 say(&tell::settings(&settings, Paint::of_stdout()))?;

@@ -145,6 +145,7 @@ impl Process {
             .durability(settings.durability)
             .unsettled_max(settings.unsettled_max)
             .body_bytes_max(settings.body_bytes_max)
+            .parked_for(settings.parked_for)
             .headroom_bytes(settings.headroom_bytes)
             .observer(observer);
         builder = builder.protect(settings.protections.all);

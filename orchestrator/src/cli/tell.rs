@@ -49,7 +49,7 @@ fn note(instance: &InstanceView) -> String {
     short(incident.or(instance.cause.as_ref()).map_or("", String::as_str))
 }
 
-fn short(text: &str) -> String {
+pub(super) fn short(text: &str) -> String {
     let tamed = tame(text);
     if tamed.chars().count() <= NOTE_CHARS_MAX {
         return tamed;
@@ -109,6 +109,19 @@ pub(super) fn instance(view: &InstanceView, now: Timestamp, paint: Paint) -> Str
         ("not reached", 1) => paint.dim(cell),
         (_, _) => cell.into(),
     }));
+    if !view.kept.is_empty() {
+        text.push_str(&format!("\n{}\n", paint.bold("kept messages")));
+        let kept = view.kept.iter().map(|kept| {
+            let number = format!("  #{}", kept.number);
+            vec![number, kept.standing.clone(), tame(&kept.name), short(&kept.text)]
+        });
+        let kept: Vec<_> = kept.collect();
+        text.push_str(&table(&kept, |_, _, cell| match cell {
+            "quarantined" => paint.red(cell),
+            "parked" => paint.yellow(cell),
+            _ => cell.into(),
+        }));
+    }
     text.push_str(&format!("\n{}\n", paint.bold("data")));
     let data = serde_json::to_string_pretty(&view.data).unwrap_or_default();
     data.lines().for_each(|line| text.push_str(&format!("  {}\n", tame(line))));
@@ -230,7 +243,7 @@ pub(super) fn ago(past: Duration) -> String {
     }
 }
 
-fn due_in(due: Timestamp, now: Timestamp) -> String {
+pub(super) fn due_in(due: Timestamp, now: Timestamp) -> String {
     if due > now { format!("in {}", span(due.since(now))) } else { "now".into() }
 }
 
@@ -310,6 +323,7 @@ mod tests {
                 line(23, What::Succeeded, Some(1), Verdict::Applied, &[]),
             ],
             history_forgotten: 0,
+            kept: Vec::new(),
         };
         let text = instance(&view, Timestamp(4_000), Paint::plain());
         let (steps, history) = text.split_once("history\n").unwrap();

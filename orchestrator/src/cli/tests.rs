@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     control::{Action, Answer, Named, Question, ask},
-    engine::{Clock, InstanceView, SystemClock},
+    engine::{Clock, Decision, InstanceView, KeptFilter, SystemClock},
 };
 use dirigent_connectors::{ChannelSpec, Connector, Message, names};
 use dirigent_model::{
@@ -255,7 +255,7 @@ async fn operators_are_heard_while_it_runs_and_everything_can_be_read_at_rest() 
     for said in [
         "loan 13  v1  compensated",
         "it has to be",
-        "ann (uid ",
+        "cancel by ann (uid ",
         "asks lend",
         "compensates lend",
         "resolved by hand",
@@ -264,6 +264,47 @@ async fn operators_are_heard_while_it_runs_and_everything_can_be_read_at_rest() 
         assert!(text.contains(said), "{said}: {text}");
     }
     let refused = operates(folder, "1", Action::Cancel).await.unwrap_err();
+    assert!(refused.starts_with("no process runs on data folder"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kept_messages_are_listed_and_decided_about_while_it_runs_and_read_at_rest() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path();
+    let mut library = Library::opens(MemoryBroker::new(), folder).await;
+    let body = serde_json::to_vec(&Read { loan: 7 }).unwrap();
+    library.reader.sends(support::event("loans", Read::NAME, "read-7", "7", body)).await;
+    let parked = || async {
+        match asks(folder, Question::Kept { filter: KeptFilter::default() }).await.unwrap() {
+            Answer::KeptListed { messages, more: false } => messages,
+            other => panic!("{other:?}"),
+        }
+    };
+    let wait = async {
+        while parked().await.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait).await.expect("it is parked within 20 s");
+    let number = parked().await[0].number;
+    let decide = || {
+        let (by, why) = ("ann".into(), "it has to be".into());
+        asks(folder, Question::Decide { number, decision: Decision::Replay, by, why })
+    };
+    let refused = decide().await.unwrap_err();
+    assert!(refused.contains("`quarantine list` shows"), "{refused}");
+    library.closes().await;
+
+    let at_rest = parked().await;
+    let now = SystemClock::default().now();
+    let text = tell_kept::list(&at_rest, false, false, now, Paint::plain());
+    assert!(text.contains("no-instance-yet") && text.contains("loan"), "{text}");
+    let shown = match asks(folder, Question::KeptMessage { number }).await.unwrap() {
+        Answer::KeptShown { message } => tell_kept::message(&message, now, Paint::plain()),
+        other => panic!("{other:?}"),
+    };
+    assert!(shown.contains("{\"loan\":7}") && shown.contains("read-7"), "{shown}");
+    let refused = decide().await.unwrap_err();
     assert!(refused.starts_with("no process runs on data folder"), "{refused}");
 }
 

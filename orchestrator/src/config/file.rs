@@ -23,6 +23,8 @@ struct Root {
     shards: Option<Spanned<u64>>,
     unsettled_max: Option<Spanned<u64>>,
     body_bytes_max: Option<Spanned<u64>>,
+    headroom_bytes: Option<Spanned<u64>>,
+    parked_seconds: Option<Spanned<u64>>,
     wait_for_broker_seconds: Option<Spanned<u64>>,
     #[serde(default)]
     kafka: Kafka,
@@ -150,6 +152,8 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Said, Vec<ConfigError>> {
     numbers("shards", root.shards);
     numbers("unsettled_max", root.unsettled_max);
     numbers("body_bytes_max", root.body_bytes_max);
+    numbers("headroom_bytes", root.headroom_bytes);
+    numbers("parked_seconds", root.parked_seconds);
     numbers("wait_for_broker_seconds", root.wait_for_broker_seconds);
     numbers("kafka.partitions", root.kafka.partitions);
     numbers("kafka.replicas", root.kafka.replicas);

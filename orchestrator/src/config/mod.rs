@@ -107,6 +107,7 @@ pub(crate) const KNOWN: &[Known] = &[
     known("shards", "DIRIGENT_SHARDS", "--shards", ""),
     known("unsettled_max", "DIRIGENT_UNSETTLED_MAX", "", ""),
     known("body_bytes_max", "DIRIGENT_BODY_BYTES_MAX", "", ""),
+    known("parked_seconds", "DIRIGENT_PARKED_SECONDS", "", ""),
     known("headroom_bytes", "DIRIGENT_HEADROOM_BYTES", "", ""),
     known("http.listen", "DIRIGENT_HTTP", "--http", ""),
     known("log.filter", "DIRIGENT_LOG", "--log", LOG_DEFAULT),
@@ -386,6 +387,8 @@ pub struct Settings {
     pub unsettled_max: usize,
     /// The largest body that is looked into, in bytes.
     pub body_bytes_max: usize,
+    /// How long an event waits for its instance.
+    pub parked_for: Duration,
     /// Bytes to be free on the disk before anything is taken in.
     pub headroom_bytes: u64,
     /// Where liveness, readiness and metrics are told by HTTP, if anywhere.

@@ -2,7 +2,9 @@
 
 use super::{BrokerName, ConfigError, KNOWN, Origin, Raw, Settings, did_you_mean, redact_uri};
 use crate::{
-    BODY_BYTES_MAX, UNSETTLED_MAX, engine::HEADROOM_BYTES, journal::Durability,
+    BODY_BYTES_MAX, UNSETTLED_MAX,
+    engine::{HEADROOM_BYTES, PARKED_FOR},
+    journal::Durability,
     telemetry::logs::LogFormat,
 };
 use dirigent_connectors::{ConnectorError, kafka::PositionsFrom, rabbitmq::RabbitMqUri};
@@ -73,6 +75,9 @@ impl Understood {
             body_bytes_max: self
                 .take("body_bytes_max", &BODY_BYTES_MAX.to_string(), whole(1_024, 64 * 1024 * 1024))
                 .unwrap_or(BODY_BYTES_MAX),
+            parked_for: self
+                .take("parked_seconds", "600", whole(0, 30 * 86_400))
+                .map_or(PARKED_FOR, Duration::from_secs),
             headroom_bytes: self
                 .take("headroom_bytes", &HEADROOM_BYTES.to_string(), whole(0, 1 << 50))
                 .unwrap_or(HEADROOM_BYTES),

@@ -4,7 +4,7 @@ use super::protocol::{Action, Answer, LIST_MAX, Named, Question, Refusal};
 use crate::{
     config::did_you_mean,
     destinations::DestinationView,
-    engine::{Handle, InstanceView, ListFilter, OperatorAction, PauseError, Reader},
+    engine::{Handle, InstanceView, KeptFilter, ListFilter, OperatorAction, PauseError, Reader},
 };
 use dirigent_model::{instance::InstanceId, message::Key};
 
@@ -22,9 +22,14 @@ pub(super) fn answer(handle: &Handle, question: Question, user: &str) -> Answer 
         Question::Resume { channel, by, why } => {
             one(handle.resume(&channel, &format!("{by} ({user})"), &why))
         }
-        question @ (Question::List { .. } | Question::Show { .. }) => {
-            at_rest(&handle.reader(), question)
-        }
+        Question::Decide { number, decision, by, why } => handle
+            .decide(number, decision, &format!("{by} ({user})"), &why)
+            .map(|decided| Answer::Decided { decided })
+            .map_err(|error| Refusal::of(&error)),
+        question @ (Question::List { .. }
+        | Question::Show { .. }
+        | Question::Kept { .. }
+        | Question::KeptMessage { .. }) => at_rest(&handle.reader(), question),
     };
     answered.unwrap_or_else(Answer::Refused)
 }
@@ -40,7 +45,15 @@ pub(super) fn at_rest(reader: &Reader, question: Question) -> Result<Answer, Ref
         Question::Status => {
             Err(Refusal::new("nobody runs on this data folder; `run` starts a process"))
         }
+        Question::Kept { filter } => Ok(kept(reader, filter)),
+        Question::KeptMessage { number } => match reader.kept_message(number) {
+            Some(message) => Ok(Answer::KeptShown { message: Box::new(message) }),
+            None => Err(Refusal::new(format!(
+                "no message #{number} is kept; `quarantine list` and `parked list` show those there are"
+            ))),
+        },
         Question::Operate { .. }
+        | Question::Decide { .. }
         | Question::Destinations
         | Question::Pause { .. }
         | Question::Resume { .. } => Err(Refusal::new("nobody runs who could do it")),
@@ -50,6 +63,15 @@ pub(super) fn at_rest(reader: &Reader, question: Question) -> Result<Answer, Ref
 fn one(destination: Result<DestinationView, PauseError>) -> Result<Answer, Refusal> {
     let destination = destination.map_err(|error| Refusal::of(&error))?;
     Ok(Answer::Destinations { destinations: vec![destination] })
+}
+
+fn kept(reader: &Reader, filter: KeptFilter) -> Answer {
+    let limit = filter.limit.clamp(1, LIST_MAX);
+    // One more than asked for tells whether there are more.
+    let mut messages = reader.kept(&KeptFilter { limit: limit + 1, ..filter });
+    let more = messages.len() > limit;
+    messages.truncate(limit);
+    Answer::KeptListed { messages, more }
 }
 
 fn list(

@@ -76,6 +76,9 @@ pub(crate) async fn ask(
         answer @ (Answer::Listed { .. }
         | Answer::Shown { .. }
         | Answer::Standing { .. }
+        | Answer::KeptListed { .. }
+        | Answer::KeptShown { .. }
+        | Answer::Decided { .. }
         | Answer::Operated { .. }
         | Answer::Destinations { .. }) => Ok(answer),
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     destinations::DestinationView,
-    engine::{InstanceView, StatusView},
+    engine::{Decided, Decision, InstanceView, KeptFilter, KeptView, StatusView},
 };
 use dirigent_model::history::Verdict;
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,12 @@ pub(crate) enum Question {
     Show { instance: Named },
     /// How the process stands.
     Status,
+    /// Which messages are kept.
+    Kept { filter: KeptFilter },
+    /// Everything about one message that is kept.
+    KeptMessage { number: u64 },
+    /// An operator's word about a quarantined message.
+    Decide { number: u64, decision: Decision, by: String, why: String },
     /// An operator's word.
     Operate { instance: Named, action: Action, by: String, why: String },
     /// How the destinations of commands stand.
@@ -42,10 +48,14 @@ impl Question {
         match self {
             Self::Status
             | Self::Operate { .. }
+            | Self::Decide { .. }
             | Self::Destinations
             | Self::Pause { .. }
             | Self::Resume { .. } => true,
-            Self::List { .. } | Self::Show { .. } => false,
+            Self::List { .. }
+            | Self::Show { .. }
+            | Self::Kept { .. }
+            | Self::KeptMessage { .. } => false,
         }
     }
 }
@@ -82,6 +92,12 @@ pub(crate) enum Answer {
     Operated { verdict: Verdict, instance: Box<InstanceView> },
     /// Destinations: all of them, or the one that was spoken of.
     Destinations { destinations: Vec<DestinationView> },
+    /// Kept messages, and whether there are more.
+    KeptListed { messages: Vec<KeptView>, more: bool },
+    /// One kept message.
+    KeptShown { message: Box<KeptView> },
+    /// What became of a quarantined message.
+    Decided { decided: Decided },
     /// No answer.
     Refused(Refusal),
 }

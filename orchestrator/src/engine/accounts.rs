@@ -1,8 +1,14 @@
 //! The accounts: how far each partition has been read, what became of its messages, and how many instances stand where.
 //!
 //! A fold over commit groups, the same while running and at recovery. Stored with each checkpoint.
+//!
+//! Each message consumed is in exactly one account. What is kept and decided about later is moved: taken from one account and
+//! added to another in the same group, so the sums stay exact. [`audit`](super::audit) compares them with what they stand for.
 
-use super::group::{GroupBody, GroupHead, InputDone, LaneSeq};
+use super::{
+    group::{GroupBody, GroupHead, InputDone, LaneSeq},
+    kept::KeptChange,
+};
 use crate::registry::Release;
 use dirigent_connectors::Position;
 use dirigent_model::{definition::Fingerprint, instance::Status};
@@ -18,16 +24,24 @@ pub enum Count {
     Duplicate,
     /// It no longer mattered.
     Ignored,
-    /// It is kept for later.
+    /// It is kept until its instance can take it.
     Parked,
-    /// It is set aside for a person: a dead letter.
+    /// It is kept until a person decides.
     Quarantined,
+    /// It is handed to the broker's channel of dead letters.
+    DeadLetter,
 }
 
 impl Count {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Applied, Self::Duplicate, Self::Ignored, Self::Parked, Self::Quarantined];
+    pub const ALL: [Self; 6] = [
+        Self::Applied,
+        Self::Duplicate,
+        Self::Ignored,
+        Self::Parked,
+        Self::Quarantined,
+        Self::DeadLetter,
+    ];
 
     /// The word for it.
     pub fn name(self) -> &'static str {
@@ -37,6 +51,19 @@ impl Count {
             Self::Ignored => "ignored",
             Self::Parked => "parked",
             Self::Quarantined => "quarantined",
+            Self::DeadLetter => "dead-letter",
+        }
+    }
+
+    /// Its place in [`ALL`](Self::ALL).
+    pub(crate) fn place(self) -> u8 {
+        match self {
+            Self::Applied => 0,
+            Self::Duplicate => 1,
+            Self::Ignored => 2,
+            Self::Parked => 3,
+            Self::Quarantined => 4,
+            Self::DeadLetter => 5,
         }
     }
 }
@@ -50,31 +77,49 @@ pub struct Counts {
     pub duplicate: u64,
     /// No longer mattered.
     pub ignored: u64,
-    /// Kept for later.
+    /// Kept until their instances can take them.
     pub parked: u64,
-    /// Set aside for a person.
+    /// Set aside for a person: kept here, or handed to the broker as dead letters.
     pub quarantined: u64,
+    /// Those of the quarantined that are dead letters.
+    pub dead_letters: u64,
 }
 
 impl Counts {
     pub(crate) fn add(&mut self, count: Count, messages: u64) {
+        self.change(count, |known| known + messages);
+    }
+
+    /// Moves one message. An account that has none is left as it is: the audit finds the gap.
+    pub(crate) fn move_one(&mut self, from: Count, to: Count) {
+        self.change(from, |known| known.saturating_sub(1));
+        self.add(to, 1);
+    }
+
+    fn change(&mut self, count: Count, change: impl Fn(u64) -> u64) {
         let field = match count {
             Count::Applied => &mut self.applied,
             Count::Duplicate => &mut self.duplicate,
             Count::Ignored => &mut self.ignored,
             Count::Parked => &mut self.parked,
             Count::Quarantined => &mut self.quarantined,
+            Count::DeadLetter => {
+                self.dead_letters = change(self.dead_letters);
+                &mut self.quarantined
+            }
         };
-        *field += messages;
+        *field = change(*field);
     }
 
-    pub(crate) fn of(&self, count: Count) -> u64 {
+    /// Messages in one account; dead letters are not among the quarantined here.
+    pub fn of(&self, count: Count) -> u64 {
         match count {
             Count::Applied => self.applied,
             Count::Duplicate => self.duplicate,
             Count::Ignored => self.ignored,
             Count::Parked => self.parked,
-            Count::Quarantined => self.quarantined,
+            Count::Quarantined => self.quarantined.saturating_sub(self.dead_letters),
+            Count::DeadLetter => self.dead_letters,
         }
     }
 
@@ -98,6 +143,12 @@ pub struct Progress {
     pub next: u64,
     /// Stretches taken care of above it, by their start: shards finish out of order. No more than may be unsettled.
     pub above: BTreeMap<u64, u64>,
+    /// Offsets that were messages, each counted once.
+    pub messages: u64,
+    /// Offsets that held no message: what a log skips.
+    pub skipped: u64,
+    /// Messages taken care of again: a broker had handed them out twice.
+    pub repeated: u64,
 }
 
 impl Progress {
@@ -107,12 +158,48 @@ impl Progress {
             || self.above.range(..=offset).next_back().is_some_and(|(_, end)| offset < *end)
     }
 
+    /// Offsets taken care of, gaps included.
+    pub fn covered(&self) -> u64 {
+        self.next + self.above.iter().map(|(from, end)| end - from).sum::<u64>()
+    }
+
     fn cover(&mut self, covered: Covered) {
-        if covered.from > self.next {
-            self.above.insert(covered.from, covered.end);
+        let Covered { from, end } = covered;
+        if self.covers(end - 1) {
+            self.repeated += 1;
+            // What came again may stand before a gap that only the other delivery of it knew.
+            let before = self.covered();
+            self.join(from, end);
+            self.skipped += self.covered() - before;
             return;
         }
-        self.next = self.next.max(covered.end);
+        self.messages += 1;
+        let overlaps = from < self.next || self.above.range(from..end).next().is_some();
+        if overlaps || self.covers(from) {
+            let before = self.covered();
+            self.join(from, end);
+            self.skipped += self.covered() - before - 1;
+        } else {
+            self.join(from, end);
+            self.skipped += end - from - 1;
+        }
+    }
+
+    fn join(&mut self, from: u64, end: u64) {
+        if from > self.next {
+            // Stretches that overlap become one; those that only touch stay, there are few.
+            let (mut from, mut end) = (from, end);
+            while let Some((&other, &other_end)) = self.above.range(..end).next_back() {
+                if other_end <= from {
+                    break;
+                }
+                self.above.remove(&other);
+                (from, end) = (from.min(other), end.max(other_end));
+            }
+            self.above.insert(from, end);
+            return;
+        }
+        self.next = self.next.max(end);
         while let Some(entry) = self.above.first_entry() {
             if *entry.key() > self.next {
                 break;
@@ -166,6 +253,10 @@ pub struct Accounts {
     pub progress: BTreeMap<(String, u32), Progress>,
     /// By channel and partition.
     pub counts: BTreeMap<(String, u32), Counts>,
+    /// By channel and partition, where the broker remembers: deliveries that were settled, or are about to be.
+    pub settled: BTreeMap<(String, u32), u64>,
+    /// The number of the next message that is kept.
+    pub kept_next: u64,
     /// Of instances.
     pub tally: Tally,
     /// For each lane: the number the next message gets.
@@ -190,15 +281,32 @@ impl Accounts {
             self.lanes_next[usize::from(outgoing.lane)] += 1;
             self.sent += 1;
         }
-        let inputs: Vec<&InputDone> = head.late_inputs.iter().chain(&body.inputs).collect();
+        for (channel, partition, deliveries) in &head.settled {
+            let place = (channel.as_ref().to_owned(), *partition);
+            *self.settled.entry(place).or_default() += deliveries;
+        }
+        let inputs: Vec<&InputDone> = head.shared_inputs.iter().chain(&body.inputs).collect();
         // Neighbours are of the same place as a rule: its name is copied once for all of them.
         for together in inputs
             .chunk_by(|one, other| one.partition == other.partition && one.channel == other.channel)
         {
             self.take_in(together);
         }
+        for change in head.kept.iter().chain(&body.kept) {
+            self.keep(change);
+        }
         for change in &body.changes {
             self.change(&change.tally);
+        }
+    }
+
+    fn keep(&mut self, change: &KeptChange) {
+        if let KeptChange::Put(kept) = change {
+            self.kept_next = self.kept_next.max(kept.number + 1);
+        }
+        if let Some(moved) = change.moved() {
+            let place = (moved.channel.as_ref().to_owned(), moved.partition);
+            self.counts.entry(place).or_default().move_one(moved.from, moved.to);
         }
     }
 
@@ -306,5 +414,23 @@ mod tests {
             progress.cover(Covered { from: 4, end: 5 });
         }
         assert_eq!((progress.next, progress.above.len()), (2, 1));
+        assert_eq!((progress.messages, progress.skipped, progress.repeated), (2, 1, 2));
+    }
+
+    #[test]
+    fn what_is_covered_in_any_order_is_messages_and_gaps_and_nothing_else() {
+        // Messages at these offsets of a log with gaps; 12 is handed out again before its gap is known to be covered.
+        let log = [(0, 1), (1, 5), (5, 6), (6, 13), (13, 14)];
+        for turn in 0..5 {
+            let mut progress = Progress::default();
+            progress.cover(Covered { from: 12, end: 13 });
+            for place in 0..5 {
+                let (from, end) = log[(place * 2 + turn) % 5];
+                progress.cover(Covered { from, end });
+            }
+            assert_eq!((progress.next, progress.above.len()), (14, 0), "{turn}");
+            assert_eq!((progress.messages, progress.repeated), (5, 1), "{turn}");
+            assert_eq!(progress.covered(), progress.messages + progress.skipped, "{turn}");
+        }
     }
 }

@@ -49,8 +49,8 @@ pub(super) fn note_tally(
 
 pub(super) fn count_of(verdict: Verdict) -> Count {
     match verdict {
-        Verdict::Applied => Count::Applied,
-        Verdict::Deferred => Count::Parked,
+        // An event that is kept for a later wait is a part of its instance from then on.
+        Verdict::Applied | Verdict::Deferred => Count::Applied,
         Verdict::Duplicate => Count::Duplicate,
         Verdict::Ignored(_) => Count::Ignored,
     }

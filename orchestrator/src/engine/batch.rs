@@ -3,13 +3,13 @@
 use super::{
     accounts::Count,
     group::{GroupBody, InputDone, InstanceChange, Outgoing, TallyChange},
-    job::{Confirm, DeliveryDone, DeliveryJob, OperatorError},
+    job::{Confirm, DeliveryDone, DeliveryJob, Origin},
+    kept::{Kept, KeptChange},
     table::Resting,
 };
 use crate::telemetry::Fact;
 use crossbeam_channel::Sender;
 use dirigent_model::{
-    history::Verdict,
     instance::{Instance, InstanceId},
     time::Timestamp,
 };
@@ -45,7 +45,7 @@ impl Touched {
 }
 
 /// An operator's answer, to be given once it is durable.
-pub(crate) type Answer = (Sender<Result<Verdict, OperatorError>>, Result<Verdict, OperatorError>);
+pub(crate) type Answer = Box<dyn FnOnce() + Send>;
 
 /// One turn of a shard.
 #[derive(Default)]
@@ -61,6 +61,7 @@ pub(crate) struct Batch {
     /// Roughly what its group will take: instances as they were, bodies that came in, and those that go out.
     pub(super) bytes: usize,
     pub(super) inputs: Vec<InputDone>,
+    pub(super) kept: Vec<KeptChange>,
     /// Deliveries to be settled.
     pub(crate) done: Vec<Arc<DeliveryDone>>,
     /// Messages that count as confirmed: they could not be sent, and their instances know.
@@ -78,7 +79,7 @@ pub(crate) struct Batch {
 impl Batch {
     /// How much is in it, against the bound.
     pub(super) fn inputs(&self) -> usize {
-        self.done.len().max(self.touched.len())
+        self.done.len().max(self.touched.len()).max(self.kept.len())
     }
 
     /// Whether the next input belongs in the next batch.
@@ -89,6 +90,7 @@ impl Batch {
     pub(super) fn is_empty(&self) -> bool {
         self.touched.is_empty()
             && self.outgoing.is_empty()
+            && self.kept.is_empty()
             && self.done.is_empty()
             && self.confirms.is_empty()
             && self.answers.is_empty()
@@ -102,13 +104,41 @@ impl Batch {
         self.touched.entry(id).or_default()
     }
 
-    /// A delivery is decided; `None` for one that was counted before a restart.
-    pub(super) fn settle(&mut self, delivery: Option<DeliveryJob>, count: Option<Count>) {
-        let Some(DeliveryJob { done, .. }) = delivery else { return };
-        if let Some(count) = count {
-            self.inputs.extend(done.decided(count));
+    /// An input is decided about.
+    pub(super) fn settle(&mut self, origin: Origin, count: Count) {
+        match origin {
+            Origin::Inside => {}
+            Origin::Delivery(DeliveryJob { done, .. }) => {
+                self.inputs.extend(done.decided(count));
+                self.done.push(done);
+            }
+            Origin::Shelf(kept) => {
+                let moved = kept.moved(count);
+                self.kept.push(KeptChange::Gone { number: kept.number, became: count, moved });
+            }
+        }
+    }
+
+    /// A delivery was counted before a restart: only the broker has to be told.
+    pub(super) fn settle_only(&mut self, delivery: Option<DeliveryJob>) {
+        self.done.extend(delivery.map(|delivery| delivery.done));
+    }
+
+    /// A delivery is kept.
+    pub(super) fn keep(&mut self, delivery: DeliveryJob, kept: &Arc<Kept>) {
+        let DeliveryJob { done, .. } = delivery;
+        if done.is_shared() {
+            done.keep(Arc::clone(kept));
+        } else {
+            self.inputs.extend(done.decided(kept.standing.count()));
+            self.kept.push(KeptChange::Put(Arc::clone(kept)));
         }
         self.done.push(done);
+    }
+
+    /// An operator is told once it is durable. Whoever asked may have gone.
+    pub(super) fn answer<T: Send + 'static>(&mut self, to: Sender<T>, outcome: T) {
+        self.answers.push(Box::new(move || to.send(outcome).unwrap_or_default()));
     }
 
     /// Writes the group into a buffer.
@@ -133,6 +163,7 @@ impl Batch {
             changes,
             outgoing: std::mem::take(&mut self.outgoing),
             inputs: std::mem::take(&mut self.inputs),
+            kept: std::mem::take(&mut self.kept),
         };
         self.encoded = buffer;
         if !self.group.is_empty() {

@@ -7,6 +7,7 @@ use super::{
     Shared,
     accounts::Accounts,
     headroom::Writer,
+    kept::{KeptLayer, changes_of},
     shard::{Fatal, ToShard},
     table::Layer,
 };
@@ -22,9 +23,14 @@ use std::{sync::Arc, thread::JoinHandle};
 /// Instances written as one batch of the store.
 const INSTANCES_PER_WRITE: usize = 512;
 
+/// Kept messages written at once: of the largest size they fill a few batches of the store.
+const KEPT_PER_WRITE: usize = 16;
+
 /// What is to be written.
 pub(crate) struct Checkpoint {
     pub layer: Arc<Layer>,
+    /// What changed of the messages that are kept.
+    pub kept: KeptLayer,
     /// Every retention that ended before has been gone through.
     pub floor: Timestamp,
     /// The last group it covers.
@@ -145,12 +151,15 @@ fn write(shared: &Shared, checkpoint: Checkpoint) -> Result<(), Fatal> {
         let _asked = shared.disk.asks(Writer::Store);
         table.store().sync()
     };
-    let Checkpoint { layer, floor, seq, keep_from, accounts, .. } = checkpoint;
+    let Checkpoint { layer, kept, floor, seq, keep_from, accounts, .. } = checkpoint;
     // Ordered keys cost the store half of random ones.
     let mut entries: Vec<_> = layer.iter().collect();
     entries.sort_unstable_by_key(|(id, _)| **id);
     for part in entries.chunks(INSTANCES_PER_WRITE) {
         write(&table.changes_of(part)?)?;
+    }
+    for part in kept.chunks(KEPT_PER_WRITE) {
+        write(&changes_of(part))?;
     }
     sync()?;
     let gone_through = table.bundles_below(floor)?;

@@ -8,10 +8,11 @@ use super::{
     accounts::Accounts,
     batch::Batch,
     checkpoint::{Checkpoint, Checkpointer},
-    group::{GroupHead, InputDone, LaneSeq},
+    group::{GroupBody, GroupHead, LaneSeq},
     headroom::Writer,
     health::Concern,
     job::DeliveryDone,
+    kept::KeptChange,
     shard::Fatal,
 };
 use crate::{
@@ -54,8 +55,8 @@ const ROOM_AGAIN: Duration = Duration::from_millis(500);
 /// Room on the disk without which no checkpoint is begun, beside twice what the journal took in since the last one.
 const CHECKPOINT_ROOM_BYTES: u64 = 16 * 1024 * 1024;
 
-/// The encoded form of a group that changes nothing: no instances, no messages, no inputs.
-const EMPTY_BODY: [u8; 3] = [0, 0, 0];
+/// The encoded form of a group that changes nothing: no instances, no messages, no inputs, nothing kept.
+const EMPTY_BODY: [u8; 4] = [0, 0, 0, 0];
 
 /// Why a group was not appended.
 enum Hindered {
@@ -76,10 +77,38 @@ pub(crate) struct Committer {
     pub(super) checkpointer: Checkpointer,
     /// Groups that still hold unconfirmed messages: their place, and each lane's next number behind them.
     pub(super) unconfirmed: VecDeque<(GroupSeq, Vec<LaneSeq>)>,
-    pub(super) late_inputs: Vec<InputDone>,
-    /// What is settled once these inputs are written: a broker must not be told more than the journal knows.
-    pub(super) late_done: Vec<Arc<DeliveryDone>>,
+    /// The head of a group that was tried and found no room.
+    pub(super) head: Option<GroupHead>,
     pub(super) written: Written,
+}
+
+/// A group's place, each lane's first number in it, and what is kept of shared deliveries.
+type Appended = (GroupSeq, Vec<LaneSeq>, Vec<KeptChange>);
+
+/// What a group's head says of its deliveries: those of several shards that it is the last to speak of, and how many are settled
+/// where the broker remembers.
+fn head_of(done: &[Arc<DeliveryDone>]) -> GroupHead {
+    let mut head = GroupHead::default();
+    for done in done {
+        if done.is_shared() {
+            let Some((input, kept)) = done.appended() else { continue };
+            head.shared_inputs.push(input);
+            head.kept.extend(kept);
+        }
+        if done.covered.is_some() {
+            continue;
+        }
+        // Neighbours are of the same place as a rule.
+        match head.settled.last_mut() {
+            Some((channel, partition, deliveries))
+                if *channel == done.channel && *partition == done.partition =>
+            {
+                *deliveries += 1;
+            }
+            Some(_) | None => head.settled.push((Arc::clone(&done.channel), done.partition, 1)),
+        }
+    }
+    head
 }
 
 /// How far things are on their way to the store.
@@ -151,7 +180,7 @@ impl Committer {
     fn make_durable(
         &mut self,
         mut batches: Vec<Batch>,
-        places: Vec<(GroupSeq, Vec<LaneSeq>)>,
+        places: Vec<Appended>,
     ) -> Result<(), Fatal> {
         {
             let _asked = self.shared.disk.asks(Writer::Journal);
@@ -163,8 +192,10 @@ impl Committer {
         self.written.syncs += 1;
         self.written.is_told = false;
         // Everything of these batches is durable now; nothing of them has been seen outside yet.
-        for (batch, (seq, firsts)) in batches.iter_mut().zip(places) {
+        for (batch, (seq, firsts, kept)) in batches.iter_mut().zip(places) {
+            self.shared.kept.apply(&kept);
             self.shared.table.put(batch.take_resting(seq.0));
+            self.shared.kept.apply(&batch.group.kept);
             self.send(batch, firsts);
             self.shared.durable_batch[batch.shard].store(batch.number, Ordering::Release);
             self.shared.floors[batch.shard].store(batch.floor.0, Ordering::Release);
@@ -173,10 +204,7 @@ impl Committer {
         self.settle(&batches);
         self.publish_snapshot();
         for batch in batches {
-            for (answer, outcome) in batch.answers {
-                // Whoever asked may have gone.
-                answer.send(outcome).unwrap_or_default();
-            }
+            batch.answers.into_iter().for_each(|answer| answer());
             if !batch.facts.is_empty() {
                 self.shared.observer.observe(batch.facts);
             }
@@ -187,24 +215,30 @@ impl Committer {
         Ok(())
     }
 
-    /// Appends a batch's group; returns its place, and each lane's first number in it.
-    fn append(&mut self, batch: &Batch) -> Result<(GroupSeq, Vec<LaneSeq>), Hindered> {
+    /// Appends a batch's group; returns its place, each lane's first number in it, and what is kept of shared deliveries.
+    fn append(&mut self, batch: &Batch) -> Result<Appended, Hindered> {
         let firsts: Vec<LaneSeq> = self.accounts.lanes_next.clone();
-        if batch.encoded.is_empty() && self.late_inputs.is_empty() {
-            return Ok((self.written.last, firsts));
+        // Each delivery is asked once what it adds up to, however often its group is tried.
+        let mut head = self.head.take().unwrap_or_else(|| head_of(&batch.done));
+        let is_empty = head.shared_inputs.is_empty() && head.settled.is_empty();
+        if batch.encoded.is_empty() && is_empty {
+            return Ok((self.written.last, firsts, Vec::new()));
         }
-        self.append_group(&batch.encoded, &batch.group)?;
-        Ok((self.written.last, firsts))
+        if let Err(hindered) = self.append_group(&mut head, &batch.encoded, &batch.group) {
+            self.head = Some(head);
+            return Err(hindered);
+        }
+        Ok((self.written.last, firsts, head.kept))
     }
 
     fn append_group(
         &mut self,
+        head: &mut GroupHead,
         encoded: &[u8],
-        body: &super::group::GroupBody,
+        body: &GroupBody,
     ) -> Result<(), Hindered> {
         let confirmed = self.relays.iter().map(RelayHandle::confirmed);
-        let lanes = self.accounts.lanes_next.iter().copied().zip(confirmed).collect();
-        let head = GroupHead { lanes, late_inputs: std::mem::take(&mut self.late_inputs) };
+        head.lanes = self.accounts.lanes_next.iter().copied().zip(confirmed).collect();
         let head_bytes = head.encode();
         let empty;
         let encoded = if encoded.is_empty() {
@@ -219,13 +253,10 @@ impl Committer {
         };
         let seq = match appended {
             Ok(seq) => seq,
-            Err(JournalError::NoRoom { bytes, .. }) => {
-                self.late_inputs = head.late_inputs;
-                return Err(Hindered::NoRoom { bytes });
-            }
+            Err(JournalError::NoRoom { bytes, .. }) => return Err(Hindered::NoRoom { bytes }),
             Err(error) => return Err(Hindered::Fatal(error.into())),
         };
-        self.accounts.fold(&head, body);
+        self.accounts.fold(head, body);
         self.written.last = seq;
         let bytes = (head_bytes.len() + encoded.len()) as u64;
         self.written.bytes_since += bytes;
@@ -253,23 +284,11 @@ impl Committer {
     fn settle(&mut self, batches: &[Batch]) {
         let mut settler: Option<&Arc<dyn Settler>> = None;
         let mut settlements: Vec<(Receipt, Settle)> = Vec::new();
-        let late = if self.late_inputs.is_empty() {
-            std::mem::take(&mut self.late_done)
-        } else {
-            Vec::new()
-        };
-        let mut settled: Vec<&Arc<DeliveryDone>> = late.iter().collect();
-        for done in batches.iter().flat_map(|batch| &batch.done) {
-            match done.committed() {
-                None => {}
-                Some(None) => settled.push(done),
-                Some(Some(input)) => {
-                    self.late_inputs.push(input);
-                    self.late_done.push(Arc::clone(done));
-                }
+        let done: Vec<&Arc<DeliveryDone>> = batches.iter().flat_map(|batch| &batch.done).collect();
+        for done in done {
+            if !done.committed() {
+                continue;
             }
-        }
-        for done in settled {
             if !settler.is_some_and(|settler| Arc::ptr_eq(settler, &done.settler)) {
                 if let Some(settler) = settler {
                     settler.settle(&settlements);
@@ -284,23 +303,20 @@ impl Committer {
         }
     }
 
-    /// Writes down what has moved without any batch: watermarks, and inputs of several shards.
+    /// Writes down what has moved without any batch: watermarks.
     fn write_watermarks(&mut self) -> Result<(), Fatal> {
         let confirmed = self.relays.iter().map(RelayHandle::confirmed);
         let moved =
             confirmed.zip(&self.accounts.lanes_confirmed).any(|(now, written)| now > *written);
-        if moved || !self.late_inputs.is_empty() {
-            match self.append_group(&[], &super::group::GroupBody::default()) {
+        if moved {
+            match self.append_group(&mut GroupHead::default(), &[], &GroupBody::default()) {
                 Ok(()) => {}
                 // Nobody waits for it, and it will be written with the next group.
                 Err(Hindered::NoRoom { .. }) => return Ok(()),
                 Err(Hindered::Fatal(cause)) => return Err(cause),
             }
-            {
-                let _asked = self.shared.disk.asks(Writer::Journal);
-                self.journal.sync()?;
-            }
-            self.settle(&[]);
+            let _asked = self.shared.disk.asks(Writer::Journal);
+            self.journal.sync()?;
             self.publish_snapshot();
         }
         Ok(())
@@ -369,6 +385,7 @@ impl Committer {
         self.checkpointer.begin(Checkpoint {
             keep_from,
             layer: self.shared.table.freeze(),
+            kept: self.shared.kept.freeze(),
             floor: self
                 .shared
                 .floors

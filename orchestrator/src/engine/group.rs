@@ -6,6 +6,8 @@
 
 use super::{
     accounts::{Count, Counts, Covered},
+    kept::KeptChange,
+    kept_wire::{put_kept, take_kept},
     wire::{Malformed, Put, Take},
 };
 use dirigent_connectors::Message;
@@ -17,7 +19,7 @@ use dirigent_model::{
 use uuid::Uuid;
 
 /// The layout this release writes.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 /// Which connector a message leaves by: its place in the list of connectors.
 pub(crate) type Lane = u8;
@@ -94,15 +96,23 @@ pub(crate) struct GroupBody {
     pub changes: Vec<InstanceChange>,
     pub outgoing: Vec<Outgoing>,
     pub inputs: Vec<InputDone>,
+    pub kept: Vec<KeptChange>,
 }
+
+/// Deliveries of a place that the group settles: channel, partition, how many.
+pub(crate) type Settled = (std::sync::Arc<str>, u32, u64);
 
 /// What the committer adds.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct GroupHead {
     /// For each lane: the number of its first message in this group, and up to which number it is confirmed.
     pub lanes: Vec<(LaneSeq, LaneSeq)>,
-    /// Inputs decided by more than one shard, once the last of them is durable.
-    pub late_inputs: Vec<InputDone>,
+    /// Inputs decided by more than one shard, with the group of the last of them: what the others said is before it in the journal.
+    pub shared_inputs: Vec<InputDone>,
+    /// What is kept of those.
+    pub kept: Vec<KeptChange>,
+    /// Where the broker remembers: deliveries that are settled once this group is durable.
+    pub settled: Vec<Settled>,
 }
 
 impl GroupHead {
@@ -113,14 +123,24 @@ impl GroupHead {
             into.number(*first);
             into.number(*confirmed);
         }
-        put_inputs(&mut into, &self.late_inputs);
+        put_inputs(&mut into, &self.shared_inputs);
+        put_kept(&mut into, &self.kept);
+        into.number(self.settled.len() as u64);
+        for (channel, partition, deliveries) in &self.settled {
+            into.text(channel);
+            into.number(u64::from(*partition));
+            into.number(*deliveries);
+        }
         into
     }
 }
 
 impl GroupBody {
     pub(crate) fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.outgoing.is_empty() && self.inputs.is_empty()
+        self.changes.is_empty()
+            && self.outgoing.is_empty()
+            && self.inputs.is_empty()
+            && self.kept.is_empty()
     }
 
     pub(crate) fn encode(&self, into: &mut Vec<u8>) {
@@ -133,6 +153,7 @@ impl GroupBody {
             put_outgoing(into, outgoing);
         }
         put_inputs(into, &self.inputs);
+        put_kept(into, &self.kept);
     }
 }
 
@@ -147,7 +168,13 @@ pub(crate) fn decode(record: &[u8]) -> Result<(GroupHead, GroupBody), Malformed>
         head.lanes
             .push((from.number("a lane's first number")?, from.number("a lane's watermark")?));
     }
-    head.late_inputs = take_inputs(&mut from)?;
+    head.shared_inputs = take_inputs(&mut from)?;
+    head.kept = take_kept(&mut from)?;
+    for _ in 0..from.number("the settled deliveries")? {
+        let channel = from.text("a settled delivery's channel")?.into();
+        let partition = from.small("a settled delivery's partition")?;
+        head.settled.push((channel, partition, from.number("the settled deliveries of a place")?));
+    }
     let mut body = GroupBody::default();
     for _ in 0..from.number("the changes")? {
         body.changes.push(take_change(&mut from)?);
@@ -156,6 +183,7 @@ pub(crate) fn decode(record: &[u8]) -> Result<(GroupHead, GroupBody), Malformed>
         body.outgoing.push(take_outgoing(&mut from)?);
     }
     body.inputs = take_inputs(&mut from)?;
+    body.kept = take_kept(&mut from)?;
     if from.0.is_empty() { Ok((head, body)) } else { Err(Malformed("the end of the group")) }
 }
 
@@ -387,12 +415,15 @@ mod tests {
             inputs: vec![
                 input(Some(7), Count::Applied),
                 input(Some(9), Count::Applied),
-                input(Some(30), Count::Ignored),
+                input(Some(30), Count::DeadLetter),
             ],
+            kept: crate::engine::kept_wire::tests::samples(),
         };
         let head = GroupHead {
             lanes: vec![(1, 0), (500, 400)],
-            late_inputs: vec![input(None, Count::Duplicate)],
+            shared_inputs: vec![input(None, Count::Duplicate)],
+            kept: crate::engine::kept_wire::tests::samples(),
+            settled: vec![("orders".into(), 4, 300)],
         };
         (head, body)
     }
@@ -407,6 +438,7 @@ mod tests {
         assert_eq!(body_again.changes, body.changes);
         assert_eq!(body_again.outgoing, body.outgoing);
         assert_eq!(body_again.inputs, body.inputs);
+        assert_eq!(body_again.kept, body.kept);
     }
 
     #[test]

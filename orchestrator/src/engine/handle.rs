@@ -2,7 +2,7 @@
 
 use super::{
     Concern, InstanceView, ListFilter, Reader, Shared, Snapshot, ToShard,
-    job::{Job, OperatorAction, OperatorError, What},
+    job::{Decided, Decision, Job, OperatorAction, OperatorError, What},
     pausing::{self, PauseError},
 };
 use crate::{
@@ -50,8 +50,10 @@ impl Handle {
 
     /// Reads instances, as of the last commit.
     pub fn reader(&self) -> Reader {
-        let reader = Reader::new(Arc::clone(&self.shared.table), Arc::clone(&self.shared.registry));
-        reader.of_running(&self.shared.destinations, self.shared.clock.now())
+        let shared = &self.shared;
+        let (table, kept) = (Arc::clone(&shared.table), Arc::clone(&shared.kept));
+        let reader = Reader::new(table, kept, Arc::clone(&shared.registry));
+        reader.of_running(&shared.destinations, shared.clock.now())
     }
 
     /// See [`Reader::list`].
@@ -101,9 +103,33 @@ impl Handle {
         by: &str,
         why: &str,
     ) -> Result<Verdict, HandleError> {
+        let (by, why) = (by.into(), why.into());
+        self.ask(id, |answer| What::Operator { action, by, why, answer })
+    }
+
+    /// Carries out what an operator decided about a quarantined message, and answers once it is durable. Blocks: not for the
+    /// async runtime's threads.
+    pub fn decide(
+        &self,
+        number: u64,
+        decision: Decision,
+        by: &str,
+        why: &str,
+    ) -> Result<Decided, HandleError> {
+        let kept = self.shared.kept.get(number);
+        let kept = kept.ok_or(OperatorError::NotQuarantined { number })?;
+        let (by, why) = (by.into(), why.into());
+        self.ask(kept.instance, |answer| What::Decide { number, decision, by, why, answer })
+    }
+
+    /// Gives the owner of an instance something to do, and waits for its answer.
+    fn ask<T>(
+        &self,
+        id: InstanceId,
+        what: impl FnOnce(Sender<Result<T, OperatorError>>) -> What,
+    ) -> Result<T, HandleError> {
         let (answer, answered) = bounded(1);
-        let what = What::Operator { action, by: by.into(), why: why.into(), answer };
-        let job = Job { instance: id, what, cause: None, delivery: None };
+        let job = Job { instance: id, what: what(answer), cause: None, delivery: None };
         let shard = &self.shards[self.shared.shard_of(id)];
         let jobs = ToShard::Jobs(vec![job]);
         shard.send_timeout(jobs, ANSWER_WITHIN).map_err(|error| match error {

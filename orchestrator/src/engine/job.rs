@@ -3,6 +3,7 @@
 use super::{
     accounts::{Count, Covered},
     group::InputDone,
+    kept::{Kept, KeptChange},
 };
 use crate::envelope::{DeadLetter, ReplyHead};
 use crossbeam_channel::Sender;
@@ -15,10 +16,7 @@ use dirigent_model::{
     message::{Body, Key},
     time::Timestamp,
 };
-use std::sync::{
-    Arc,
-    atomic::{AtomicU8, AtomicUsize, Ordering},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Something for one instance.
 pub(crate) struct Job {
@@ -39,6 +37,9 @@ pub(crate) enum What {
         trace: Trace,
     },
     Event {
+        /// The definition that knows it, and the business key.
+        plan: Arc<Plan>,
+        key: Key,
         name: String,
         body: Body,
     },
@@ -70,10 +71,43 @@ pub(crate) enum What {
         why: String,
         answer: Sender<Result<Verdict, OperatorError>>,
     },
+    /// An operator's word about a quarantined message.
+    Decide {
+        number: u64,
+        decision: Decision,
+        by: String,
+        why: String,
+        answer: Sender<Result<Decided, OperatorError>>,
+    },
     /// No decision can be made about it.
     SetAside(DeadLetter),
     /// It was taken care of before a restart: only the broker has to be told.
     SettleOnly,
+}
+
+/// What is to become of a quarantined message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decision {
+    /// It is offered again, and what is parked behind it.
+    Replay,
+    /// It is given up, and what is parked behind it is offered.
+    Discard,
+}
+
+/// What became of a quarantined message.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Decided {
+    /// Its number.
+    pub number: u64,
+    /// `applied`, `duplicate`, `ignored`, `parked`, `quarantined` (again) or `dead-letter`.
+    pub became: String,
+    /// Why it is quarantined again.
+    pub text: Option<String>,
+    /// Messages behind it that were offered too.
+    pub followed: u64,
+    /// Messages of its instance that are parked still.
+    pub parked: u64,
 }
 
 /// An operator's action by names.
@@ -115,6 +149,14 @@ pub enum OperatorError {
         /// The id.
         instance: InstanceId,
     },
+    /// It can't be used.
+    #[error("the stored instance {instance} can't be used: {text}")]
+    Unusable {
+        /// The id.
+        instance: InstanceId,
+        /// Why not.
+        text: String,
+    },
     /// No such step.
     #[error("saga `{saga}` has no step `{step}`; `graph` shows its steps")]
     NoSuchStep {
@@ -122,6 +164,22 @@ pub enum OperatorError {
         saga: String,
         /// The step asked for.
         step: String,
+    },
+    /// No such message.
+    #[error("there is no quarantined message #{number}; `quarantine list` shows those there are")]
+    NotQuarantined {
+        /// The number.
+        number: u64,
+    },
+    /// Another one comes first.
+    #[error(
+        "message #{number} waits behind #{first} of the same instance; decide about that one first"
+    )]
+    WaitsBehind {
+        /// The number.
+        number: u64,
+        /// The one before it.
+        first: u64,
     },
     /// The engine is stopping.
     #[error("the process is stopping; ask again when it runs")]
@@ -140,6 +198,34 @@ pub(crate) struct DeliveryJob {
     /// As it came in, for a dead letter. Shared where several shards look at it.
     pub message: Arc<Message>,
     pub done: Arc<DeliveryDone>,
+    /// Whether this is the first of those it concerns. Where it is kept for that one, that is what it counts as.
+    pub leads: bool,
+    /// The instances of the others.
+    pub others: Vec<InstanceId>,
+}
+
+/// Where an input came from: whoever has to be told what became of it.
+pub(crate) enum Origin {
+    /// A timer, an operator, the relay.
+    Inside,
+    /// A broker.
+    Delivery(DeliveryJob),
+    /// It was kept, and is offered again.
+    Shelf(Arc<Kept>),
+}
+
+impl Origin {
+    pub(crate) fn message(&self) -> Option<&Arc<Message>> {
+        match self {
+            Self::Inside => None,
+            Self::Delivery(job) => Some(&job.message),
+            Self::Shelf(kept) => Some(&kept.message),
+        }
+    }
+
+    pub(crate) fn is_inside(&self) -> bool {
+        matches!(self, Self::Inside)
+    }
 }
 
 /// How a delivery is settled once every shard concerned has committed.
@@ -151,11 +237,20 @@ pub(crate) struct DeliveryDone {
     pub covered: Option<Covered>,
     pub settler: Arc<dyn Settler>,
     pub receipt: Receipt,
-    /// Shards that have not committed yet.
-    remaining: AtomicUsize,
-    shared: bool,
-    /// The best verdict so far, by its place in [`Count::ALL`]; the lowest wins.
-    verdict: AtomicU8,
+    /// Where it concerns several instances.
+    parts: Option<Mutex<Parts>>,
+}
+
+/// A delivery that concerns several instances: what they said so far.
+struct Parts {
+    unappended: usize,
+    uncommitted: usize,
+    /// The best of what they said.
+    best: Option<Count>,
+    /// What it is kept as for the one that leads.
+    kept_as: Option<Count>,
+    /// What is kept of it, to be written with the last of them.
+    kept: Vec<Arc<Kept>>,
 }
 
 impl DeliveryDone {
@@ -166,31 +261,57 @@ impl DeliveryDone {
         covered: Option<Covered>,
         settler: Arc<dyn Settler>,
         receipt: Receipt,
-        shards: usize,
+        targets: usize,
     ) -> Self {
-        Self {
-            channel,
-            partition,
-            offset,
-            covered,
-            settler,
-            receipt,
-            remaining: AtomicUsize::new(shards),
-            shared: shards > 1,
-            verdict: AtomicU8::new(u8::MAX),
-        }
+        let parts = (targets > 1).then(|| {
+            Mutex::new(Parts {
+                unappended: targets,
+                uncommitted: targets,
+                best: None,
+                kept_as: None,
+                kept: Vec::new(),
+            })
+        });
+        Self { channel, partition, offset, covered, settler, receipt, parts }
     }
 
-    /// Whether more than one saga looks at it.
+    fn parts(&self) -> Option<MutexGuard<'_, Parts>> {
+        self.parts.as_ref().map(|parts| parts.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether several instances look at it.
     pub(crate) fn is_shared(&self) -> bool {
-        self.shared
+        self.parts.is_some()
     }
 
-    /// Notes a verdict. For a delivery of one shard: what its own group says of it.
+    /// Notes a verdict. For a delivery that concerns one instance: what its own group says of it.
     pub(crate) fn decided(&self, count: Count) -> Option<InputDone> {
-        let place = Count::ALL.iter().position(|known| *known == count).unwrap_or_default();
-        self.verdict.fetch_min(u8::try_from(place).unwrap_or(u8::MAX), Ordering::Relaxed);
-        (!self.shared).then(|| self.input(count))
+        let Some(mut parts) = self.parts() else { return Some(self.input(count)) };
+        parts.best = parts.best.min(Some(count)).or(Some(count));
+        None
+    }
+
+    /// Keeps it for one of several instances: written once all of them have spoken, so that it is kept and counted together.
+    pub(crate) fn keep(&self, kept: Arc<Kept>) {
+        let Some(mut parts) = self.parts() else { return };
+        if kept.counted {
+            parts.kept_as = Some(kept.standing.count());
+        }
+        parts.kept.push(kept);
+    }
+
+    /// Takes back what is kept and not yet written, to be decided about as if it came only now. Says whether it could be.
+    pub(crate) fn take_back(&self, number: u64) -> bool {
+        let Some(mut parts) = self.parts() else { return false };
+        let Some(at) = parts.kept.iter().position(|kept| kept.number == number) else {
+            return false;
+        };
+        if parts.kept.remove(at).counted {
+            parts.kept_as = None;
+        }
+        parts.unappended += 1;
+        parts.uncommitted += 1;
+        true
     }
 
     fn input(&self, count: Count) -> InputDone {
@@ -202,13 +323,23 @@ impl DeliveryDone {
         }
     }
 
-    /// One shard's group is durable. When it was the last: settles, and says what a later group has to record.
-    pub(crate) fn committed(&self) -> Option<Option<InputDone>> {
-        if self.remaining.fetch_sub(1, Ordering::AcqRel) != 1 {
+    /// A group that speaks of it is appended to the journal. Where it was the last of several: what they said together.
+    pub(crate) fn appended(&self) -> Option<(InputDone, Vec<KeptChange>)> {
+        let mut parts = self.parts()?;
+        parts.unappended -= 1;
+        if parts.unappended > 0 {
             return None;
         }
-        let best = Count::ALL.get(usize::from(self.verdict.load(Ordering::Relaxed))).copied();
-        Some(self.shared.then(|| self.input(best.unwrap_or(Count::Ignored))))
+        let count = parts.kept_as.or(parts.best).unwrap_or(Count::Ignored);
+        let kept = std::mem::take(&mut parts.kept).into_iter().map(KeptChange::Put).collect();
+        Some((self.input(count), kept))
+    }
+
+    /// A group that speaks of it is durable. Says whether it was the last one, and the delivery is to be settled.
+    pub(crate) fn committed(&self) -> bool {
+        let Some(mut parts) = self.parts() else { return true };
+        parts.uncommitted -= 1;
+        parts.uncommitted == 0
     }
 
     /// What the settler is told.

@@ -13,6 +13,7 @@
 mod accounts;
 mod aftermath;
 mod attention;
+mod audit;
 mod batch;
 mod buffers;
 mod checkpoint;
@@ -23,6 +24,9 @@ mod handle;
 mod headroom;
 mod health;
 mod job;
+mod kept;
+mod kept_view;
+mod kept_wire;
 mod pausing;
 mod reader;
 mod readiness;
@@ -35,14 +39,22 @@ mod table;
 mod wire;
 
 pub use accounts::{Accounts, Count, Counts, Progress, Tally};
+pub use audit::{Audit, InstancesAudit, PartitionAudit};
 pub use clock::{Clock, SystemClock};
 pub use committer::OUTBOX_MAX;
 pub use handle::{Handle, HandleError};
 pub use headroom::HEADROOM_BYTES;
 pub use health::Concern;
-pub use job::{OperatorAction, OperatorError};
+pub use job::{Decided, Decision, OperatorAction, OperatorError};
+pub use kept::{
+    KEPT_MESSAGE_BYTES_MAX, PARKED_BYTES_MAX, PARKED_FOR, PARKED_MAX, QUARANTINED_BYTES_MAX,
+    QUARANTINED_MAX,
+};
+pub use kept_view::{KeptFilter, KeptView, MessageView};
 pub use pausing::PauseError;
-pub use reader::{AtRestError, InstanceView, ListFilter, NodeView, Reader, open_at_rest};
+pub use reader::{
+    AtRestError, InstanceView, ListFilter, NodeView, Reader, audit, audit_at_rest, open_at_rest,
+};
 pub use readiness::{BrokerView, Readiness, Reason, StatusView};
 pub use shard::INSTANCE_BYTES_MAX;
 pub use start::{Engine, EngineError, EngineParts, Lane as LaneParts};
@@ -63,6 +75,7 @@ use dirigent_model::{
     message::Codec,
     time::Timestamp,
 };
+use kept::KeptTable;
 use std::{
     collections::BTreeMap,
     sync::{
@@ -101,6 +114,9 @@ pub(crate) struct Shared {
     pub clock: Arc<dyn Clock>,
     pub observer: Arc<dyn Observer>,
     pub table: Arc<Table>,
+    pub kept: Arc<KeptTable>,
+    /// How long an event waits for its instance.
+    pub parked_for: std::time::Duration,
     pub shards: usize,
     /// Each shard's last batch that is durable.
     pub durable_batch: Vec<AtomicU64>,

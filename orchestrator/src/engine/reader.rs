@@ -1,15 +1,19 @@
 //! Instances as people see them: read through the same layers, whether an engine runs on them or they lie at rest.
 
 use super::{
+    accounts::Accounts,
+    audit::{self, Audit},
+    kept::KeptTable,
+    kept_view::{self, KeptFilter, KeptView},
     recovery::{Recovered, recover},
     shard::Fatal,
     table::Table,
 };
 use crate::{
     destinations::Destinations,
-    journal::{FileDisk, JournalOptions, Preparation},
+    journal::{self, Disk, FileDisk},
     registry::Registry,
-    store::{DataFolder, FolderError, SledStore, StoreError, StoreOptions},
+    store::{DataFolder, FolderError, SledStore, Store, StoreError, StoreOptions},
 };
 use dirigent_model::{
     definition::{NodeId, Plan},
@@ -73,6 +77,9 @@ pub struct InstanceView {
     pub history: Vec<Line>,
     /// Older lines that are no longer kept.
     pub history_forgotten: u32,
+    /// Messages that are parked or quarantined for it; empty in a list.
+    #[serde(default)]
+    pub kept: Vec<KeptView>,
 }
 
 /// A node as people see it.
@@ -88,14 +95,15 @@ pub struct NodeView {
 #[derive(Clone)]
 pub struct Reader {
     table: Arc<Table>,
+    kept: Arc<KeptTable>,
     registry: Arc<Registry>,
     /// Of a running engine: why commands are held.
     running: Option<(Arc<Destinations>, Timestamp)>,
 }
 
 impl Reader {
-    pub(super) fn new(table: Arc<Table>, registry: Arc<Registry>) -> Self {
-        Self { table, registry, running: None }
+    pub(super) fn new(table: Arc<Table>, kept: Arc<KeptTable>, registry: Arc<Registry>) -> Self {
+        Self { table, kept, registry, running: None }
     }
 
     /// Tells of held commands why they are, as of now.
@@ -120,6 +128,25 @@ impl Reader {
             filter.limit == 0 || found.len() < filter.limit
         })?;
         Ok(found)
+    }
+
+    /// Messages that are kept, in the order of arrival, without their bytes.
+    pub fn kept(&self, filter: &KeptFilter) -> Vec<KeptView> {
+        let all = self.kept.all();
+        let found = all.iter().filter(|kept| filter.matches(kept));
+        let limit = if filter.limit == 0 { usize::MAX } else { filter.limit };
+        found.take(limit).map(|kept| kept_view::view(kept)).collect()
+    }
+
+    /// One kept message with its bytes.
+    pub fn kept_message(&self, number: u64) -> Option<KeptView> {
+        self.kept.get(number).map(|kept| kept_view::view_whole(&kept))
+    }
+
+    /// What is kept for an instance, in order.
+    pub fn kept_for(&self, id: InstanceId) -> Vec<KeptView> {
+        let all = self.kept.all();
+        all.iter().filter(|kept| kept.instance == id).map(|kept| kept_view::view(kept)).collect()
     }
 
     /// One instance with everything known of it.
@@ -149,6 +176,7 @@ impl Reader {
         view.data = serde_json::from_slice(json).unwrap_or_default();
         view.history = resting.history.lines();
         view.history_forgotten = resting.history.forgotten();
+        view.kept = self.kept_for(id);
         Ok(Some(view))
     }
 }
@@ -195,8 +223,43 @@ pub enum AtRestError {
 /// Reads a data folder that no process runs on: its store, and the journal on top. Locks it as long as the reader lives,
 /// sends nothing and decides nothing. Blocks: not for the async runtime's threads.
 ///
-/// Changes what any opening changes: what a crash left half-written is cut off.
+/// Changes what an opening of the store changes; the journal is left as it is.
 pub fn open_at_rest(folder: &Path, registry: Arc<Registry>) -> Result<Reader, AtRestError> {
+    let AtRest { table, kept, .. } = open(folder)?;
+    Ok(Reader::new(table, kept, registry))
+}
+
+/// Holds the accounts of a data folder that no process runs on against what they stand for. Changes nothing of the journal.
+/// Blocks: not for the async runtime's threads.
+pub fn audit_at_rest(folder: &Path) -> Result<Audit, AtRestError> {
+    let AtRest { table, kept, accounts, .. } = open(folder)?;
+    Ok(audit::audit(&accounts, &table, &kept)?)
+}
+
+/// The same for a store and a journal that lie somewhere else.
+pub fn audit(store: Arc<dyn Store>, disk: Box<dyn Disk>) -> Result<Audit, Fatal> {
+    let (table, kept) = (Table::new(store), KeptTable::default());
+    let recovered = read(&table, &kept, disk)?;
+    Ok(audit::audit(&recovered.accounts, &table, &kept)?)
+}
+
+/// What lies in a folder.
+struct AtRest {
+    table: Arc<Table>,
+    kept: Arc<KeptTable>,
+    accounts: Accounts,
+}
+
+/// Reads store and journal, and leaves the journal as it is.
+fn read(table: &Table, kept: &KeptTable, disk: Box<dyn Disk>) -> Result<Recovered<()>, Fatal> {
+    // As many connectors as there can be: whose messages are still to be sent does not matter here.
+    let lanes = usize::from(u8::MAX) + 1;
+    recover(table, kept, disk, lanes, |disk, from, take_in| {
+        Ok(((), journal::read(&*disk, from, take_in)?))
+    })
+}
+
+fn open(folder: &Path) -> Result<AtRest, AtRestError> {
     let named = || folder.display().to_string();
     if !folder.join("journal").is_dir() || !folder.join("store").is_dir() {
         return Err(AtRestError::NoFolder { folder: named() });
@@ -205,13 +268,9 @@ pub fn open_at_rest(folder: &Path, registry: Arc<Registry>) -> Result<Reader, At
     let journal = |source: Fatal| AtRestError::Journal { folder: named(), source };
     let disk = FileDisk::open(&opened.journal()).map_err(|error| journal(error.into()))?;
     let table = Arc::new(Table::new(Arc::new(SledStore::open(&opened, StoreOptions::default())?)));
-    // No segment is prepared for writing that never comes.
-    let options =
-        JournalOptions { preparation: Preparation::OnDemand, ..JournalOptions::default() };
-    // As many connectors as there can be: whose messages are still to be sent does not matter here.
-    let lanes = usize::from(u8::MAX) + 1;
-    let Recovered { .. } = recover(&table, Box::new(disk), options, lanes).map_err(journal)?;
-    Ok(Reader::new(table, registry))
+    let kept = Arc::new(KeptTable::default());
+    let accounts = read(&table, &kept, Box::new(disk)).map_err(journal)?.accounts;
+    Ok(AtRest { table, kept, accounts })
 }
 
 impl ListFilter {
@@ -252,6 +311,7 @@ fn view(core: &Core) -> InstanceView {
         data: serde_json::Value::Null,
         history: Vec::new(),
         history_forgotten: 0,
+        kept: Vec::new(),
     }
 }
 

@@ -7,11 +7,12 @@ use super::{
     accounts::Accounts,
     checkpoint::read_mark,
     group::{self, LaneSeq, Outgoing, Sender, saga_of},
+    kept::KeptTable,
     shard::Fatal,
     table::{Resting, Table},
 };
 use crate::{
-    journal::{self, Disk, GroupSeq, Journal, JournalOptions},
+    journal::{self, Disk, GroupSeq, Journal, JournalError, TakeIn},
     store::{Change, Space},
 };
 use dirigent_model::instance::{Core, Instance, InstanceId, Leg, NodeState};
@@ -21,8 +22,10 @@ use std::collections::{BTreeMap, VecDeque};
 const JOURNAL_BEGUN: &[u8] = b"journal";
 
 /// What was found.
-pub(crate) struct Recovered {
-    pub journal: Journal,
+pub(crate) struct Recovered<J = Journal> {
+    pub journal: J,
+    /// Whether the store knows that there is a journal.
+    pub begun: bool,
     pub accounts: Accounts,
     /// By lane: messages that no broker has confirmed, in their order.
     pub outbox: Vec<Vec<(LaneSeq, Outgoing)>>,
@@ -34,13 +37,14 @@ pub(crate) struct Recovered {
     pub groups: u64,
 }
 
-/// Reads store and journal.
-pub(crate) fn recover(
+/// Reads store and journal; `open` opens the journal, or only reads it, and says which group comes next.
+pub(crate) fn recover<J>(
     table: &Table,
+    kept: &KeptTable,
     disk: Box<dyn Disk>,
-    options: JournalOptions,
     lanes: usize,
-) -> Result<Recovered, Fatal> {
+    open: impl FnOnce(Box<dyn Disk>, GroupSeq, TakeIn<'_>) -> Result<(J, GroupSeq), JournalError>,
+) -> Result<Recovered<J>, Fatal> {
     let mark = read_mark(&**table.store())?;
     let begun = table.store().get(Space::Meta, JOURNAL_BEGUN)?.is_some();
     if begun
@@ -50,6 +54,7 @@ pub(crate) fn recover(
             "the store belongs to a journal that is gone: all of its files are missing; restore the whole data folder from one backup".into(),
         );
     }
+    kept.load(&**table.store())?;
     let (checkpointed, mut accounts) = (GroupSeq(mark.seq), mark.accounts);
     let mut lanes_next = Vec::new();
     let mut outbox: Vec<BTreeMap<LaneSeq, Outgoing>> = Vec::new();
@@ -57,7 +62,7 @@ pub(crate) fn recover(
     let mut unconfirmed = VecDeque::new();
     let mut fresh: BTreeMap<InstanceId, Option<Resting>> = BTreeMap::new();
     let mut groups = 0;
-    let journal = {
+    let (journal, next) = {
         let take_in = &mut |seq: GroupSeq, record: &[u8]| -> Result<(), Fatal> {
             let (head, mut body) =
                 group::decode(record).map_err(|error| format!("group {seq}: {error}"))?;
@@ -71,6 +76,7 @@ pub(crate) fn recover(
             }
             if seq > checkpointed {
                 accounts.fold(&head, &body);
+                kept.apply(head.kept.iter().chain(&body.kept));
             }
             let sends = !body.outgoing.is_empty();
             for outgoing in std::mem::take(&mut body.outgoing) {
@@ -91,20 +97,16 @@ pub(crate) fn recover(
             }
             Ok(())
         };
-        Journal::open(disk, options, GroupSeq(mark.keep_from), take_in)?
+        open(disk, GroupSeq(mark.keep_from), take_in)?
     };
-    if journal.next() <= checkpointed {
-        let (next, mark) = (journal.next(), checkpointed);
+    if next <= checkpointed {
+        let mark = checkpointed;
         return Err(format!(
             "the journal ends before group {next}, but the store holds what groups up to {mark} added up to: the journal was rolled back or emptied; restore the whole data folder from one backup"
         )
         .into());
     }
-    if !begun {
-        // The other way round a crash in between would make a new folder look like one that lost its journal.
-        table.store().write(&[Change::put(Space::Meta, JOURNAL_BEGUN, [])])?;
-        table.store().sync()?;
-    }
+    kept.settle_in(accounts.kept_next);
     accounts.lanes_next.resize(lanes.max(accounts.lanes_next.len()), 1);
     accounts.lanes_confirmed.resize(lanes.max(accounts.lanes_confirmed.len()), 1);
     confirmed.resize(accounts.lanes_next.len(), 1);
@@ -138,7 +140,14 @@ pub(crate) fn recover(
         }
         lane.retain(|(seq, _)| given_up.binary_search(seq).is_err());
     }
-    Ok(Recovered { journal, accounts, outbox, given_up, unconfirmed, fresh: ids, groups })
+    Ok(Recovered { journal, begun, accounts, outbox, given_up, unconfirmed, fresh: ids, groups })
+}
+
+/// Notes in the store that there is a journal, once there is one. The other way round a crash in between would make a new
+/// folder look like one that lost its journal.
+pub(crate) fn note_begun(table: &Table) -> Result<(), Fatal> {
+    table.store().write(&[Change::put(Space::Meta, JOURNAL_BEGUN, [])])?;
+    Ok(table.store().sync()?)
 }
 
 /// Whether an instance counts on a command never taking effect: it could not be sent, or was refused, and its step will

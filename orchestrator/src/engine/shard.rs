@@ -7,9 +7,17 @@
 mod finding;
 mod holding;
 mod inputs;
+mod shelf;
 mod timers;
 
-use super::{Shared, attention::Attention, batch::Batch, job::Job, schedule::Schedule};
+use super::{
+    Shared,
+    attention::Attention,
+    batch::Batch,
+    job::{DeliveryDone, Job},
+    kept::Shelf,
+    schedule::Schedule,
+};
 use crossbeam_channel::{Receiver, select};
 use dirigent_model::{
     definition::Plan,
@@ -19,7 +27,7 @@ use dirigent_model::{
 use finding::Found;
 use rustc_hash::FxHashMap;
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -73,6 +81,12 @@ pub(crate) struct Shard {
     pub(super) to_committer: crossbeam_channel::Sender<Batch>,
     pub(super) live: FxHashMap<InstanceId, Live>,
     pub(super) schedule: Schedule,
+    /// What is kept for its instances.
+    pub(super) shelves: FxHashMap<InstanceId, Shelf>,
+    /// When messages that wait for their instance have waited long enough.
+    pub(super) expiries: BTreeSet<(Timestamp, u64, InstanceId)>,
+    /// Kept messages whose delivery concerns other instances too, until that is durable.
+    pub(super) shared_kept: FxHashMap<u64, Arc<DeliveryDone>>,
     pub(super) batch: Batch,
     pub(super) next_batch: u64,
     /// Instances that have ended, with the batch that says so: they leave the memory once it is durable.
@@ -106,7 +120,9 @@ impl Shard {
 
     /// How long to wait for jobs: until something is due.
     fn patience(&self) -> Duration {
-        let due = self.schedule.next_due().map(|due| due.since(self.shared.clock.now()));
+        let expiry = self.expiries.first().map(|(until, ..)| *until);
+        let next = self.schedule.next_due().into_iter().chain(expiry).min();
+        let due = next.map(|due| due.since(self.shared.clock.now()));
         due.map_or(IDLE_MAX, |due| self.attention.patience(due).min(IDLE_MAX))
     }
 
@@ -144,6 +160,14 @@ impl Shard {
         }
         self.schedule.look_ahead(self.batch.now, self.index, &self.shared)?;
         let due_max = if timers_fire { DUE_PER_TURN_MAX } else { 0 };
+        for _ in 0..due_max {
+            if !self.expire_one() {
+                break;
+            }
+            if self.batch.is_full() && !self.begin_batch() {
+                return Ok(true);
+            }
+        }
         for _ in 0..due_max {
             let due = self.schedule.next_due();
             let Some(id) = self.schedule.take_due(self.batch.now) else { break };

@@ -9,9 +9,10 @@ use super::{
     committer::{Committer, Written},
     handle::Handle,
     headroom::Watcher,
+    kept::KeptTable,
     pausing,
     readiness::{Outbox, Watched},
-    recovery::{Recovered, recover},
+    recovery::{Recovered, note_begun, recover},
     repeats,
     schedule::Schedule,
     shard::{Fatal, Shard},
@@ -21,7 +22,7 @@ use crate::{
     destinations::{Destinations, Protections},
     envelope::Envelopes,
     intake::Intake,
-    journal::{Disk, JournalOptions},
+    journal::{Disk, Journal, JournalOptions},
     registry::Registry,
     relay::{Relay, Surroundings},
     store::Store,
@@ -33,13 +34,13 @@ use dirigent_model::{instance::InstanceId, message::Codec};
 use futures::FutureExt;
 use rustc_hash::FxHashMap;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tokio::sync::Notify;
 
@@ -89,6 +90,8 @@ pub struct EngineParts {
     pub unsettled_max: usize,
     /// The largest body that is looked into, in bytes.
     pub body_bytes_max: usize,
+    /// How long an event waits for an instance that is not there yet.
+    pub parked_for: Duration,
     /// What destinations are given at the most.
     pub protections: Protections,
     /// Tells the time.
@@ -137,9 +140,21 @@ impl Engine {
     pub async fn start(parts: EngineParts) -> Result<Self, EngineError> {
         let lanes = parts.lanes.len();
         let table = Arc::new(Table::new(parts.store));
+        let kept = Arc::new(KeptTable::default());
         let recovered = {
-            let (table, disk, journal) = (Arc::clone(&table), parts.disk, parts.journal);
-            let work = tokio::task::spawn_blocking(move || recover(&table, disk, journal, lanes));
+            let (table, kept) = (Arc::clone(&table), Arc::clone(&kept));
+            let (disk, journal) = (parts.disk, parts.journal);
+            let work = tokio::task::spawn_blocking(move || {
+                let recovered = recover(&table, &kept, disk, lanes, |disk, from, take_in| {
+                    let journal = Journal::open(disk, journal, from, take_in)?;
+                    let next = journal.next();
+                    Ok((journal, next))
+                })?;
+                if !recovered.begun {
+                    note_begun(&table)?;
+                }
+                Ok(recovered)
+            });
             work.await
                 .map_err(|error| EngineError::Recovery(error.into()))?
                 .map_err(EngineError::Recovery)?
@@ -183,6 +198,8 @@ impl Engine {
             clock: parts.clock,
             observer: parts.observer,
             table,
+            kept,
+            parked_for: parts.parked_for,
             shards,
             durable_batch: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             floors: (0..shards).map(|_| AtomicU64::new(0)).collect(),
@@ -425,8 +442,7 @@ async fn run(
         accounts,
         checkpointer,
         unconfirmed,
-        late_inputs: Vec::new(),
-        late_done: Vec::new(),
+        head: None,
     };
     committer.publish_snapshot();
     let committer = spawn(&shared, "committer".into(), move || committer.run())?;
@@ -437,7 +453,7 @@ async fn run(
         for id in fresh.iter().filter(|id| shared.shard_of(**id) == index) {
             recall(&shared, &mut schedule, *id)?;
         }
-        let shard = Shard {
+        let mut shard = Shard {
             index,
             shared: Arc::clone(&shared),
             inbox,
@@ -445,11 +461,20 @@ async fn run(
             to_committer: to_committer.clone(),
             live: FxHashMap::default(),
             schedule,
+            shelves: FxHashMap::default(),
+            expiries: BTreeSet::new(),
+            shared_kept: FxHashMap::default(),
             batch: Batch::default(),
             next_batch: 1,
             ended: Default::default(),
             attention: Attention::new(Instant::now()),
         };
+        shared
+            .kept
+            .all()
+            .into_iter()
+            .filter(|kept| shared.shard_of(kept.instance) == index)
+            .for_each(|kept| shard.shelve(kept));
         shard_threads.push(spawn(&shared, format!("shard {index}"), move || shard.run())?);
     }
     drop(to_committer);

@@ -12,7 +12,7 @@ use dirigent_model::{
 use uuid::Uuid;
 
 /// Whom a message concerns.
-pub(super) struct Target {
+pub(crate) struct Target {
     pub instance: InstanceId,
     pub what: What,
 }
@@ -23,7 +23,7 @@ pub(super) fn nobody(seed: u32) -> InstanceId {
 }
 
 /// Whom a message concerns: at least one target.
-pub(super) fn targets(shared: &Shared, message: &Message, body_bytes_max: usize) -> Vec<Target> {
+pub(crate) fn targets(shared: &Shared, message: &Message, body_bytes_max: usize) -> Vec<Target> {
     classify(shared, message, body_bytes_max)
         .unwrap_or_else(|dead| vec![Target { instance: nobody(0), what: What::SetAside(dead) }])
 }
@@ -74,7 +74,8 @@ fn classify(
         let Some(key) = plan.event_key(name, &body, &*shared.codec) else { continue };
         let key = checked(key.map_err(undecodable)?)?;
         let instance = InstanceId::of(&plan.graph().name, &key);
-        targets.push(Target { instance, what: What::Event { name: name.to_owned(), body } });
+        let (plan, name) = (plan.clone(), name.to_owned());
+        targets.push(Target { instance, what: What::Event { plan, key, name, body } });
     }
     if targets.is_empty() {
         let shown: String = name.chars().take(80).collect();

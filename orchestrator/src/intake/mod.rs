@@ -9,6 +9,7 @@ use crate::engine::{
     Covered, DeliveryDone, DeliveryJob, Fatal, Job, Progress, Shared, ToShard, What,
 };
 use classify::Target;
+pub(crate) use classify::targets;
 use crossbeam_channel::Sender;
 use dirigent_connectors::{Delivery, Memory, Settler, Source};
 use std::{
@@ -89,8 +90,11 @@ impl Intake {
             shards,
         );
         let (done, message) = (Arc::new(done), Arc::new(message));
-        for Target { instance, what } in targets {
-            let delivery = DeliveryJob { message: Arc::clone(&message), done: Arc::clone(&done) };
+        let all: Vec<_> = targets.iter().map(|target| target.instance).collect();
+        for (at, Target { instance, what }) in targets.into_iter().enumerate() {
+            let others = all.iter().copied().filter(|other| *other != instance).collect();
+            let (message, done) = (Arc::clone(&message), Arc::clone(&done));
+            let delivery = DeliveryJob { message, done, leads: at == 0, others };
             let job = Job { instance, what, cause: cause.clone(), delivery: Some(delivery) };
             jobs[self.shared.shard_of(instance)].push(job);
         }

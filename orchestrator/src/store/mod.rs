@@ -45,6 +45,8 @@ pub enum Space {
     Timers,
     /// From correlation and idempotency keys to instances.
     Keys,
+    /// Messages kept for their instances: parked, or quarantined.
+    Kept,
     /// The accounting of what came in and what became of it.
     Ledger,
     /// The checkpoint and other single records.
@@ -53,8 +55,8 @@ pub enum Space {
 
 impl Space {
     /// Every space.
-    pub const ALL: [Space; 5] =
-        [Space::Instances, Space::Timers, Space::Keys, Space::Ledger, Space::Meta];
+    pub const ALL: [Space; 6] =
+        [Space::Instances, Space::Timers, Space::Keys, Space::Kept, Space::Ledger, Space::Meta];
 
     /// Its name, also on disk: never changes.
     pub fn name(self) -> &'static str {
@@ -62,6 +64,7 @@ impl Space {
             Space::Instances => "instances",
             Space::Timers => "timers",
             Space::Keys => "keys",
+            Space::Kept => "kept",
             Space::Ledger => "ledger",
             Space::Meta => "meta",
         }

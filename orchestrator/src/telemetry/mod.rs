@@ -21,8 +21,8 @@ mod tree;
 pub use otlp::{Traces, TracesError, TracesSettings};
 pub use spans::{SpanFact, SpanKind, SpanValue, Spans, TraceCounts};
 
-use crate::{engine::DeliveryJob, envelope};
-use dirigent_connectors::{Attributes, names};
+use crate::envelope;
+use dirigent_connectors::{Attributes, Message, names};
 use dirigent_model::{
     decision::Effect,
     definition::{NodeId, Plan, WayBack},
@@ -156,11 +156,11 @@ impl Fact {
         plan: &Plan,
         line: Option<&(Line, Vec<u8>)>,
         effects: &[Effect],
-        delivery: Option<&DeliveryJob>,
+        message: Option<&Message>,
     ) -> Self {
         let graph = plan.graph();
         let line = line.map(|(line, _)| line.clone());
-        let attributes = delivery.map(|delivery| &delivery.message.attributes);
+        let attributes = message.map(|message| &message.attributes);
         let attribute = |name: &str| attributes.and_then(|attributes| attributes.get(name));
         let (mut commands, mut published) = (Vec::new(), Vec::new());
         for effect in effects {
@@ -200,7 +200,7 @@ impl Fact {
             answered: node
                 .zip(attributes)
                 .and_then(|(node, reply)| answered(core, plan, node, reply)),
-            channel: delivery.map(|delivery| delivery.message.channel.clone()),
+            channel: message.map(|message| message.channel.clone()),
             message: attribute(names::TYPE).map(ToOwned::to_owned),
             caused_by: attribute(names::TRACEPARENT).and_then(envelope::parse_traceparent),
             commands,

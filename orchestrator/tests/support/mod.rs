@@ -7,6 +7,8 @@
     reason = "shared by several test binaries, each of which uses a part"
 )]
 
+pub mod invoices;
+
 use dirigent::{
     Orchestrator, OrchestratorBuilder,
     engine::{EngineParts, LaneParts, SystemClock},
@@ -149,6 +151,7 @@ pub fn parts(broker: &MemoryBroker, store: Arc<dyn Store>, disk: Box<dyn Disk>) 
         shards: 2,
         unsettled_max: 32,
         body_bytes_max: 10_000,
+        parked_for: dirigent::engine::PARKED_FOR,
         clock: Arc::new(SystemClock::default()),
         observer: Arc::new(Quiet),
     }

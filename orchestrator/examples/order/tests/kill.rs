@@ -131,6 +131,7 @@ fn survives_kills(broker: &Broker) {
             }
         }
         engine.dies();
+        at.audits();
         let under_way = at.under_way();
         met += usize::from(under_way);
         eprintln!(
@@ -166,6 +167,7 @@ fn survives_kills(broker: &Broker) {
     };
     assert_eq!(found["ledger"]["orphans"], 0, "{found}");
     assert_eq!(found["blocked"], 0, "{found}");
+    at.audits();
     let seconds = started.elapsed().as_secs_f64();
     eprintln!(
         "{}: {orders} orders, {rounds} kills, {met} met sagas under way, {seconds:.0} s: {found}",

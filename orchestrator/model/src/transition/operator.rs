@@ -9,8 +9,14 @@ use crate::{
 
 impl Turn<'_> {
     pub(super) fn operator(&mut self, action: &Action, by: &str, why: &str) -> Outcome {
-        let told =
-            Told { what: What::Operator, node: None, note: None }.noting(&format!("{by}: {why}"));
+        let done = match action {
+            Action::Cancel => "cancel",
+            Action::Kill => "kill",
+            Action::Retry(_) => "retry",
+            Action::Resolve(_) => "resolve",
+        };
+        let told = Told { what: What::Operator, node: None, note: None }
+            .noting(&format!("{done} by {by}: {why}"));
         if self.status().is_end() {
             return told.ignored(Why::HasEnded);
         }

@@ -12,13 +12,6 @@ pub(super) enum Found {
     Unusable(String),
 }
 
-impl Found {
-    /// Whether there is one, usable or not.
-    pub(super) fn is_found(&self) -> bool {
-        !matches!(self, Self::Nowhere)
-    }
-}
-
 impl Shard {
     /// Brings an instance into memory.
     pub(super) fn find(&mut self, id: InstanceId) -> Result<Found, Fatal> {

@@ -6,7 +6,7 @@ use crate::{
         accounts::Count,
         aftermath::{Before, count_of, note_tally, panic_letter, unreadable_letter},
         group::{Outgoing, Sender, saga_of},
-        job::{DeliveryJob, Job, OperatorError, What},
+        job::{Job, OperatorError, Origin, What},
     },
     envelope::{DeadLetter, dead_letter},
     telemetry::Fact,
@@ -29,37 +29,68 @@ impl Shard {
         let Job { instance: id, what, cause, delivery } = job;
         self.batch.bytes += delivery.as_ref().map_or(0, |delivery| delivery.message.body.len());
         match what {
-            What::SettleOnly => self.batch.settle(delivery, None),
-            What::SetAside(dead) => self.set_aside(delivery, &dead),
+            What::SettleOnly => {
+                self.batch.settle_only(delivery);
+                Ok(())
+            }
+            What::Start { .. } | What::Event { .. } | What::Reply { .. } => {
+                let Some(delivery) = delivery else { return Ok(()) };
+                match self.behind(id, &what, delivery)? {
+                    Some(delivery) => self.decide(id, what, cause, Origin::Delivery(delivery)),
+                    None => Ok(()),
+                }
+            }
+            What::SetAside(_)
+            | What::Unsent { .. }
+            | What::Held { .. }
+            | What::Operator { .. }
+            | What::Decide { .. } => {
+                let origin = delivery.map_or(Origin::Inside, Origin::Delivery);
+                self.decide(id, what, cause, origin)
+            }
+        }
+    }
+
+    /// Decides about one input, wherever it comes from.
+    pub(super) fn decide(
+        &mut self,
+        id: InstanceId,
+        what: What,
+        cause: Option<String>,
+        origin: Origin,
+    ) -> Result<(), Fatal> {
+        match what {
+            What::SettleOnly => {}
+            What::SetAside(dead) => self.set_aside(origin, &dead),
             What::Start { plan, key, body, trace } => {
                 let known = self.find(id)?;
                 let start = Start { key, run: 0, body: &body, cause, trace };
-                self.start(id, &plan, start, known, delivery)?;
+                self.start(id, &plan, start, known, origin)?;
             }
-            What::Event { name, body } => {
-                let event = Input::Event { name: name.clone(), body };
-                if self.find(id)?.is_found() {
-                    self.apply(id, event, cause, delivery)?;
-                } else {
-                    if delivery.as_ref().is_some_and(|delivery| delivery.done.is_shared()) {
-                        // It concerns another saga too, which says what became of it.
-                        self.batch.settle(delivery, Some(Count::Ignored));
+            What::Event { plan, key, name, body } => match self.find(id)? {
+                Found::Here => {
+                    self.apply(id, Input::Event { name, body }, cause, origin)?;
+                }
+                Found::Unusable(text) => self.unusable(id, origin, text),
+                Found::Nowhere => self.park_orphan(id, &plan, &key, origin),
+            },
+            What::Reply { head, name, body } => {
+                match self.find(id)? {
+                    Found::Here => {}
+                    Found::Unusable(text) => {
+                        self.unusable(id, origin, text);
                         return Ok(());
                     }
-                    let text = format!("no instance waits for `{name}` with this business key");
-                    self.set_aside(delivery, &DeadLetter { reason: "no-instance", text });
-                }
-            }
-            What::Reply { head, name, body } => {
-                if !self.find(id)?.is_found() {
-                    tracing::debug!(instance = %id, step = head.step, "A reply names no instance that is kept.");
-                    self.batch.settle(delivery, Some(Count::Ignored));
-                    return Ok(());
+                    Found::Nowhere => {
+                        tracing::debug!(instance = %id, step = head.step, "A reply names no instance that is kept.");
+                        self.batch.settle(origin, Count::Ignored);
+                        return Ok(());
+                    }
                 }
                 let node = self.live.get(&id).and_then(|live| live.plan.graph().find(&head.step));
                 let Some(node) = node else {
                     let text = format!("the saga has no step `{}`", head.step);
-                    self.set_aside(delivery, &DeadLetter { reason: "unknown-step", text });
+                    self.set_aside(origin, &DeadLetter { reason: "unknown-step", text });
                     return Ok(());
                 };
                 let held_until = self.held_until(id, (node, head.leg), &name);
@@ -72,47 +103,53 @@ impl Shard {
                     name,
                     body,
                 };
-                self.apply(id, Input::Reply(reply), cause, delivery)?;
+                self.apply(id, Input::Reply(reply), cause, origin)?;
             }
             What::Unsent { node, leg, attempt, text, confirm } => {
-                if self.find(id)?.is_found() {
+                if matches!(self.find(id)?, Found::Here) {
                     tracing::warn!(instance = %id, text, "A command could not be sent.");
-                    self.apply(id, Input::Unsent { node, leg, attempt, text }, cause, delivery)?;
+                    self.apply(id, Input::Unsent { node, leg, attempt, text }, cause, origin)?;
                 }
                 self.batch.confirms.push(confirm);
             }
             What::Held { node, leg, attempt, until, may_have_left, confirm } => {
-                if self.find(id)?.is_found() {
+                if matches!(self.find(id)?, Found::Here) {
                     let hold = if may_have_left { Hold::Left } else { Hold::GivenBack };
                     let held = Input::Held { node, leg, attempt, hold, until };
-                    self.apply(id, held, cause, delivery)?;
+                    self.apply(id, held, cause, origin)?;
                 }
                 self.batch.confirms.push(confirm);
             }
             What::Operator { action, by, why, answer } => {
-                let outcome = if self.find(id)?.is_found() {
-                    let plan = self.live.get(&id).map(|live| Arc::clone(&live.plan));
-                    plan.map(|plan| action.resolve(&plan)).transpose()
-                } else {
-                    Ok(None)
+                let outcome = match self.find(id)? {
+                    Found::Nowhere => Err(OperatorError::NoInstance { instance: id }),
+                    Found::Unusable(text) => Err(OperatorError::Unusable { instance: id, text }),
+                    Found::Here => {
+                        let plan = self.live.get(&id).map(|live| Arc::clone(&live.plan));
+                        let plan = plan.expect("an instance that was found is here");
+                        action.resolve(&plan)
+                    }
                 };
-                match outcome {
-                    Ok(Some(action)) => {
-                        let verdict =
-                            self.apply(id, Input::Operator { action, by, why }, cause, delivery)?;
-                        self.batch
-                            .answers
-                            .push((answer, Ok(verdict.unwrap_or(Verdict::Ignored(Why::HasEnded)))));
+                let outcome = match outcome {
+                    Ok(action) => {
+                        let input = Input::Operator { action, by, why };
+                        let verdict = self.apply(id, input, cause, origin)?;
+                        Ok(verdict.unwrap_or(Verdict::Ignored(Why::HasEnded)))
                     }
-                    Ok(None) => {
-                        let missing = OperatorError::NoInstance { instance: id };
-                        self.batch.answers.push((answer, Err(missing)));
-                    }
-                    Err(error) => self.batch.answers.push((answer, Err(error))),
-                }
+                    Err(error) => Err(error),
+                };
+                self.batch.answer(answer, outcome);
+            }
+            What::Decide { number, decision, by, why, answer } => {
+                let outcome = self.decide_about(id, number, decision, &by, &why)?;
+                self.batch.answer(answer, outcome);
             }
         }
         Ok(())
+    }
+
+    fn unusable(&mut self, id: InstanceId, origin: Origin, text: String) {
+        self.quarantine(id, origin, &DeadLetter { reason: "instance-unusable", text }, true);
     }
 
     fn start(
@@ -121,10 +158,10 @@ impl Shard {
         plan: &Arc<Plan>,
         mut start: Start<'_>,
         known: Found,
-        delivery: Option<DeliveryJob>,
+        origin: Origin,
     ) -> Result<(), Fatal> {
         if let Found::Unusable(text) = known {
-            self.set_aside(delivery, &DeadLetter { reason: "instance-unusable", text });
+            self.unusable(id, origin, text);
             return Ok(());
         }
         if let Some(live) = self.live.get(&id) {
@@ -138,7 +175,7 @@ impl Shard {
                     start.run = core.run + 1;
                 }
                 Repeat::Duplicate | Repeat::RestartWhenFinished => {
-                    self.batch.settle(delivery, Some(Count::Duplicate));
+                    self.batch.settle(origin, Count::Duplicate);
                     return Ok(());
                 }
                 Repeat::Reject => {
@@ -146,7 +183,7 @@ impl Shard {
                         "an instance for the key `{}` is {} already",
                         core.key, core.status
                     );
-                    self.set_aside(delivery, &DeadLetter { reason: "already-started", text });
+                    self.set_aside(origin, &DeadLetter { reason: "already-started", text });
                     return Ok(());
                 }
             }
@@ -161,14 +198,15 @@ impl Shard {
         match decided {
             Ok(Ok(decision)) => {
                 let before = Before { started: true, ..Before::default() };
-                self.record(id, plan, decision, before, delivery)
+                self.record(id, plan, decision, before, origin);
+                self.offer_orphans(id)
             }
             Ok(Err(unreadable)) => {
-                self.set_aside(delivery, &unreadable_letter(&unreadable));
+                self.set_aside(origin, &unreadable_letter(&unreadable));
                 Ok(())
             }
             Err(panic) => {
-                self.set_aside(delivery, &panic_letter(&*panic));
+                self.quarantine(id, origin, &panic_letter(&*panic), true);
                 Ok(())
             }
         }
@@ -180,18 +218,18 @@ impl Shard {
         id: InstanceId,
         input: Input,
         cause: Option<String>,
-        delivery: Option<DeliveryJob>,
+        origin: Origin,
     ) -> Result<Option<Verdict>, Fatal> {
         let Some(live) = self.live.remove(&id) else {
-            let text = "the stored instance can't be used".to_owned();
-            self.set_aside(delivery, &DeadLetter { reason: "instance-unusable", text });
+            self.unusable(id, origin, "the stored instance can't be used".to_owned());
             return Ok(None);
         };
-        if live.bytes > INSTANCE_BYTES_MAX && delivery.is_some() {
+        if live.bytes > INSTANCE_BYTES_MAX && !origin.is_inside() {
             let text =
                 format!("the instance has {} bytes, the bound is {INSTANCE_BYTES_MAX}", live.bytes);
             self.live.insert(id, live);
-            self.set_aside(delivery, &DeadLetter { reason: "instance-too-large", text });
+            let dead = DeadLetter { reason: "instance-too-large", text };
+            self.quarantine(id, origin, &dead, true);
             return Ok(None);
         }
         let Live { instance, plan, batch, due, bytes } = live;
@@ -206,27 +244,27 @@ impl Shard {
         match decided {
             Ok(Ok(decision)) => {
                 let verdict = decision.verdict;
-                self.record(id, &plan, decision, before, delivery)?;
+                self.record(id, &plan, decision, before, origin);
                 Ok(Some(verdict))
             }
             Ok(Err((instance, unreadable))) => {
                 self.live.insert(id, Live { instance: *instance, plan, batch, due, bytes });
-                self.set_aside(delivery, &unreadable_letter(&unreadable));
+                self.set_aside(origin, &unreadable_letter(&unreadable));
                 Ok(None)
             }
             Err(panic) => {
                 let letter = panic_letter(&*panic);
-                tracing::error!(instance = %id, text = letter.text, "A saga's own function panicked; its message is set aside.");
+                tracing::error!(instance = %id, text = letter.text, "A saga's own function panicked; its message is quarantined.");
                 if let Some(instance) = spare {
                     self.live.insert(id, Live { instance, plan, batch, due, bytes });
                 } else {
                     self.await_durable(batch);
                     self.find(id)?;
                 }
-                if delivery.is_none() {
+                if origin.is_inside() {
                     self.schedule.put_off(id, now + PANICKED_TIMER_REST);
                 }
-                self.set_aside(delivery, &letter);
+                self.quarantine(id, origin, &letter, true);
                 Ok(None)
             }
         }
@@ -239,8 +277,8 @@ impl Shard {
         plan: &Arc<Plan>,
         decision: Decision,
         before: Before,
-        delivery: Option<DeliveryJob>,
-    ) -> Result<(), Fatal> {
+        origin: Origin,
+    ) {
         let ended_now = decision.has_ended().filter(|_| !before.ended);
         let Decision { instance, verdict, effects, line, heard, incidents_raised } = decision;
         if let Some(heard) = heard {
@@ -259,11 +297,15 @@ impl Shard {
             let text = core.incidents.last().map_or("", |incident| incident.text.as_str());
             tracing::error!(instance = %id, saga = core.definition, key = %core.key, text, "A saga is blocked and wants a person.");
         }
-        let fact = self
-            .shared
-            .observer
-            .is_on()
-            .then(|| Fact::of(core, plan, line.as_ref(), &effects, delivery.as_ref()));
+        let fact = self.shared.observer.is_on().then(|| {
+            Fact::of(
+                core,
+                plan,
+                line.as_ref(),
+                &effects,
+                origin.message().map(|message| &**message),
+            )
+        });
         self.batch.facts.extend(fact);
         for effect in effects {
             self.send(&instance, plan, effect);
@@ -272,10 +314,9 @@ impl Shard {
             self.ended.push_back((number, id));
         }
         self.schedule.set(id, before.due, due, number);
-        self.batch.settle(delivery, Some(count_of(verdict)));
+        self.batch.settle(origin, count_of(verdict));
         self.live
             .insert(id, Live { instance, plan: Arc::clone(plan), batch: number, due, bytes: 0 });
-        Ok(())
     }
 
     fn send(&mut self, instance: &Instance, plan: &Plan, effect: Effect) {
@@ -299,20 +340,23 @@ impl Shard {
         self.batch.outgoing.push(Outgoing { lane, sender, saga, message });
     }
 
-    fn set_aside(&mut self, delivery: Option<DeliveryJob>, dead: &DeadLetter) {
-        let Some(job) = delivery else { return };
+    /// Hands a message to the broker as a dead letter.
+    pub(super) fn set_aside(&mut self, origin: Origin, dead: &DeadLetter) {
+        let (message, partition, offset) = match &origin {
+            Origin::Inside => return,
+            Origin::Delivery(job) => (&job.message, job.done.partition, job.done.offset),
+            Origin::Shelf(kept) => (&kept.message, kept.partition, kept.offset),
+        };
         tracing::warn!(
-            channel = %job.done.channel, partition = job.done.partition, offset = job.done.offset,
+            channel = %message.channel, partition, offset,
             reason = dead.reason, text = dead.text, "A message is set aside as a dead letter."
         );
         self.shared.meters.set_aside(dead.reason);
-        let (partition, offset) = (job.done.partition, job.done.offset);
-        let message = Arc::clone(&job.message);
+        let lane = self.shared.routes.lane(&message.channel);
         let letters = &self.shared.dead_letters;
         let letter =
-            dead_letter(letters, (*message).clone(), dead, partition, offset, self.batch.now);
-        let lane = self.shared.routes.lane(&job.done.channel);
+            dead_letter(letters, (**message).clone(), dead, partition, offset, self.batch.now);
         self.batch.outgoing.push(Outgoing { lane, sender: None, saga: 0, message: letter });
-        self.batch.settle(Some(job), Some(Count::Quarantined));
+        self.batch.settle(origin, Count::DeadLetter);
     }
 }

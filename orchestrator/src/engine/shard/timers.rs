@@ -1,7 +1,7 @@
 //! What happens to a shard's instances by itself: something is due, or has been kept long enough.
 
 use super::{Fatal, Found, Shard};
-use crate::engine::table::Resting;
+use crate::engine::{job::Origin, table::Resting};
 use dirigent_model::instance::InstanceId;
 
 impl Shard {
@@ -39,9 +39,13 @@ impl Shard {
             self.forget(id);
             return Ok(());
         }
+        // Behind a quarantined message nothing happens to it; its time is set again once that is decided about.
+        if self.is_blocked(id) {
+            return Ok(());
+        }
         // Each turn does one thing; what else is due comes next, after the other instances.
         let due = self.due_input(id);
-        self.apply(id, due, None, None)?;
+        self.apply(id, due, None, Origin::Inside)?;
         Ok(())
     }
 

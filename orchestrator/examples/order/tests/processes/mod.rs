@@ -156,6 +156,14 @@ impl At<'_> {
         })
     }
 
+    /// Every message that was consumed so far is accounted for.
+    pub fn audits(&self) {
+        let output = self.order(&["audit", "--data", "orchestrator"]).output().unwrap();
+        let (found, error) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{found}{error}");
+    }
+
     pub fn reconciled(&self) -> Value {
         let arguments = ["reconcile", "--data", "orchestrator", "--services", "services", "--json"];
         let output = self.order(&arguments).output().unwrap();
