@@ -63,6 +63,7 @@ use dirigent_model::{
     message::Codec,
     time::Timestamp,
 };
+use dirigent_schemas::registry::SchemaRegistry;
 use std::{
     collections::BTreeMap,
     sync::{
@@ -94,6 +95,7 @@ impl Routes {
 pub(crate) struct Shared {
     pub registry: Arc<Registry>,
     pub codec: Arc<dyn Codec>,
+    pub schemas: Option<Arc<SchemaRegistry>>,
     pub envelopes: Envelopes,
     pub dead_letters: String,
     pub routes: Routes,

@@ -8,12 +8,14 @@ use super::{
     turn::{Outgoing, Worker},
 };
 use crate::{
+    envelope,
     store::{Store, StoreError},
     telemetry::SpanFact,
 };
 use dirigent_connectors::{
     Connector, Delivery, Memory, Sent, Settle, Settler, Sink, Source, SourceSpec, retry::Delays,
 };
+use dirigent_schemas::registry::RegistryError;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -87,6 +89,11 @@ pub(super) async fn start(
         let participant = name.clone();
         move |source| ParticipantError::Connector { participant, doing, source: Box::new(source) }
     };
+    if let Some(registry) = service.schemas.clone() {
+        let service = Arc::clone(&service);
+        let agreed = blocking(move || registry.agree(&service.contracts)).await;
+        agreed.map_err(unreadable(&name))?;
+    }
     connector.prepare(&service.channels).await.map_err(connect("preparing its channels"))?;
     let (opened, worker) = blocking({
         let service = Arc::clone(&service);
@@ -162,11 +169,31 @@ impl AtWork {
                 doing: "reading",
                 source: Box::new(source),
             })?;
-            goes = self.take(window).await?;
+            goes = self.know_schemas(&window).await?;
+            if goes == Goes::On {
+                goes = self.take(window).await?;
+            }
         }
         let mut worker = self.worker.take().expect("no turn is being made");
         let finished = blocking(move || worker.finish()).await;
         finished.map_err(failed(&self.service.name))
+    }
+
+    /// Waits until the schemas of all bodies are known, or known to be missing. Only a stop ends that early.
+    async fn know_schemas(&mut self, window: &[Delivery]) -> Result<Goes, ParticipantError> {
+        let Some(registry) = self.service.schemas.clone() else { return Ok(Goes::On) };
+        for message in window.iter().map(|delivery| &delivery.message) {
+            let Ok(format) = envelope::format_of(&message.attributes) else { continue };
+            let Some(id) = registry.wants(format, &message.body) else { continue };
+            let (registry, stopped) = (Arc::clone(&registry), self.stopped.clone());
+            // Dropped without a stop, nobody holds the other end.
+            let goes_on = move || stopped.has_changed().is_ok() && !*stopped.borrow();
+            let known = blocking(move || registry.wait_for(id, goes_on)).await;
+            if !known.map_err(unreadable(&self.service.name))? {
+                return Ok(Goes::ToItsEnd);
+            }
+        }
+        Ok(Goes::On)
     }
 
     /// Turns until the whole window is answered.
@@ -252,6 +279,11 @@ impl AtWork {
     fn worker(&mut self) -> &mut Worker {
         self.worker.as_mut().expect("no turn is being made")
     }
+}
+
+fn unreadable(participant: &str) -> impl FnOnce(RegistryError) -> ParticipantError {
+    let participant = participant.to_owned();
+    move |source| ParticipantError::Schemas { participant, source: Box::new(source) }
 }
 
 fn failed(participant: &str) -> impl FnOnce(StoreError) -> ParticipantError {
