@@ -49,6 +49,16 @@ impl Ids {
         self.0.read().unwrap_or_else(PoisonError::into_inner).entries.get(&id).cloned()
     }
 
+    /// All that can be read.
+    pub(crate) fn known(&self) -> Vec<(u32, &'static Known)> {
+        let tables = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = tables.entries.iter().filter_map(|(id, entry)| match entry {
+            Entry::Known(known) => Some((*id, *known)),
+            Entry::Unusable(_) | Entry::Missing(_) => None,
+        });
+        known.collect()
+    }
+
     /// The id that bodies of this schema are written with.
     pub(crate) fn of(&self, own: &'static Known) -> Option<u32> {
         let tables = self.0.read().unwrap_or_else(PoisonError::into_inner);

@@ -7,7 +7,10 @@ use std::{env, fmt};
 use crate::error::Unavailable;
 use crate::home::{self, Home};
 use crate::mock::Mock;
-use crate::{KAFKA_VARIABLE, RABBITMQ_VARIABLE, compose, kafka, rabbitmq, report};
+use crate::{
+    KAFKA_VARIABLE, RABBITMQ_VARIABLE, REGISTRY_VARIABLE, apicurio, compose, kafka, rabbitmq,
+    report,
+};
 
 /// Which broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,11 +19,16 @@ pub enum Kind {
     Kafka,
     /// RabbitMQ.
     RabbitMq,
+    /// Apicurio, a schema registry that speaks Confluent's API. No broker, but kept like one.
+    SchemaRegistry,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 2] = [Kind::Kafka, Kind::RabbitMq];
+    pub const ALL: [Kind; 3] = [Kind::Kafka, Kind::RabbitMq, Kind::SchemaRegistry];
+
+    /// The brokers among them.
+    pub const BROKERS: [Kind; 2] = [Kind::Kafka, Kind::RabbitMq];
 
     /// Its name in folders, services and commands.
     #[must_use]
@@ -28,6 +36,7 @@ impl Kind {
         match self {
             Kind::Kafka => "kafka",
             Kind::RabbitMq => "rabbitmq",
+            Kind::SchemaRegistry => "schema-registry",
         }
     }
 
@@ -37,6 +46,7 @@ impl Kind {
         match self {
             Kind::Kafka => KAFKA_VARIABLE,
             Kind::RabbitMq => RABBITMQ_VARIABLE,
+            Kind::SchemaRegistry => REGISTRY_VARIABLE,
         }
     }
 
@@ -44,6 +54,7 @@ impl Kind {
         match self {
             Kind::Kafka => kafka::INSTALL,
             Kind::RabbitMq => rabbitmq::INSTALL,
+            Kind::SchemaRegistry => apicurio::INSTALL,
         }
     }
 }
@@ -323,7 +334,7 @@ pub(crate) fn down() -> Result<Vec<Kind>, Unavailable> {
 pub(crate) fn shown(kind: Kind, address: &str) -> String {
     match kind {
         Kind::Kafka => address.to_owned(),
-        Kind::RabbitMq => rabbitmq::without_credentials(address),
+        Kind::RabbitMq | Kind::SchemaRegistry => rabbitmq::without_credentials(address),
     }
 }
 
@@ -332,6 +343,7 @@ fn named(kind: Kind) -> Result<Option<Broker>, Unavailable> {
     let answer = match kind {
         Kind::Kafka => kafka::answers(&address),
         Kind::RabbitMq => rabbitmq::answers(&address).map(drop),
+        Kind::SchemaRegistry => apicurio::answers(&address),
     };
     match answer {
         Ok(()) => Ok(Some(Broker { kind, address, how: How::Environment, hold: Hold::Elsewhere })),
@@ -351,7 +363,7 @@ fn address_in_environment(kind: Kind) -> Option<String> {
 /// What is left for Kafka when none could be started; RabbitMQ has no such thing.
 fn mocked(kind: Kind, error: Unavailable, private: bool) -> Result<Broker, Unavailable> {
     match kind {
-        Kind::RabbitMq => Err(error),
+        Kind::RabbitMq | Kind::SchemaRegistry => Err(error),
         Kind::Kafka if report::required() => Err(Unavailable::OnlyMock { why: error.to_string() }),
         Kind::Kafka => {
             let mock = if private { Mock::start().map(Arc::new) } else { Mock::shared() };

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::broker::Kind;
 use crate::error::{Unavailable, folder};
-use crate::{kafka, place, process, rabbitmq};
+use crate::{apicurio, kafka, place, process, rabbitmq};
 
 /// How long a shared broker lives without a user. Long enough to rebuild between two test runs.
 pub const IDLE_MAX: Duration = Duration::from_secs(600);
@@ -224,6 +224,7 @@ fn start_once(
     match kind {
         Kind::Kafka => kafka::lay_out(path, ports, proxy)?,
         Kind::RabbitMq => rabbitmq::lay_out(path, ports)?,
+        Kind::SchemaRegistry => {}
     }
     let pids = launch(kind, path, ports)?;
     write_pids(path, &pids)?;
@@ -236,6 +237,7 @@ fn start_once(
     let address = match kind {
         Kind::Kafka => kafka::address(ports),
         Kind::RabbitMq => rabbitmq::address(ports),
+        Kind::SchemaRegistry => apicurio::address(ports),
     };
     let mut state = State { version: String::new(), ports, address, pids };
     state.version = wait_until_it_answers(kind, path, &state).inspect_err(|_| {
@@ -253,6 +255,7 @@ fn launch(kind: Kind, path: &Path, ports: Ports) -> Result<Vec<u32>, Unavailable
     match kind {
         Kind::Kafka => kafka::launch(path),
         Kind::RabbitMq => rabbitmq::launch(path, ports),
+        Kind::SchemaRegistry => apicurio::launch(path, ports),
     }
 }
 
@@ -303,6 +306,9 @@ fn answers(kind: Kind, state: &State) -> Result<String, String> {
     match kind {
         Kind::Kafka => kafka::answers(&state.address).map(|()| kafka::VERSION.to_owned()),
         Kind::RabbitMq => rabbitmq::answers(&state.address),
+        Kind::SchemaRegistry => {
+            apicurio::answers(&state.address).map(|()| format!("Apicurio {}", apicurio::VERSION))
+        }
     }
 }
 

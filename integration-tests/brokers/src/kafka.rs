@@ -176,7 +176,7 @@ fn java(options: &[&str]) -> Result<Command, Unavailable> {
     Ok(command)
 }
 
-fn java_program() -> Result<PathBuf, Unavailable> {
+pub(crate) fn java_program() -> Result<PathBuf, Unavailable> {
     let missing =
         |missing: String| Unavailable::Missing { kind: Kind::Kafka, missing, install: INSTALL };
     let at_home = std::env::var_os("JAVA_HOME")

@@ -10,6 +10,7 @@
 //! takes one of its own ([`kafka_private`], [`rabbitmq_private`]). All calls block: from async code
 //! call them on a blocking thread.
 
+mod apicurio;
 mod broker;
 mod compose;
 mod error;
@@ -32,6 +33,9 @@ pub const KAFKA_VARIABLE: &str = "DIRIGENT_KAFKA";
 
 /// Where to find RabbitMQ: an `amqp://` or `amqps://` address.
 pub const RABBITMQ_VARIABLE: &str = "DIRIGENT_RABBITMQ";
+
+/// Where to find a schema registry: the address of Confluent's API.
+pub const REGISTRY_VARIABLE: &str = "DIRIGENT_REGISTRY";
 
 /// The command that administers the RabbitMQ of [`RABBITMQ_VARIABLE`]: words separated by spaces, arguments follow.
 pub const RABBITMQCTL_VARIABLE: &str = "DIRIGENT_RABBITMQCTL";
@@ -79,6 +83,22 @@ pub fn kafka_private_behind(port: u16) -> Result<Broker, Unavailable> {
 /// As [`rabbitmq`]; the environment and docker are not asked.
 pub fn rabbitmq_private() -> Result<Broker, Unavailable> {
     report::noted(broker::private(Kind::RabbitMq))
+}
+
+/// A schema registry, found or started (Apicurio, in memory), shared with the other tests of the run: use record names of your own.
+///
+/// # Errors
+/// An address in the environment that does not answer; nothing found and nothing startable.
+pub fn schema_registry() -> Result<Broker, Unavailable> {
+    report::noted(broker::find(Kind::SchemaRegistry))
+}
+
+/// A schema registry of one's own, started here, which may be killed and restarted. Ends with the value, its schemas with each end.
+///
+/// # Errors
+/// As [`schema_registry`]; the environment is not asked.
+pub fn schema_registry_private() -> Result<Broker, Unavailable> {
+    report::noted(broker::private(Kind::SchemaRegistry))
 }
 
 /// What runs here, without starting anything: one line per broker, as an env-file.

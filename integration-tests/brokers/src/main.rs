@@ -9,6 +9,7 @@ use dirigent_brokers::{How, Kind, Unavailable};
 
 const USAGE: &str =
     "usage: brokers up [kafka|rabbitmq]   find or start, keep until `down` (a day at most), print the addresses
+       brokers up schema-registry    the same for a schema registry (Apicurio, in memory)
        brokers status                print what runs
        brokers rabbitmqctl ARGS...   administer the RabbitMQ that was started here
        brokers used                  print what the tests have used since the last `down`
@@ -18,9 +19,10 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match words[..] {
-        ["up"] => up(&Kind::ALL),
+        ["up"] => up(&Kind::BROKERS),
         ["up", "kafka"] => up(&[Kind::Kafka]),
         ["up", "rabbitmq"] => up(&[Kind::RabbitMq]),
+        ["up", "schema-registry"] => up(&[Kind::SchemaRegistry]),
         ["down"] => down(),
         ["status"] => dirigent_brokers::status(),
         ["used"] => used(),

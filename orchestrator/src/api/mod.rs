@@ -22,7 +22,10 @@ use crate::{
 use dirigent_connectors::{ChannelKind, ChannelSpec, Connector};
 use dirigent_model::{
     definition::{Definition, DefinitionErrors, Graph, Kind, Plan, WayBack},
-    message::Codec,
+    message::{Codec, Contract},
+};
+use dirigent_schemas::registry::{
+    Compatibility, RegistryError as SchemaError, SchemaRegistry, keep_to_released,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -53,6 +56,9 @@ impl Orchestrator {
             mistakes: Vec::new(),
             connectors: Vec::new(),
             codec: None,
+            schemas: None,
+            released: Vec::new(),
+            compatibility: Compatibility::default(),
             place: Place::Memory,
             durability: Durability::default(),
             shards: std::thread::available_parallelism()
@@ -106,6 +112,9 @@ pub struct OrchestratorBuilder {
     mistakes: Vec<DefinitionErrors>,
     connectors: Vec<(Arc<dyn Connector>, Vec<String>)>,
     codec: Option<Arc<dyn Codec>>,
+    schemas: Option<Arc<SchemaRegistry>>,
+    released: Vec<(String, String)>,
+    compatibility: Compatibility,
     place: Place,
     durability: Durability,
     shards: usize,
@@ -159,6 +168,9 @@ pub enum StartError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The schemas of messages, or their registry.
+    #[error("agreeing on the schemas of messages")]
+    Schemas(#[source] Box<SchemaError>),
     /// Anything later.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -188,6 +200,25 @@ impl OrchestratorBuilder {
     /// Reads and writes bodies that are not JSON; the Avro codec of `dirigent-schemas` if not said.
     pub fn codec(mut self, codec: Arc<dyn Codec>) -> Self {
         self.codec = Some(codec);
+        self
+    }
+
+    /// Agrees with a schema registry at the start, and writes Avro in Confluent's wire format. Its codec takes the place of
+    /// any other.
+    pub fn schema_registry(mut self, registry: Arc<SchemaRegistry>) -> Self {
+        self.schemas = Some(registry);
+        self
+    }
+
+    /// Versions of messages that were released: the names and texts of their `.avsc` files. What they wrote is read, and the
+    /// start is refused where a message's schema does not keep to them.
+    pub fn released_schemas(
+        mut self,
+        released: Vec<(String, String)>,
+        compatibility: Compatibility,
+    ) -> Self {
+        self.released = released;
+        self.compatibility = compatibility;
         self
     }
 
@@ -292,15 +323,25 @@ impl OrchestratorBuilder {
         }
         let (replies, dead_letters) = (self.replies(), self.dead_letters());
         let lanes = lanes(&self.plans, &self.connectors, &replies, &dead_letters);
+        let contracts = self.plans.iter().flat_map(|plan| plan.contracts()).copied().collect();
         let registry = Registry::new(self.plans)?;
-        let (store, disk) = open(self.place)?;
-        let schemas = || Arc::new(dirigent_schemas::Bodies::new()) as Arc<dyn Codec>;
+        let (store, disk, kept) = open(self.place)?;
+        let schemas = Schemas {
+            contracts,
+            codec: self.codec,
+            registry: self.schemas.clone(),
+            kept,
+            released: self.released,
+            compatibility: self.compatibility,
+        };
+        let codec = schemas.agreed().await?;
         let parts = EngineParts {
             app: self.app,
             replies,
             dead_letters,
             registry,
-            codec: self.codec.unwrap_or_else(schemas),
+            codec,
+            schemas: self.schemas,
             lanes,
             store,
             disk,
@@ -318,11 +359,46 @@ impl OrchestratorBuilder {
     }
 }
 
-type Opened = (Arc<dyn Store>, Box<dyn Disk>);
+/// What has to be agreed on before anything is sent.
+struct Schemas {
+    contracts: Vec<Contract>,
+    codec: Option<Arc<dyn Codec>>,
+    registry: Option<Arc<SchemaRegistry>>,
+    kept: Option<PathBuf>,
+    released: Vec<(String, String)>,
+    compatibility: Compatibility,
+}
+
+impl Schemas {
+    /// The codec, once everybody can read everybody.
+    async fn agreed(self) -> Result<Arc<dyn Codec>, StartError> {
+        // The registry is asked, and the folder read: not on the runtime's own threads.
+        let agreed = tokio::task::spawn_blocking(move || {
+            let bodies = self.registry.as_ref().map_or_else(Default::default, |it| it.codec());
+            keep_to_released(&bodies, &self.contracts, &self.released, self.compatibility)?;
+            if let Some(registry) = &self.registry {
+                if let Some(folder) = &self.kept {
+                    registry.keep_in(folder)?;
+                }
+                registry.agree(&self.contracts)?;
+                return Ok(bodies as Arc<dyn Codec>);
+            }
+            Ok(self.codec.unwrap_or(bodies))
+        });
+        match agreed.await {
+            Ok(agreed) => agreed.map_err(|error| StartError::Schemas(Box::new(error))),
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+    }
+}
+
+type Opened = (Arc<dyn Store>, Box<dyn Disk>, Option<PathBuf>);
 
 fn open(place: Place) -> Result<Opened, StartError> {
     let folder = match place {
-        Place::Memory => return Ok((Arc::new(MemoryStore::new()), Box::new(SimDisk::new()))),
+        Place::Memory => {
+            return Ok((Arc::new(MemoryStore::new()), Box::new(SimDisk::new()), None));
+        }
         Place::Folder(path) => DataFolder::open(path)?,
         Place::Open(folder) => folder,
     };
@@ -332,7 +408,7 @@ fn open(place: Place) -> Result<Opened, StartError> {
         let folder = path.display().to_string();
         StartError::Journal { folder, source }
     })?;
-    Ok((Arc::new(store), Box::new(disk)))
+    Ok((Arc::new(store), Box::new(disk), Some(folder.schemas())))
 }
 
 /// Which connector reads, prepares and carries what.

@@ -155,6 +155,11 @@ impl Process {
         if let Some(shards) = settings.shards {
             builder = builder.shards(shards);
         }
+        let released = settings.schemas.read().map_err(Trouble::of)?;
+        builder = builder.released_schemas(released, settings.schemas.compatibility);
+        if let Some(registry) = settings.schema_registry().map_err(Trouble::of)? {
+            builder = builder.schema_registry(registry);
+        }
         if let Some(path) = &settings.data {
             builder = builder.data_folder(lock(path, FOLDER_WAIT_MAX).await?);
         }

@@ -33,6 +33,10 @@ struct Root {
     #[serde(default)]
     http: Http,
     #[serde(default)]
+    registry: Registry,
+    #[serde(default)]
+    schemas: Schemas,
+    #[serde(default)]
     log: Log,
     #[serde(default)]
     destinations: destinations::Part,
@@ -60,6 +64,27 @@ struct RabbitMq {
 #[serde(deny_unknown_fields)]
 struct Http {
     listen: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Registry {
+    url: Option<Spanned<String>>,
+    register: Option<Spanned<bool>>,
+    subjects: Option<Spanned<String>>,
+    username: Option<Spanned<String>>,
+    password: Option<Spanned<String>>,
+    password_file: Option<Spanned<String>>,
+    token: Option<Spanned<String>>,
+    token_file: Option<Spanned<String>>,
+    ca: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Schemas {
+    released: Option<Spanned<String>>,
+    compatibility: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -141,6 +166,16 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Said, Vec<ConfigError>> {
     texts("kafka.address", root.kafka.address);
     texts("rabbitmq.uri", root.rabbitmq.uri);
     texts("http.listen", root.http.listen);
+    texts("registry.url", root.registry.url);
+    texts("registry.subjects", root.registry.subjects);
+    texts("registry.username", root.registry.username);
+    texts("registry.password", root.registry.password);
+    texts("registry.password_file", root.registry.password_file);
+    texts("registry.token", root.registry.token);
+    texts("registry.token_file", root.registry.token_file);
+    texts("registry.ca", root.registry.ca);
+    texts("schemas.released", root.schemas.released);
+    texts("schemas.compatibility", root.schemas.compatibility);
     texts("log.filter", root.log.filter);
     texts("log.format", root.log.format);
     let mut numbers = |key, value: Option<Spanned<u64>>| {
@@ -157,6 +192,11 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Said, Vec<ConfigError>> {
     numbers("wait_for_broker_seconds", root.wait_for_broker_seconds);
     numbers("kafka.partitions", root.kafka.partitions);
     numbers("kafka.replicas", root.kafka.replicas);
+    if let Some(register) = root.registry.register {
+        let origin = origin(register.span().start);
+        let text = register.into_inner().to_string();
+        said.values.insert("registry.register", Raw { text, origin });
+    }
     let mut refused = Vec::new();
     for (name, value) in root.kafka.properties {
         let origin = origin(value.span().start);

@@ -21,9 +21,11 @@ mod file;
 mod kafka;
 mod near;
 mod redact;
+mod schemas;
 mod understood;
 
 pub use redact::uri as redact_uri;
+pub use schemas::SchemaSettings;
 
 pub(crate) use near::did_you_mean;
 
@@ -38,6 +40,7 @@ use dirigent_connectors::{
     memory::MemoryBroker,
     rabbitmq::{RabbitMqConnector, RabbitMqSettings},
 };
+use dirigent_schemas::registry::RegistrySettings;
 use redact::HIDDEN;
 use std::{
     collections::BTreeMap,
@@ -110,6 +113,17 @@ pub(crate) const KNOWN: &[Known] = &[
     known("parked_seconds", "DIRIGENT_PARKED_SECONDS", "", ""),
     known("headroom_bytes", "DIRIGENT_HEADROOM_BYTES", "", ""),
     known("http.listen", "DIRIGENT_HTTP", "--http", ""),
+    known("registry.url", "DIRIGENT_REGISTRY", "--registry", ""),
+    known("registry.register", "DIRIGENT_REGISTRY_REGISTER", "", "false"),
+    known("registry.subjects", "DIRIGENT_REGISTRY_SUBJECTS", "", "record-name"),
+    known("registry.username", "DIRIGENT_REGISTRY_USERNAME", "", ""),
+    known("registry.password", "DIRIGENT_REGISTRY_PASSWORD", "", ""),
+    known("registry.password_file", "DIRIGENT_REGISTRY_PASSWORD_FILE", "", ""),
+    known("registry.token", "DIRIGENT_REGISTRY_TOKEN", "", ""),
+    known("registry.token_file", "DIRIGENT_REGISTRY_TOKEN_FILE", "", ""),
+    known("registry.ca", "DIRIGENT_REGISTRY_CA", "", ""),
+    known("schemas.released", "DIRIGENT_SCHEMAS_RELEASED", "", ""),
+    known("schemas.compatibility", "DIRIGENT_SCHEMAS_COMPATIBILITY", "", "full"),
     known("log.filter", "DIRIGENT_LOG", "--log", LOG_DEFAULT),
     known("log.format", "DIRIGENT_LOG_FORMAT", "--log-format", "text"),
 ];
@@ -298,6 +312,9 @@ pub struct SettingsArgs {
     /// Where to tell liveness, readiness and metrics by HTTP, for instance 127.0.0.1:9464; nowhere if not said
     #[arg(long, value_name = "ADDRESS")]
     pub http: Option<String>,
+    /// Address of a schema registry that speaks Confluent's API; Avro is written in its wire format then
+    #[arg(long, value_name = "URL")]
+    pub registry: Option<String>,
     /// Which logs to write, for instance info or dirigent=debug
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
@@ -310,7 +327,7 @@ impl fmt::Debug for SettingsArgs {
     /// Without secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = |(key, value): (&'static str, String)| match key {
-            "rabbitmq.uri" => (key, redact_uri(&value)),
+            "rabbitmq.uri" | "registry.url" => (key, redact_uri(&value)),
             _ => (key, value),
         };
         f.debug_map().entries(self.said().into_iter().map(shown)).finish()
@@ -331,6 +348,7 @@ impl SettingsArgs {
             ("durability", &self.durability),
             ("shards", &self.shards),
             ("http.listen", &self.http),
+            ("registry.url", &self.registry),
             ("log.filter", &self.log),
             ("log.format", &self.log_format),
         ];
@@ -395,6 +413,10 @@ pub struct Settings {
     pub http: Option<SocketAddr>,
     /// What destinations are given at the most.
     pub protections: Protections,
+    /// The schema registry, if there is one; holds secrets.
+    pub registry: Option<RegistrySettings>,
+    /// What schemas must keep to.
+    pub schemas: SchemaSettings,
     /// Which logs are written.
     pub log_filter: String,
     /// How logs are written.

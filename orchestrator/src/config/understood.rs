@@ -1,6 +1,9 @@
 //! From what was said to what is meant: each setting read once, each mistake told with who made it.
 
-use super::{BrokerName, ConfigError, KNOWN, Origin, Raw, Settings, did_you_mean, redact_uri};
+use super::{
+    BrokerName, ConfigError, KNOWN, Origin, Raw, Settings, did_you_mean, redact::HIDDEN,
+    redact_uri, schemas::SECRETS,
+};
 use crate::{
     BODY_BYTES_MAX, UNSETTLED_MAX,
     engine::{HEADROOM_BYTES, PARKED_FOR},
@@ -30,7 +33,7 @@ impl Understood {
                 }
             }
         };
-        Settings {
+        let mut settings = Settings {
             app: self.take("app", app, names).unwrap_or_default(),
             data: self.take("data", "(none)", |text| {
                 if text.is_empty() { Err("is empty; name a folder".into()) } else { Ok(PathBuf::from(text)) }
@@ -87,6 +90,8 @@ impl Understood {
                     "takes an address of this machine and a port, as 127.0.0.1:9464".to_owned()
                 })
             }),
+            registry: None,
+            schemas: self.schemas(),
             log_filter: self.take("log.filter", "", |filter| {
                 match tracing_subscriber::EnvFilter::try_new(filter) {
                     Ok(_) => text(filter),
@@ -99,11 +104,13 @@ impl Understood {
                 .unwrap_or(LogFormat::Text),
             shown: Vec::new(),
             warnings: Vec::new(),
-        }
+        };
+        settings.registry = self.registry(settings.schemas.compatibility);
+        settings
     }
 
     /// The value of a setting: what was said, or its default where that has a meaning of its own.
-    fn take<T>(
+    pub(super) fn take<T>(
         &mut self,
         key: &'static str,
         otherwise: &str,
@@ -116,7 +123,13 @@ impl Understood {
             Some(raw) => (raw.text.as_str(), raw.origin.clone()),
             None => (default, Origin::Default),
         };
-        let shown = if key == "rabbitmq.uri" { redact_uri(text) } else { text.to_owned() };
+        let shown = match key {
+            "rabbitmq.uri" => redact_uri(text),
+            // Said wrongly, its address may hold a password.
+            "registry.url" if raw.is_some() => redact_uri(text),
+            _ if SECRETS.contains(&key) && raw.is_some() => HIDDEN.into(),
+            _ => text.to_owned(),
+        };
         self.shown.push((key.into(), shown, origin.to_string()));
         if raw.is_none() && default.starts_with('(') {
             return None;
@@ -131,7 +144,7 @@ impl Understood {
     }
 }
 
-fn one_of(word: &str, words: &[&str]) -> String {
+pub(super) fn one_of(word: &str, words: &[&str]) -> String {
     let hint = did_you_mean(word, words.iter().copied());
     format!("can't be `{word}`, only one of {}{hint}", words.join(", "))
 }

@@ -75,6 +75,7 @@ use dirigent_model::{
     message::Codec,
     time::Timestamp,
 };
+use dirigent_schemas::registry::SchemaRegistry;
 use kept::KeptTable;
 use std::{
     collections::BTreeMap,
@@ -107,6 +108,7 @@ impl Routes {
 pub(crate) struct Shared {
     pub registry: Arc<Registry>,
     pub codec: Arc<dyn Codec>,
+    pub schemas: Option<Arc<SchemaRegistry>>,
     pub envelopes: Envelopes,
     pub dead_letters: String,
     pub routes: Routes,

@@ -31,6 +31,7 @@ use crate::{
 use crossbeam_channel::{Sender, bounded, unbounded};
 use dirigent_connectors::{ChannelSpec, Connector, ConnectorError, SourceSpec};
 use dirigent_model::{instance::InstanceId, message::Codec};
+use dirigent_schemas::registry::SchemaRegistry;
 use futures::FutureExt;
 use rustc_hash::FxHashMap;
 use std::{
@@ -74,6 +75,8 @@ pub struct EngineParts {
     pub registry: Registry,
     /// Reads and writes bodies that are not JSON.
     pub codec: Arc<dyn Codec>,
+    /// Told of ids that the codec does not know, before a message is handed on.
+    pub schemas: Option<Arc<SchemaRegistry>>,
     /// The connectors.
     pub lanes: Vec<Lane>,
     /// Where instances rest.
@@ -192,6 +195,7 @@ impl Engine {
             destinations: Arc::new(Destinations::new(destinations, &parts.protections)),
             registry: Arc::new(parts.registry),
             codec: parts.codec,
+            schemas: parts.schemas,
             envelopes: Envelopes::new(&parts.app, &parts.replies),
             dead_letters: parts.dead_letters,
             routes,

@@ -5,13 +5,15 @@
 
 mod classify;
 
-use crate::engine::{
-    Covered, DeliveryDone, DeliveryJob, Fatal, Job, Progress, Shared, ToShard, What,
+use crate::{
+    engine::{Covered, DeliveryDone, DeliveryJob, Fatal, Job, Progress, Shared, ToShard, What},
+    envelope,
 };
 use classify::Target;
 pub(crate) use classify::targets;
 use crossbeam_channel::Sender;
 use dirigent_connectors::{Delivery, Memory, Settler, Source};
+use dirigent_schemas::registry::SchemaRegistry;
 use std::{
     collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
@@ -55,15 +57,37 @@ impl Intake {
             let Ok(received) = received else { continue };
             let mut jobs: Vec<Vec<Job>> = self.shards.iter().map(|_| Vec::new()).collect();
             for delivery in received? {
+                if let Some((registry, id)) = self.unknown_schema(&delivery) {
+                    // What came before it does not wait with it.
+                    let goes_on = self.hand_over(&mut jobs)
+                        && registry.wait_for(id, || !self.shared.is_stopping())?;
+                    if !goes_on {
+                        return Ok(());
+                    }
+                }
                 self.take_in(delivery, &settler, &mut jobs);
             }
-            for (shard, jobs) in self.shards.iter().zip(jobs) {
-                if !jobs.is_empty() && shard.send(ToShard::Jobs(jobs)).is_err() {
-                    return Ok(());
-                }
+            if !self.hand_over(&mut jobs) {
+                return Ok(());
             }
         }
         Ok(())
+    }
+
+    /// The id of the schema that a body was written with, where the registry has to be asked first. While it is away the whole
+    /// source waits, which stops fetching: nothing is condemned for an outage, and nothing overtakes.
+    fn unknown_schema(&self, delivery: &Delivery) -> Option<(Arc<SchemaRegistry>, u32)> {
+        let registry = self.shared.schemas.as_ref()?;
+        let format = envelope::format_of(&delivery.message.attributes).ok()?;
+        let id = registry.wants(format, &delivery.message.body)?;
+        Some((Arc::clone(registry), id))
+    }
+
+    /// Whether the shards still take jobs.
+    fn hand_over(&self, jobs: &mut [Vec<Job>]) -> bool {
+        self.shards.iter().zip(jobs).all(|(shard, jobs)| {
+            jobs.is_empty() || shard.send(ToShard::Jobs(std::mem::take(jobs))).is_ok()
+        })
     }
 
     fn take_in(&mut self, delivery: Delivery, settler: &Arc<dyn Settler>, jobs: &mut [Vec<Job>]) {

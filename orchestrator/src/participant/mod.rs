@@ -37,8 +37,9 @@ use crate::{
 };
 use dirigent_connectors::{ChannelKind, ChannelSpec, Connector, ConnectorError};
 use dirigent_model::message::{
-    Body, Codec, CodecError, Command, Event, Failure, JsonOnly, Message, Never,
+    Body, Codec, CodecError, Command, Contract, Event, Failure, JsonOnly, Message, Never,
 };
+use dirigent_schemas::registry::{RegistryError, SchemaRegistry};
 use remembered::{Answered, Remembered, SPACE, answer_key, read};
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use turn::Written;
@@ -180,6 +181,15 @@ pub enum ParticipantError {
         #[source]
         source: Box<ConnectorError>,
     },
+    /// The schemas of its messages, or their registry.
+    #[error("participant {participant}, agreeing on the schemas of its messages")]
+    Schemas {
+        /// Which participant.
+        participant: String,
+        /// What is wrong.
+        #[source]
+        source: Box<RegistryError>,
+    },
     /// The store.
     #[error("participant {participant}, keeping its answers")]
     Store {
@@ -211,6 +221,9 @@ struct Service {
     /// What has to be there: what it reads, publishes, and where it sets aside.
     channels: Vec<ChannelSpec>,
     codec: Arc<dyn Codec>,
+    schemas: Option<Arc<SchemaRegistry>>,
+    /// What it sends and reads.
+    contracts: Vec<Contract>,
     misbehave: Box<dyn Fn(&Asked) -> Misbehaviour + Send + Sync>,
     remember_for: Duration,
     durability: Durability,
@@ -272,6 +285,8 @@ impl Participant {
             events: ByName(HashMap::new()),
             listening: Vec::new(),
             codec: Arc::new(JsonOnly),
+            schemas: None,
+            contracts: Vec::new(),
             misbehave: Box::new(|_| Misbehaviour::None),
             remember_for: REMEMBER_FOR,
             durability: Durability::default(),
@@ -323,12 +338,14 @@ impl Participant {
         if !self.service.events.insert((E::ON.name, E::NAME), act) {
             self.twice = Some(E::NAME);
         }
+        self.service.contracts.push(Contract::read::<E>(E::ON));
         self.service.listen(ChannelSpec::events(E::ON.name));
         self
     }
 
     /// Says that handlers publish this event, so that its channel is there.
     pub fn publishes<E: Event>(mut self) -> Self {
+        self.service.contracts.push(Contract::sent::<E>(E::ON));
         self.service.need(ChannelSpec::events(E::ON.name));
         self
     }
@@ -336,6 +353,14 @@ impl Participant {
     /// Writes and reads the bodies that are not JSON.
     pub fn codec(mut self, codec: Arc<dyn Codec>) -> Self {
         self.service.codec = codec;
+        self
+    }
+
+    /// Agrees with a schema registry at the start, and writes Avro in Confluent's wire format. Its codec takes the place of
+    /// any other.
+    pub fn schema_registry(mut self, registry: Arc<SchemaRegistry>) -> Self {
+        self.service.codec = registry.codec();
+        self.service.schemas = Some(registry);
         self
     }
 
@@ -389,6 +414,7 @@ impl Participant {
         if !self.service.commands.insert((C::TO.name, C::NAME), act) {
             self.twice = Some(C::NAME);
         }
+        self.service.contracts.extend(Contract::answering::<C>());
         self.service.listen(ChannelSpec::work(C::TO.name));
     }
 

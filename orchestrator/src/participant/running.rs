@@ -8,6 +8,7 @@ use super::{
     turn::{Outgoing, Worker},
 };
 use crate::{
+    envelope,
     store::{Store, StoreError},
     telemetry::SpanFact,
 };
@@ -15,6 +16,7 @@ use dirigent_connectors::{
     Connector, Delivery, Memory, Receipt, Sent, Settle, Settler, Sink, Source, SourceSpec,
     retry::Delays,
 };
+use dirigent_schemas::registry::RegistryError;
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -94,6 +96,11 @@ pub(super) async fn start(
         let participant = name.clone();
         move |source| ParticipantError::Connector { participant, doing, source: Box::new(source) }
     };
+    if let Some(registry) = service.schemas.clone() {
+        let service = Arc::clone(&service);
+        let agreed = blocking(move || registry.agree(&service.contracts)).await;
+        agreed.map_err(unreadable(&name))?;
+    }
     connector.prepare(&service.channels).await.map_err(connect("preparing its channels"))?;
     let (opened, worker) = blocking({
         let service = Arc::clone(&service);
@@ -177,7 +184,10 @@ impl AtWork {
                 doing: "reading",
                 source: Box::new(source),
             })?;
-            goes = self.take(window).await?;
+            goes = self.know_schemas(&window).await?;
+            if goes == Goes::On {
+                goes = self.take(window).await?;
+            }
         }
         self.write_positions().await
     }
@@ -194,6 +204,23 @@ impl AtWork {
         finished.map_err(failed(&self.service.name))?;
         self.settler.settle(&std::mem::take(&mut self.noted));
         Ok(())
+    }
+
+    /// Waits until the schemas of all bodies are known, or known to be missing. Only a stop ends that early.
+    async fn know_schemas(&mut self, window: &[Delivery]) -> Result<Goes, ParticipantError> {
+        let Some(registry) = self.service.schemas.clone() else { return Ok(Goes::On) };
+        for message in window.iter().map(|delivery| &delivery.message) {
+            let Ok(format) = envelope::format_of(&message.attributes) else { continue };
+            let Some(id) = registry.wants(format, &message.body) else { continue };
+            let (registry, stopped) = (Arc::clone(&registry), self.stopped.clone());
+            // Dropped without a stop, nobody holds the other end.
+            let goes_on = move || stopped.has_changed().is_ok() && !*stopped.borrow();
+            let known = blocking(move || registry.wait_for(id, goes_on)).await;
+            if !known.map_err(unreadable(&self.service.name))? {
+                return Ok(Goes::ToItsEnd);
+            }
+        }
+        Ok(Goes::On)
     }
 
     /// Turns until the whole window is answered.
@@ -284,6 +311,11 @@ impl AtWork {
     fn worker(&mut self) -> &mut Worker {
         self.worker.as_mut().expect("no turn is being made")
     }
+}
+
+fn unreadable(participant: &str) -> impl FnOnce(RegistryError) -> ParticipantError {
+    let participant = participant.to_owned();
+    move |source| ParticipantError::Schemas { participant, source: Box::new(source) }
 }
 
 fn failed(participant: &str) -> impl FnOnce(StoreError) -> ParticipantError {

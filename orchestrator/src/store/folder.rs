@@ -6,6 +6,7 @@
 //! lock       who uses the folder
 //! journal/   segments of the journal
 //! store/     files of the store
+//! schemas/   schemas of a registry, by their ids
 //! ```
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -99,6 +100,11 @@ impl DataFolder {
     /// Where the journal's segments lie.
     pub fn journal(&self) -> PathBuf {
         self.inner.path.join("journal")
+    }
+
+    /// Where the schemas lie that a registry told; made when there is one.
+    pub fn schemas(&self) -> PathBuf {
+        self.inner.path.join("schemas")
     }
 
     /// Where the store's files lie.

@@ -142,6 +142,7 @@ pub fn parts(broker: &MemoryBroker, store: Arc<dyn Store>, disk: Box<dyn Disk>) 
         dead_letters: "shop.dead-letters".into(),
         registry: Registry::new(vec![purchase(1).unwrap().plan()]).unwrap(),
         codec: Arc::new(dirigent_schemas::Bodies::new()),
+        schemas: None,
         lanes: vec![lane],
         store,
         disk,

@@ -31,6 +31,8 @@ mod code {
     pub(super) const NO_SUBJECT: u64 = 40_401;
     pub(super) const NO_VERSION: u64 = 40_402;
     pub(super) const NO_SCHEMA: u64 = 40_403;
+    /// The subject has no level of compatibility of its own.
+    pub(super) const NO_LEVEL: u64 = 40_408;
 }
 
 /// A version of a subject.
@@ -197,7 +199,9 @@ impl Client {
                 )),
             },
             404 => match code_of(&said) {
-                Some(code::NO_SUBJECT | code::NO_VERSION | code::NO_SCHEMA) => Ok(None),
+                Some(code::NO_SUBJECT | code::NO_VERSION | code::NO_SCHEMA | code::NO_LEVEL) => {
+                    Ok(None)
+                }
                 _ => Err(self.refused(
                     doing(),
                     format!(
@@ -206,7 +210,6 @@ impl Client {
                     ),
                 )),
             },
-            // 40408 is Confluent's: no level of its own for the subject.
             408 | 425 | 429 | 500.. => {
                 Err(self.unreachable(doing(), format!("{status}, {}", words_of(&said))))
             }

@@ -220,6 +220,10 @@ impl SchemaRegistry {
         for (id, text) in &found.schemas {
             self.take(*id, text)?;
         }
+        // What others of this process have met before is needed after a restart as well.
+        for (id, known) in self.ids.known() {
+            kept.write(id, known.text)?;
+        }
         // Whoever comes second finds the same schemas known.
         let _ = self.kept.set(kept);
         for id in found.damaged {

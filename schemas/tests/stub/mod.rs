@@ -233,7 +233,7 @@ fn answer(state: &mut State, line: &str, body: &str) -> (u16, Value) {
             (200, json!({ "id": register(state, subject, schema) }))
         }
         ("GET", ["config"]) => (200, json!({ "compatibilityLevel": "BACKWARD" })),
-        ("GET", ["config", _]) => none(40401, "no level of its own"),
+        ("GET", ["config", _]) => none(40408, "no level of its own"),
         _ => (404, json!({ "error_code": 404, "message": "no such path" })),
     }
 }

@@ -57,7 +57,7 @@ async fn main() -> ExitCode {
 
 /// The folder that a verb about instances reads.
 fn folder_of(verb: &mut dirigent::cli::Verb) -> Option<&mut FolderArgs> {
-    use dirigent::cli::{PauseVerb, Verb};
+    use dirigent::cli::{ParkedVerb, PauseVerb, QuarantineVerb, Verb};
     match verb {
         Verb::List(args) => Some(&mut args.folder),
         Verb::Status(args) => Some(&mut args.folder),
@@ -68,6 +68,15 @@ fn folder_of(verb: &mut dirigent::cli::Verb) -> Option<&mut FolderArgs> {
         Verb::Pause(PauseVerb::Destination(args)) | Verb::Resume(PauseVerb::Destination(args)) => {
             Some(&mut args.folder)
         }
+        Verb::Quarantine(QuarantineVerb::List(args)) | Verb::Parked(ParkedVerb::List(args)) => {
+            Some(&mut args.folder)
+        }
+        Verb::Quarantine(QuarantineVerb::Show(args)) | Verb::Parked(ParkedVerb::Show(args)) => {
+            Some(&mut args.folder)
+        }
+        Verb::Quarantine(QuarantineVerb::Replay(args)) => Some(&mut args.folder),
+        Verb::Quarantine(QuarantineVerb::Discard(args)) => Some(&mut args.folder),
+        Verb::Audit(args) => Some(&mut args.folder),
         Verb::Run(_) | Verb::Check(_) | Verb::Graph(_) | Verb::Config(_) => None,
     }
 }

@@ -5,7 +5,10 @@
 
 use dirigent::telemetry::Traces;
 use order::{
-    demo::{BrokerKind, DemoArgs, RateArgs, ReconcileArgs, Report, demo, reconcile_at_rest},
+    demo::{
+        BrokerKind, DemoArgs, RateArgs, ReconcileArgs, RegistryArgs, Report, demo,
+        reconcile_at_rest,
+    },
     order::{Rates, order_saga},
     trip::trip_saga,
 };
@@ -16,6 +19,7 @@ fn some_orders() -> DemoArgs {
         orders: 300,
         rates: RateArgs { reject_rate: 0.2, silent_rate: 0.0, seed: 7 },
         broker: BrokerKind::Memory,
+        registry: RegistryArgs::default(),
         chaos: false,
         inventory: None,
         data: None,

@@ -42,6 +42,9 @@ pub struct DemoArgs {
     /// The broker between orchestrator and services
     #[arg(long, value_enum, default_value_t = BrokerKind::Memory)]
     pub broker: BrokerKind,
+    /// The schema registry
+    #[command(flatten)]
+    pub registry: RegistryArgs,
     /// Loses, doubles, delays and reorders messages on their way in and out
     #[arg(long)]
     pub chaos: bool,
@@ -65,9 +68,21 @@ pub struct ParticipantsArgs {
     /// The broker
     #[arg(long, value_enum)]
     pub broker: BrokerKind,
+    /// The schema registry
+    #[command(flatten)]
+    pub registry: RegistryArgs,
     /// Each service keeps its ledger in a folder of its own in here
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
+}
+
+/// Where schemas are agreed on.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RegistryArgs {
+    /// A schema registry that speaks Confluent's API: schemas are registered there, and Avro is written in its wire format;
+    /// also by DIRIGENT_REGISTRY, and with the other settings of `[registry]`
+    #[arg(long, value_name = "URL")]
+    pub registry: Option<String>,
 }
 
 /// `publish`.

@@ -12,12 +12,13 @@ mod broker;
 mod conformance;
 mod customers;
 mod external;
+mod registry;
 mod report;
 mod stores;
 
 pub use args::{
     BrokerKind, ConformanceArgs, DemoArgs, ParticipantsArgs, PublishArgs, RateArgs, ReconcileArgs,
-    Verb,
+    RegistryArgs, Verb,
 };
 pub use at_rest::{AtRest, AtRestFailed, reconcile_at_rest};
 pub use broker::{DELAY_MAX, Found, NoBroker, find, find_shared};
@@ -44,6 +45,7 @@ use dirigent::{
 };
 use dirigent_connectors::{Connector, ConnectorError};
 use dirigent_model::instance::Status;
+use dirigent_schemas::registry::{RegistryError, SchemaRegistry};
 use external::External;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
@@ -93,6 +95,12 @@ pub enum DemoError {
     /// The program that was to be the inventory.
     #[error("running another inventory")]
     External(#[from] ExternalFailed),
+    /// The settings of the schema registry.
+    #[error("reading the settings of the schema registry")]
+    Settings(#[source] Box<dirigent::config::ConfigErrors>),
+    /// The schema registry.
+    #[error(transparent)]
+    Registry(Box<RegistryError>),
     /// The orchestrator did not start.
     #[error("starting the orchestrator")]
     Start(#[source] Box<dirigent::StartError>),
@@ -125,6 +133,7 @@ pub enum DemoError {
 /// Something needed for it is not to be had.
 pub async fn demo(args: &DemoArgs, traces: &Arc<Traces>) -> Result<Report, DemoError> {
     let place = Place::of(args)?;
+    let registry = registry::find(&args.registry)?;
     let found = find(args.broker).await?;
     let mut connector = match args.broker {
         BrokerKind::Memory => Arc::clone(&found.connector),
@@ -141,11 +150,21 @@ pub async fn demo(args: &DemoArgs, traces: &Arc<Traces>) -> Result<Report, DemoE
     if external.is_some() {
         participants.retain(|(name, _)| *name != Service::Inventory.name());
     }
-    let services =
-        Services::start(participants, &connector, place.services.as_deref(), traces).await?;
+    let services = Services::start(
+        participants,
+        &connector,
+        place.services.as_deref(),
+        registry.as_ref(),
+        traces,
+    )
+    .await?;
     let is_hurried = args.chaos || args.rates.silent_rate > 0.0;
     let timing = if is_hurried { OrderTiming::brisk() } else { OrderTiming::default() };
-    let engine = Orchestrator::builder("order")
+    let mut builder = Orchestrator::builder("order");
+    if let Some(registry) = registry {
+        builder = builder.schema_registry(registry);
+    }
+    let engine = builder
         .saga(order_saga_with(&timing))
         .saga(trip_saga())
         .connector(Arc::clone(&connector))
@@ -325,12 +344,16 @@ impl Services {
         participants: impl IntoIterator<Item = (&'static str, Participant)>,
         connector: &Arc<dyn Connector>,
         folder: Option<&Path>,
+        registry: Option<&Arc<SchemaRegistry>>,
         traces: &Arc<Traces>,
     ) -> Result<Self, DemoError> {
         let (mut running, mut stores) = (Vec::new(), Vec::new());
         for (name, participant) in participants {
             let store = stores::open(folder, name)?;
-            let participant = participant.spans(traces.spans());
+            let mut participant = participant.spans(traces.spans());
+            if let Some(registry) = registry {
+                participant = participant.schema_registry(Arc::clone(registry));
+            }
             running.push(participant.start(Arc::clone(connector), Arc::clone(&store)).await?);
             stores.push((name, store));
         }
@@ -372,9 +395,12 @@ pub async fn participants(
     stop: impl Future<Output = ()>,
     traces: &Arc<Traces>,
 ) -> Result<(), DemoError> {
+    let registry = registry::find(&args.registry)?;
     let found = find_shared(args.broker).await?;
     let both = services(args.rates.rates()).into_iter().chain(crate::trip::services::services());
-    let mut services = Services::start(both, &found.connector, Some(&args.data), traces).await?;
+    let mut services =
+        Services::start(both, &found.connector, Some(&args.data), registry.as_ref(), traces)
+            .await?;
     let names: Vec<_> = services.running.iter().map(Running::name).collect();
     tracing::info!(broker = found.how, services = names.join(" "), "Services are running.");
     tokio::select! {

@@ -71,6 +71,7 @@ impl At<'_> {
         match self.broker.kind() {
             Kind::Kafka => "kafka",
             Kind::RabbitMq => "rabbitmq",
+            Kind::SchemaRegistry => unreachable!("it is no broker"),
         }
     }
 
