@@ -43,8 +43,11 @@ pub(super) struct Sample {
     pub name: &'static str,
     pub success: Kind,
     pub rejection: Option<Kind>,
-    make: Box<dyn Fn(i64, &dyn Codec) -> Result<(Key, Body), CodecError> + Send + Sync>,
+    make: Box<Make>,
 }
+
+/// Makes the message of a number.
+type Make = dyn Fn(i64, &dyn Codec) -> Result<(Key, Body), CodecError> + Send + Sync;
 
 /// A type of answer.
 #[derive(Clone, Copy)]

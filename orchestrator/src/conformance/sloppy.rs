@@ -149,7 +149,7 @@ impl Stock {
             (_, Sloppy::KnowsNoStatus) => failure("unknown-command"),
             (_, Sloppy::NeverKnows) => (StatusUnknown::NAME, json!({})),
             (_, Sloppy::SealsNothing) => (StatusNotDone::NAME, json!({})),
-            (Some((name, _)), _) if name == "Failure" => (StatusNotDone::NAME, json!({})),
+            (Some(("Failure", _)), _) => (StatusNotDone::NAME, json!({})),
             (Some(answer), _) => answer,
             (None, _) => {
                 self.answered.insert(query.idempotencykey, failure("sealed"));

@@ -170,9 +170,9 @@ impl Marks {
         let short = free < self.headroom;
         if has_ballast && (free < self.headroom / LAST_SHARE || wanted) {
             Step::GiveUp
-        } else if has_ballast && low && !short {
-            Step::Resume
-        } else if !has_ballast && free >= self.headroom + self.ballast {
+        } else if (has_ballast && low && !short)
+            || (!has_ballast && free >= self.headroom + self.ballast)
+        {
             Step::Resume
         } else if short && !low {
             Step::Pause

@@ -106,7 +106,7 @@ pub enum RegistryError {
         which: String,
         /// Which field, and why.
         #[source]
-        source: Incompatible,
+        source: Box<Incompatible>,
     },
     /// The registry's own rule for a subject refuses a schema.
     #[error(
@@ -374,7 +374,7 @@ impl SchemaRegistry {
                     message,
                     direction,
                     which: which(),
-                    source,
+                    source: Box::new(source),
                 });
             }
             if let Some(text) = self.client.why_incompatible(subject, own.text)? {
@@ -423,7 +423,7 @@ impl SchemaRegistry {
                         latest.version,
                         self.shown()
                     ),
-                    source,
+                    source: Box::new(source),
                 }
             })?;
             self.keep(latest.id, &latest.written.schema)?;
@@ -490,7 +490,7 @@ pub fn keep_to_released(
                 message: (*message).to_owned(),
                 direction,
                 which: file.clone(),
-                source,
+                source: Box::new(source),
             })?;
         }
     }
