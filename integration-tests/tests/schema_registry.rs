@@ -150,6 +150,7 @@ async fn the_demo_runs_with_a_registry() {
         broker: BrokerKind::Memory,
         registry: RegistryArgs { registry: Some(found.address().to_owned()) },
         chaos: false,
+        inventory: None,
         data: None,
         json: true,
     };
