@@ -183,7 +183,7 @@ impl Client {
     async fn opens(&mut self) -> Option<(Box<dyn Source>, Box<dyn Sink>)> {
         self.opened += 1;
         // A group of its own: the one before may count as alive for a while where its end was cut off.
-        let channel = ChannelSpec::work(&format!("cut-{}-{}", self.number, self.opened));
+        let channel = ChannelSpec::work(format!("cut-{}-{}", self.number, self.opened));
         self.connector.prepare(std::slice::from_ref(&channel)).await.ok()?;
         let spec = SourceSpec {
             group: format!("{}-readers", channel.name),

@@ -29,6 +29,7 @@ macro_rules! versions {
             ));
         }
         #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        #[allow(dead_code, reason = "not every test needs every version")]
         struct New {
             amount: i32,
             currency: String,
@@ -43,6 +44,7 @@ macro_rules! versions {
             ));
         }
         #[derive(Debug, Serialize, Deserialize)]
+        #[allow(dead_code, reason = "not every test needs every version")]
         struct Broken {}
         impl Message for Broken {
             const NAME: &'static str = $record;

@@ -13,7 +13,6 @@ use order::{
     order::samples::Service,
 };
 use std::{
-    io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -44,7 +43,7 @@ fn python(test: &str) -> Option<String> {
     if found.is_none() {
         let why = "no Python with confluent-kafka and pika; see orchestrator/examples/order/python/README.md";
         assert!(!dirigent_brokers::required(), "{test} needs one: {why}");
-        writeln!(std::io::stderr(), "SKIPPED {test}: {why}").unwrap();
+        eprintln!("SKIPPED {test}: {why}");
     }
     found
 }
