@@ -5,6 +5,7 @@ use crate::{ConnectorError, Retention};
 use rdkafka::{
     admin::{AdminClient, AdminOptions, ResourceSpecifier},
     error::KafkaError,
+    types::RDKafkaErrorCode,
 };
 use std::time::Duration;
 
@@ -25,20 +26,25 @@ pub(super) async fn of(settings: &KafkaSettings, topic: &str) -> Result<Retentio
     let described = asked
         .map_err(|error| settings.refused(doing(), &error))?
         .pop()
-        .unwrap_or(Err(rdkafka::types::RDKafkaErrorCode::UnknownTopicOrPartition))
+        .unwrap_or(Err(RDKafkaErrorCode::UnknownTopicOrPartition))
         .map_err(|code| settings.refused(doing(), &KafkaError::AdminOp(code)))?;
     let value = |name: &str| described.get(name).and_then(|entry| entry.value.as_deref());
-    Ok(read(value("cleanup.policy").unwrap_or("delete"), value("retention.ms")))
+    // Of a topic that is not there, the client library hands over no settings, and no error either.
+    let (Some(policy), Some(retention_ms)) = (value("cleanup.policy"), value("retention.ms"))
+    else {
+        let error = KafkaError::AdminOp(RDKafkaErrorCode::UnknownTopicOrPartition);
+        return Err(settings.refused(doing(), &error));
+    };
+    Ok(read(policy, retention_ms))
 }
 
 /// What the settings of a topic mean. Its size may make it forget sooner, but nobody knows when.
-fn read(policy: &str, retention_ms: Option<&str>) -> Retention {
+fn read(policy: &str, retention_ms: &str) -> Retention {
     if !policy.split(',').any(|word| word.trim() == "delete") {
         return Retention::ForEver;
     }
-    // Negative is for ever; what was not said is taken for it, since that is the longest.
-    let millis = retention_ms.and_then(|text| text.trim().parse::<i64>().ok()).unwrap_or(-1);
-    match u64::try_from(millis) {
+    // Negative is for ever; what is no number is taken for it, since that is the longest.
+    match retention_ms.trim().parse() {
         Ok(millis) => Retention::For(Duration::from_millis(millis)),
         Err(_) => Retention::ForEver,
     }
@@ -51,10 +57,10 @@ mod tests {
     #[test]
     fn the_settings_of_a_topic_say_how_long_it_keeps_messages() {
         let week = Retention::For(Duration::from_secs(7 * 24 * 60 * 60));
-        assert_eq!(read("delete", Some("604800000")), week);
-        assert_eq!(read("compact,delete", Some("604800000")), week);
-        assert_eq!(read("compact", Some("604800000")), Retention::ForEver);
-        assert_eq!(read("delete", Some("-1")), Retention::ForEver);
-        assert_eq!(read("delete", None), Retention::ForEver);
+        assert_eq!(read("delete", "604800000"), week);
+        assert_eq!(read("compact,delete", "604800000"), week);
+        assert_eq!(read("compact", "604800000"), Retention::ForEver);
+        assert_eq!(read("delete", "-1"), Retention::ForEver);
+        assert_eq!(read("delete", "?"), Retention::ForEver);
     }
 }
