@@ -140,12 +140,20 @@ fn sagas(out: &mut Writer<'_>, handle: &Handle) -> Result<(), Error> {
 
 fn messages(out: &mut Writer<'_>, handle: &Handle) -> Result<(), Error> {
     let inputs = handle.meters().inputs();
-    let all = inputs.iter().flat_map(|(channel, counts)| {
-        let labels =
-            |verdict: &'static str| vec![("channel", channel.as_str()), ("verdict", verdict)];
-        counts.iter().map(move |(verdict, count)| (labels(verdict), *count as f64))
-    });
-    out.counter("inputs", "Messages consumed, by channel and what became of them", None, all)?;
+    // What is kept for later moves on to another verdict, so its number can fall: that is a gauge.
+    let is_kept = |verdict: &str| matches!(verdict, "parked" | "quarantined");
+    let of = |kept: bool| {
+        inputs.iter().flat_map(move |(channel, counts)| {
+            let labels =
+                |verdict: &'static str| vec![("channel", channel.as_str()), ("verdict", verdict)];
+            let some = counts.iter().filter(move |(verdict, _)| is_kept(verdict) == kept);
+            some.map(move |(verdict, count)| (labels(verdict), *count as f64))
+        })
+    };
+    let help = "Messages consumed and decided, by channel and what became of them";
+    out.counter("inputs", help, None, of(false))?;
+    let help = "Messages consumed and kept for later, by channel and why";
+    out.gauge("inputs_kept", help, None, of(true))?;
     let counts = handle.snapshot();
     let sent = [(vec![], counts.sent as f64)];
     out.counter("messages_committed", "Messages that are durable and to be sent", None, sent)?;
