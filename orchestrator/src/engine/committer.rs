@@ -191,18 +191,23 @@ impl Committer {
         }
         self.written.syncs += 1;
         self.written.is_told = false;
-        // Everything of these batches is durable now; nothing of them has been seen outside yet.
-        for (batch, (seq, firsts, kept)) in batches.iter_mut().zip(places) {
+        // Everything of these batches is durable now; nothing of them has been seen outside yet. What is asked for comes first:
+        // whoever gets a message of theirs, and then asks, is to see what it came from.
+        let mut firsts = Vec::with_capacity(places.len());
+        for (batch, (seq, first, kept)) in batches.iter_mut().zip(places) {
             self.shared.kept.apply(&kept);
             self.shared.table.put(batch.take_resting(seq.0));
             self.shared.kept.apply(&batch.group.kept);
-            self.send(batch, firsts);
+            firsts.push(first);
+        }
+        self.publish_snapshot();
+        for (batch, first) in batches.iter_mut().zip(firsts) {
+            self.send(batch, first);
             self.shared.durable_batch[batch.shard].store(batch.number, Ordering::Release);
             self.shared.floors[batch.shard].store(batch.floor.0, Ordering::Release);
             self.shared.buffers.give_back(std::mem::take(&mut batch.encoded));
         }
         self.settle(&batches);
-        self.publish_snapshot();
         for batch in batches {
             batch.answers.into_iter().for_each(|answer| answer());
             if !batch.facts.is_empty() {
