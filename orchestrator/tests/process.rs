@@ -21,8 +21,14 @@ use support::purchase;
 const FOLDER: &str = "DIRIGENT_TEST_PROCESS_FOLDER";
 
 /// What the child of a test does, by the name of a test here. It ends with the exit code of its verb.
+/// One of the tests here as a process of its own, which knows no settings but those that it is given.
 fn child(test: &str, folder: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
+    for (name, _) in
+        std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DIRIGENT_"))
+    {
+        command.env_remove(name);
+    }
     command.args(["--exact", test, "--ignored", "--nocapture", "--quiet"]).env(FOLDER, folder);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command

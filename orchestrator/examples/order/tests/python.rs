@@ -1,6 +1,6 @@
 //! The inventory in Python, at the real brokers: it keeps its duties, and a demo in which it takes part balances.
 //!
-//! Wants a Python with the packages of `python/requirements.txt`: that of `target/python`, else the one that `DIRIGENT_PYTHON` names,
+//! Wants a Python with the packages of `python/requirements.txt`: that of `target/python`, else the one that `DIRIGENT_TEST_PYTHON` names,
 //! else `python3`. Skipped aloud where there is none, unless `DIRIGENT_REQUIRE_BROKERS` asks for everything.
 
 // Clippy takes the helpers of an integration test for code that is no test.
@@ -31,7 +31,7 @@ fn root() -> PathBuf {
 /// A Python with both clients; `None` after saying what is missing.
 fn python(test: &str) -> Option<String> {
     let ours = root().join("target/python/bin/python");
-    let named = std::env::var("DIRIGENT_PYTHON").ok();
+    let named = std::env::var("DIRIGENT_TEST_PYTHON").ok();
     let found = [Some(ours.to_string_lossy().into_owned()), named, Some("python3".into())];
     let has_clients = |python: &String| {
         let tried = Command::new(python)
