@@ -46,17 +46,20 @@ impl Intake {
     pub(crate) fn run(mut self, runtime: &tokio::runtime::Handle) -> Result<(), Fatal> {
         let settler = self.source.settler();
         while !self.shared.stopping.load(Ordering::Acquire) {
-            if self.shared.disk.is_low() {
-                // The source's own bounds hold it back, and it goes on serving its broker.
-                std::thread::sleep(IDLE);
-                continue;
+            if !self.waits_for_room() {
+                return Ok(());
             }
             let received = runtime.block_on(async {
                 tokio::time::timeout(IDLE, self.source.receive(FETCH_MAX)).await
             });
             let Ok(received) = received else { continue };
+            let received = received?;
+            // What was fetched while the disk became low waits, too.
+            if !self.waits_for_room() {
+                return Ok(());
+            }
             let mut jobs: Vec<Vec<Job>> = self.shards.iter().map(|_| Vec::new()).collect();
-            for delivery in received? {
+            for delivery in received {
                 if let Some((registry, id)) = self.unknown_schema(&delivery) {
                     // What came before it does not wait with it.
                     let goes_on = self.hand_over(&mut jobs)
@@ -72,6 +75,18 @@ impl Intake {
             }
         }
         Ok(())
+    }
+
+    /// Waits while the disk is low; answers whether to go on. The source's own bounds hold it back, it goes on serving its broker,
+    /// and what is in hand at the end is not settled, so it comes again.
+    fn waits_for_room(&self) -> bool {
+        while self.shared.disk.is_low() {
+            if self.shared.stopping.load(Ordering::Acquire) {
+                return false;
+            }
+            std::thread::sleep(IDLE);
+        }
+        true
     }
 
     /// The id of the schema that a body was written with, where the registry has to be asked first. While it is away the whole
