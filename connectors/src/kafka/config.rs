@@ -20,6 +20,9 @@ pub const SEND_WAIT_MAX: Duration = Duration::from_secs(30);
 /// A restart after a crash waits that long. Brokers refuse less than six seconds by default.
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Beyond the session timeout of a group's last owner, unless set otherwise: what a group needs to agree again.
+pub const TAKEOVER_MARGIN: Duration = Duration::from_secs(8);
+
 /// Beyond the time limit of a window: what a transaction may take to be ended. Brokers give up one that is open for longer than
 /// both together, and only then do readers of what is committed see what others have sent behind it.
 const TRANSACTION_MARGIN: Duration = Duration::from_secs(5);
@@ -86,6 +89,8 @@ pub struct KafkaSettings {
     pub send_wait_max: Duration,
     /// After how long without a sign of life the owner of a group is given up.
     pub session_timeout: Duration,
+    /// How long beyond `session_timeout` a source waits for a group that another one has, before it is refused.
+    pub takeover_margin: Duration,
     /// What a person has decided for partitions whose positions can't be trusted. For one start, not for good.
     pub positions_from: PositionsFrom,
 }
@@ -102,6 +107,7 @@ impl KafkaSettings {
             open_wait_max: OPEN_WAIT_MAX,
             send_wait_max: SEND_WAIT_MAX,
             session_timeout: SESSION_TIMEOUT,
+            takeover_margin: TAKEOVER_MARGIN,
             positions_from: PositionsFrom::Refuse,
         }
     }
@@ -263,6 +269,7 @@ impl fmt::Debug for KafkaSettings {
             .field("open_wait_max", &self.open_wait_max)
             .field("send_wait_max", &self.send_wait_max)
             .field("session_timeout", &self.session_timeout)
+            .field("takeover_margin", &self.takeover_margin)
             .field("positions_from", &self.positions_from)
             .finish()
     }

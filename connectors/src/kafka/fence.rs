@@ -250,7 +250,9 @@ fn write_next(
     let value = serde_json::to_vec(&mine).expect("a record has no key that is no text");
     producer.begin_transaction()?;
     let topic = ownership::topic(group);
-    let record = BaseRecord::<_, _, ()>::with_opaque_to(&topic, ()).key(group).payload(&value);
+    // The partition that is read, in case somebody has given the topic more of them.
+    let record = BaseRecord::<_, _, ()>::with_opaque_to(&topic, ()).partition(0);
+    let record = record.key(group).payload(&value);
     producer.send(record).map_err(|(error, _)| error)?;
     let deadline = Instant::now() + WRITE_WAIT_MAX;
     // Committing while a report is missing would wait for a tenth of a second.

@@ -28,7 +28,9 @@ mod source;
 mod topics;
 mod window;
 
-pub use config::{KafkaSettings, OPEN_WAIT_MAX, PositionsFrom, SEND_WAIT_MAX, SESSION_TIMEOUT};
+pub use config::{
+    KafkaSettings, OPEN_WAIT_MAX, PositionsFrom, SEND_WAIT_MAX, SESSION_TIMEOUT, TAKEOVER_MARGIN,
+};
 
 use crate::{ChannelSpec, Connector, ConnectorError, Memory, Retention, Sink, Source, SourceSpec};
 use async_trait::async_trait;

@@ -19,9 +19,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Beyond the session timeout of the last owner: what a group needs to agree again.
-const TAKEOVER_MARGIN: Duration = Duration::from_secs(8);
-
 /// How long the brokers may take to name the members of a group.
 const NAMING_WAIT_MAX: Duration = Duration::from_secs(3);
 
@@ -91,7 +88,7 @@ impl Ownership {
             Held::Elsewhere => {
                 let first = self.elsewhere_since.is_none();
                 let since = *self.elsewhere_since.get_or_insert_with(Instant::now);
-                let wait_max = self.settings.session_timeout + TAKEOVER_MARGIN;
+                let wait_max = self.settings.session_timeout + self.settings.takeover_margin;
                 if first {
                     let (group, owner, wait_s) = (&self.group, self.owner(), wait_max.as_secs());
                     tracing::info!(
