@@ -1,24 +1,37 @@
 //! What librdkafka tells beside its answers: its own log, that brokers are gone or back, and its statistics.
 
-use super::figures;
+use super::{
+    clients::{Open, Role},
+    figures,
+};
 use crate::Health;
 use rdkafka::{
-    ClientContext, Statistics, config::RDKafkaLogLevel, consumer::ConsumerContext,
-    error::KafkaError, types::RDKafkaErrorCode,
+    ClientContext, Statistics,
+    config::RDKafkaLogLevel,
+    consumer::ConsumerContext,
+    error::KafkaError,
+    producer::{DeliveryResult, ProducerContext},
+    types::RDKafkaErrorCode,
 };
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Forwards the log to ours, and says once that all brokers are gone.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Context {
     gone: AtomicBool,
     health: Health,
+    _open: Open,
 }
 
 impl Context {
+    /// For a client that nobody watches.
+    pub(super) fn new(role: Role) -> Self {
+        Self::of(role, &Health::new())
+    }
+
     /// Tells it to the health of whose client this is.
-    pub(super) fn of(health: &Health) -> Self {
-        Self { gone: AtomicBool::new(false), health: health.clone() }
+    pub(super) fn of(role: Role, health: &Health) -> Self {
+        Self { gone: AtomicBool::new(false), health: health.clone(), _open: Open::new(role) }
     }
 
     /// Something was heard of a broker.
@@ -63,3 +76,10 @@ impl ClientContext for Context {
 }
 
 impl ConsumerContext for Context {}
+
+/// For a producer that is asked itself whether its messages have arrived.
+impl ProducerContext for Context {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+}

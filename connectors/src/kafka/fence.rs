@@ -9,12 +9,15 @@
 //! finds its producer fenced by the brokers before it can send, and the other's record when it asks why.
 
 use super::{
-    KafkaSettings, NAME, config,
+    KafkaSettings, NAME,
+    clients::Role,
+    config,
+    context::Context,
     flight::Flight,
     ownership,
     record::{Record, Records},
 };
-use crate::{ConnectorError, Health};
+use crate::{ConnectorError, Health, retry::Delays};
 use rdkafka::{
     error::KafkaError,
     producer::{BaseProducer, BaseRecord, Producer},
@@ -38,7 +41,8 @@ pub(super) struct Fence {
     settings: Arc<KafkaSettings>,
     group: String,
     mine: Record,
-    records: Mutex<Records>,
+    /// `None` once the source has ended.
+    records: Mutex<Option<Records>>,
     state: Mutex<State>,
     told: Notify,
 }
@@ -76,7 +80,7 @@ impl Fence {
     ) -> Result<Self, ConnectorError> {
         let doing = || format!("taking over group {group}");
         let deadline = Instant::now() + settings.open_wait_max;
-        let mut tries = 0;
+        let (mut tries, mut delays) = (0, Delays::new());
         let records =
             Records::of(&settings, group).map_err(|error| settings.refused(doing(), &error))?;
         let mine = loop {
@@ -94,6 +98,7 @@ impl Fence {
                         return Err(settings.refused(doing(), &error));
                     }
                     tracing::debug!(%error, group, "The group could not be taken over yet.");
+                    std::thread::sleep(delays.after_failure());
                 }
             }
         };
@@ -102,7 +107,7 @@ impl Fence {
             settings,
             group: group.to_owned(),
             mine,
-            records: Mutex::new(records),
+            records: Mutex::new(Some(records)),
             state: Mutex::default(),
             told: Notify::new(),
         })
@@ -119,7 +124,11 @@ impl Fence {
 
     /// Looks whether the record is still ours. An error of the brokers may pass. Blocks.
     pub(super) fn check(&self) -> Result<(), KafkaError> {
-        let last = self.records.lock().unwrap_or_else(PoisonError::into_inner).last()?;
+        let last = match &*self.records() {
+            Some(records) => records.last()?,
+            // The source has ended, and with it whatever this would be asked for.
+            None => return Err(KafkaError::Canceled),
+        };
         let Some(found) = last else { return Ok(()) };
         if found.record != self.mine {
             self.lose(found.named());
@@ -140,7 +149,7 @@ impl Fence {
     pub(super) fn enter(self: Arc<Self>, fences: &Fences) -> Holding {
         let mut all = fences.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert(self.group.clone(), self.clone());
-        Holding(self)
+        Holding { fence: self, fences: fences.clone() }
     }
 
     // Between the sink, which asks, and the reader thread, which can ask the brokers.
@@ -209,26 +218,41 @@ impl Fence {
         self.lost().map_or(Ok(flight), |owner| Err(NoProducer::Lost(owner)))
     }
 
+    fn records(&self) -> MutexGuard<'_, Option<Records>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The group is held as long as this is.
-pub(super) struct Holding(Arc<Fence>);
+pub(super) struct Holding {
+    fence: Arc<Fence>,
+    fences: Fences,
+}
 
 impl std::ops::Deref for Holding {
     type Target = Fence;
 
     fn deref(&self) -> &Fence {
-        &self.0
+        &self.fence
     }
 }
 
 impl Drop for Holding {
     fn drop(&mut self) {
-        self.0.lock().ended = true;
-        self.0.told.notify_waiters();
+        self.fence.lock().ended = true;
+        self.fence.told.notify_waiters();
+        let mut all = self.fences.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another source of this group may have entered its own by now.
+        if all.get(&self.fence.group).is_some_and(|entered| Arc::ptr_eq(entered, &self.fence)) {
+            all.remove(&self.fence.group);
+        }
+        drop(all);
+        // Here and not with the sink, which may live on: dropping a consumer blocks, and this is the thread that may.
+        drop(self.fence.records().take());
     }
 }
 
@@ -239,7 +263,8 @@ fn write_next(
     client: &str,
     records: &Records,
 ) -> Result<Record, KafkaError> {
-    let producer: BaseProducer = settings.owning_producer(group).create()?;
+    let producer: BaseProducer<Context> =
+        settings.owning_producer(group).create_with_context(Context::new(Role::Producer))?;
     producer.init_transactions(settings.open_wait_max)?;
     let last = records.last()?;
     let mine = Record {

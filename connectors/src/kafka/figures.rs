@@ -1,5 +1,6 @@
 //! What librdkafka's statistics say, as figures for metrics.
 
+use super::clients::clients_open;
 use crate::health::{Figure, Measure, MeasureKind};
 use rdkafka::Statistics;
 
@@ -39,6 +40,12 @@ static ROUND_TRIP_P99: Measure = Measure {
     kind: MeasureKind::Gauge,
 };
 
+static CLIENTS_OPEN: Measure = Measure {
+    name: "kafka_clients_open",
+    help: "Clients of librdkafka that this process has open, by what they are for; some threads and ten file descriptors each",
+    kind: MeasureKind::Gauge,
+};
+
 /// What one client says of itself: a reader its partitions, a producer its queue, both their brokers.
 pub(super) fn of(statistics: &Statistics) -> Vec<Figure> {
     let plain =
@@ -63,6 +70,11 @@ pub(super) fn of(statistics: &Statistics) -> Vec<Figure> {
         figures.push(plain(&PRODUCER_QUEUE, statistics.msg_cnt as f64));
         figures.push(plain(&PRODUCER_QUEUE_BYTES, statistics.msg_size as f64));
         return figures;
+    }
+    // Of the whole process, so told by one kind of client only.
+    for (role, count) in clients_open() {
+        let labels = vec![("role", role.to_owned())];
+        figures.push(Figure { measure: &CLIENTS_OPEN, labels, value: count as f64 });
     }
     let mut topics: Vec<_> = statistics.topics.values().collect();
     topics.sort_unstable_by_key(|topic| &topic.topic);

@@ -4,6 +4,7 @@
 
 use super::{
     KafkaSettings,
+    clients::Role,
     context::Context,
     envelope,
     window::{Report, Token, Window, failed},
@@ -41,7 +42,8 @@ impl Flight {
         health: &Health,
     ) -> Result<Self, ConnectorError> {
         let window = Arc::new(Window::default());
-        let reports = Reports { window: window.clone(), context: Context::of(health) };
+        let reports =
+            Reports { window: window.clone(), context: Context::of(Role::Producer, health) };
         let producer = config
             .create_with_context(reports)
             .map_err(|error| settings.refused("creating a producer".into(), &error))?;

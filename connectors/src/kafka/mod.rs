@@ -8,9 +8,11 @@
 //!
 //! Positions the log does not have any more, or not yet, are refused: reading on would skip or repeat silently.
 
+mod clients;
 mod closing;
 mod config;
 mod context;
+mod doors;
 mod envelope;
 mod fence;
 mod figures;
@@ -28,6 +30,7 @@ mod source;
 mod topics;
 mod window;
 
+pub use clients::clients_open;
 pub use config::{
     KafkaSettings, OPEN_WAIT_MAX, PositionsFrom, SEND_WAIT_MAX, SESSION_TIMEOUT, TAKEOVER_MARGIN,
 };
@@ -35,6 +38,7 @@ pub use config::{
 use crate::{ChannelSpec, Connector, ConnectorError, Memory, Retention, Sink, Source, SourceSpec};
 use async_trait::async_trait;
 use closing::Closing;
+use doors::Doors;
 use fence::Fences;
 use std::sync::{Arc, PoisonError};
 use topics::Wanted;
@@ -46,6 +50,7 @@ pub struct KafkaConnector {
     settings: Arc<KafkaSettings>,
     closing: Arc<Closing>,
     fences: Fences,
+    doors: Doors,
 }
 
 impl std::fmt::Debug for KafkaConnector {
@@ -62,14 +67,21 @@ impl KafkaConnector {
             settings: Arc::new(settings),
             closing: Arc::default(),
             fences: Fences::default(),
+            doors: Doors::default(),
         })
     }
 
-    async fn create_missing(&self, wanted: Vec<Wanted>) -> Result<(), ConnectorError> {
+    /// Hands back what is to be held as long as this goes on, which may be longer than somebody waits for it.
+    async fn create_missing<Held: Send + 'static>(
+        &self,
+        wanted: Vec<Wanted>,
+        held: Held,
+    ) -> Result<Held, ConnectorError> {
         let settings = self.settings.clone();
-        let created =
-            tokio::task::spawn_blocking(move || topics::create_missing(&settings, &wanted)).await;
-        created.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+        let created = tokio::task::spawn_blocking(move || {
+            topics::create_missing(&settings, &wanted).map(|()| held)
+        });
+        created.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
     fn wanted(&self, channels: &[ChannelSpec]) -> Vec<Wanted> {
@@ -89,7 +101,7 @@ impl Connector for KafkaConnector {
     }
 
     async fn prepare(&self, channels: &[ChannelSpec]) -> Result<(), ConnectorError> {
-        self.create_missing(self.wanted(channels)).await
+        self.create_missing(self.wanted(channels), ()).await
     }
 
     async fn retention(&self, channel: &str) -> Result<Retention, ConnectorError> {
@@ -97,12 +109,13 @@ impl Connector for KafkaConnector {
     }
 
     async fn source(&self, spec: SourceSpec) -> Result<Box<dyn Source>, ConnectorError> {
+        let door = self.doors.pass(&spec.group).await;
         let mut wanted = self.wanted(&spec.channels);
         let owner = ownership::topic(&spec.group);
         wanted.push(Wanted { name: owner, partitions: 1, compacted: true });
-        self.create_missing(wanted).await?;
+        let door = self.create_missing(wanted, door).await?;
         let (settings, fences) = (self.settings.clone(), self.fences.clone());
-        Ok(Box::new(source::KafkaSource::open(settings, &self.closing, fences, spec).await?))
+        Ok(Box::new(source::KafkaSource::open(settings, &self.closing, fences, door, spec).await?))
     }
 
     async fn owner_sink(&self, group: &str) -> Result<Box<dyn Sink>, ConnectorError> {
@@ -111,7 +124,7 @@ impl Connector for KafkaConnector {
             return Err(ConnectorError::Refused {
                 connector: NAME,
                 doing: format!("opening the sink of group {group}"),
-                text: "no source of this group was opened before, so nobody here owns it".into(),
+                text: "no source of this group is open here, so nobody here owns it; open its source first".into(),
             });
         };
         Ok(Box::new(owner_sink::OwnerSink::open(self.settings.clone(), fence).await?))

@@ -6,7 +6,7 @@
 //! The sticky strategy leaves it with its owner when another process joins. After a crash the brokers give the owner up once its
 //! session has timed out; the next process waits for that. Being a member also lets the owner commit offsets for lag displays.
 
-use super::{KafkaSettings, NAME, context::Context, record::Records};
+use super::{KafkaSettings, NAME, clients::Role, context::Context, record::Records};
 use crate::ConnectorError;
 use rdkafka::{
     ClientContext, Offset, TopicPartitionList,
@@ -54,7 +54,7 @@ impl Ownership {
     pub(super) fn join(settings: Arc<KafkaSettings>, group: &str) -> Result<Self, ConnectorError> {
         let doing = || format!("joining group {group}");
         let held = Arc::new(Mutex::new(Held::Unknown));
-        let watch = Watch { held: held.clone(), context: Context::default() };
+        let watch = Watch { held: held.clone(), context: Context::new(Role::Owner) };
         let config = settings.owner(group);
         let client_id = config.get("client.id").unwrap_or_default().to_owned();
         let consumer: BaseConsumer<Watch> =

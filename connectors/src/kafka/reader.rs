@@ -9,6 +9,7 @@
 
 use super::{
     KafkaSettings, NAME, PositionsFrom,
+    clients::Role,
     context::Context,
     envelope,
     fence::{Fence, Fences, Holding},
@@ -102,7 +103,7 @@ impl Reader {
         let holding = Arc::new(fence).enter(fences);
         let consumer = settings
             .reader(&spec.group)
-            .create_with_context(Context::of(inbox.health()))
+            .create_with_context(Context::of(Role::Reader, inbox.health()))
             .map_err(|error| settings.refused(doing(), &error))?;
         let mut reader = Self {
             settings,

@@ -3,7 +3,7 @@
 //! Written by each owner when it takes the group, with the next epoch, within a transaction that only the owner can commit.
 //! Whoever finds another's record there is the owner no more.
 
-use super::{KafkaSettings, context::Context, ownership};
+use super::{KafkaSettings, clients::Role, context::Context, ownership};
 use rdkafka::{
     Message as _, Offset, Timestamp, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
@@ -55,7 +55,7 @@ pub(super) struct Records {
 
 impl Records {
     pub(super) fn of(settings: &KafkaSettings, group: &str) -> Result<Self, KafkaError> {
-        let consumer = settings.record().create_with_context(Context::default())?;
+        let consumer = settings.record().create_with_context(Context::new(Role::Record))?;
         Ok(Self { consumer, group: group.to_owned(), topic: ownership::topic(group) })
     }
 

@@ -1,6 +1,6 @@
 //! How long the brokers keep what was read: the age at which a topic's messages are deleted.
 
-use super::{KafkaSettings, context::Context};
+use super::{KafkaSettings, clients::Role, context::Context};
 use crate::{ConnectorError, Retention};
 use rdkafka::{
     admin::{AdminClient, AdminOptions, ResourceSpecifier},
@@ -17,7 +17,7 @@ pub(super) async fn of(settings: &KafkaSettings, topic: &str) -> Result<Retentio
     let doing = || format!("asking how long topic {topic} keeps its messages");
     let admin: AdminClient<Context> = settings
         .admin()
-        .create_with_context(Context::default())
+        .create_with_context(Context::new(Role::Admin))
         .map_err(|error| settings.refused("creating an administration client".into(), &error))?;
     let wait_max = settings.open_wait_max.min(ASK_WAIT_MAX);
     let options =

@@ -3,6 +3,7 @@
 use super::{
     KafkaSettings, NAME,
     closing::{Closing, SourceLives},
+    doors::Door,
     fence::Fences,
     inbox::Inbox,
     reader::Reader,
@@ -23,6 +24,7 @@ impl KafkaSource {
         settings: Arc<KafkaSettings>,
         closing: &Arc<Closing>,
         fences: Fences,
+        door: Door,
         spec: SourceSpec,
     ) -> Result<Self, ConnectorError> {
         let inbox = Inbox::new(spec.unsettled_max, settings.session_timeout / 2);
@@ -42,7 +44,10 @@ impl KafkaSource {
                 // Says that this thread has ended, however it ends.
                 let _runs = runs;
                 let _guard = EndGuard { inbox: inbox.clone(), error: Some(ended()) };
-                match Reader::open(settings, spec, inbox.clone(), &fences) {
+                let read = Reader::open(settings, spec, inbox.clone(), &fences);
+                // Held by the thread, which goes on for a while where nobody waits for it any more.
+                drop(door);
+                match read {
                     Ok(Some(reader)) => {
                         let _ = opened.send(Ok(()));
                         if let Err(error) = reader.run() {

@@ -1,6 +1,6 @@
 //! Topics: whether they exist, with how many partitions, and creating them. Everything here blocks; it runs off the async runtime.
 
-use super::{KafkaSettings, NAME, context::Context};
+use super::{KafkaSettings, NAME, clients::Role, context::Context};
 use crate::ConnectorError;
 use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
@@ -70,7 +70,7 @@ fn create(settings: &KafkaSettings, missing: &[&Wanted]) -> Result<(), Connector
     let doing = |name: &str| format!("creating topic {name}");
     let admin: AdminClient<Context> = settings
         .admin()
-        .create_with_context(Context::default())
+        .create_with_context(Context::new(Role::Admin))
         .map_err(|error| settings.refused("creating an administration client".into(), &error))?;
     let replicas = settings.replicas.map_or(-1, i32::from);
     let topics: Vec<_> = missing
@@ -102,7 +102,7 @@ fn create(settings: &KafkaSettings, missing: &[&Wanted]) -> Result<(), Connector
 fn create_by_asking(settings: &KafkaSettings, missing: &[&Wanted]) -> Result<(), ConnectorError> {
     let consumer: BaseConsumer<Context> = settings
         .asking()
-        .create_with_context(Context::default())
+        .create_with_context(Context::new(Role::Asking))
         .map_err(|error| settings.refused("creating a client".into(), &error))?;
     for topic in missing {
         // Whether it worked is seen by whoever waits for the topic.
@@ -123,7 +123,7 @@ impl<'a> Probe<'a> {
     pub(super) fn new(settings: &'a KafkaSettings) -> Result<Self, ConnectorError> {
         let consumer = settings
             .probe()
-            .create_with_context(Context::default())
+            .create_with_context(Context::new(Role::Probe))
             .map_err(|error| settings.refused("creating a client".into(), &error))?;
         Ok(Self { settings, consumer })
     }
@@ -133,7 +133,8 @@ impl<'a> Probe<'a> {
         let doing = || format!("asking for topic {topic}");
         let deadline = Instant::now() + self.settings.open_wait_max;
         loop {
-            let asked = partitions(&self.consumer, topic, ASK_WAIT_MAX);
+            let wait_max = ASK_WAIT_MAX.min(self.settings.open_wait_max);
+            let asked = partitions(&self.consumer, topic, wait_max);
             match asked {
                 Ok(found) => return Ok(found),
                 Err(error) if permanent(&error) => {

@@ -38,8 +38,9 @@ impl Director for Through {
 /// Bytes behind which a connection that was let through ends too, so that others follow.
 const TURNOVER_BYTES: u64 = 48 * 1024;
 
-/// How often a cut is tried again that no connection lived long enough for.
-const TRIES_MAX: u32 = 12;
+/// How often a cut is tried that no connection lived long enough for: of some twenty that a client of Kafka makes for one opening,
+/// one or two get beyond the first two KiB.
+const TRIES_MAX: u32 = 64;
 
 /// Cuts one connection at each of the given bytes, both ways: those up to which a connection gets. Every other connection is
 /// let through, so that whoever connects gets something done.
