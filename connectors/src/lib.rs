@@ -26,9 +26,13 @@ pub mod retry;
 
 mod message;
 mod receipts;
+mod secret;
+mod tls;
 
 pub use health::Health;
 pub use message::{Attributes, Message, names};
+pub use secret::Secret;
+pub use tls::PEM_BYTES_MAX;
 
 use async_trait::async_trait;
 use std::{fmt, sync::Arc, time::Duration};
@@ -280,6 +284,16 @@ pub enum ConnectorError {
         /// What was being done.
         doing: String,
         /// What the broker said, and what can be done.
+        text: String,
+    },
+    /// The broker and we do not come together: one does not trust the other's certificate, or the user or password is wrong.
+    #[error("{connector} at {address} does not let us in: {text}")]
+    NotLetIn {
+        /// Which connector.
+        connector: &'static str,
+        /// The address, without credentials.
+        address: String,
+        /// Why, and what can be done.
         text: String,
     },
     /// The broker knows us and does not let us.

@@ -111,8 +111,10 @@ const ROOMS: &[(&str, &str, &[&str])] = &[
     ),
     ("connectors/src", "health", &[]),
     ("connectors/src", "memory", &["health", "message", "receipts"]),
-    ("connectors/src", "kafka", &["health", "message", "receipts", "retry"]),
-    ("connectors/src", "rabbitmq", &["health", "message", "receipts", "retry"]),
+    ("connectors/src", "secret", &[]),
+    ("connectors/src", "tls", &[]),
+    ("connectors/src", "kafka", &["health", "message", "receipts", "retry", "secret", "tls"]),
+    ("connectors/src", "rabbitmq", &["health", "message", "receipts", "retry", "secret", "tls"]),
     ("connectors/src", "faulty", &["health", "message", "receipts"]),
     ("connectors/src", "conformance", &["message"]),
 ];

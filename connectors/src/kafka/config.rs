@@ -1,6 +1,9 @@
 //! The settings of the Kafka connector, and the clients of librdkafka they lead to.
 
-use super::NAME;
+use super::{
+    NAME,
+    security::{KafkaSasl, KafkaTls},
+};
 use crate::ConnectorError;
 use rdkafka::ClientConfig;
 use std::{
@@ -74,7 +77,11 @@ pub enum PositionsFrom {
 pub struct KafkaSettings {
     /// `host:port` of one or more brokers, separated by commas.
     pub bootstrap: String,
-    /// More properties of librdkafka, for example for TLS and SASL. Values may be secrets and are never shown.
+    /// TLS to the brokers, if it is to be.
+    pub tls: Option<KafkaTls>,
+    /// Who we are there, if they want to know.
+    pub sasl: Option<KafkaSasl>,
+    /// More properties of librdkafka. Values may be secrets and are never shown.
     pub properties: BTreeMap<String, String>,
     /// Partitions of the topics that are created here.
     pub partitions: u32,
@@ -100,6 +107,8 @@ impl KafkaSettings {
     pub fn new(bootstrap: impl Into<String>) -> Self {
         Self {
             bootstrap: bootstrap.into(),
+            tls: None,
+            sasl: None,
             properties: BTreeMap::new(),
             partitions: 6,
             replicas: None,
@@ -132,7 +141,7 @@ impl KafkaSettings {
                 name,
                 "the connector sets this property itself, because its promises rest on it; remove it",
             ),
-            None => Ok(()),
+            None => self.check_security(),
         }
     }
 
@@ -141,6 +150,7 @@ impl KafkaSettings {
         for (name, value) in &self.properties {
             config.set(name, value);
         }
+        self.secure(&mut config);
         config
             .set("bootstrap.servers", &self.bootstrap)
             .set("client.id", client_id(role))
@@ -262,6 +272,8 @@ impl fmt::Debug for KafkaSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KafkaSettings")
             .field("bootstrap", &self.bootstrap)
+            .field("tls", &self.tls)
+            .field("sasl", &self.sasl)
             .field("properties", &self.properties.keys())
             .field("partitions", &self.partitions)
             .field("replicas", &self.replicas)

@@ -3,6 +3,7 @@
 use super::{
     clients::{Open, Role},
     figures,
+    security::Refusal,
 };
 use crate::Health;
 use rdkafka::{
@@ -13,12 +14,17 @@ use rdkafka::{
     producer::{DeliveryResult, ProducerContext},
     types::RDKafkaErrorCode,
 };
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 /// Forwards the log to ours, and says once that all brokers are gone.
 #[derive(Debug)]
 pub(super) struct Context {
     gone: AtomicBool,
+    /// Why brokers and we do not come together, as last heard.
+    refusal: Mutex<Option<Refusal>>,
     health: Health,
     _open: Open,
 }
@@ -31,15 +37,35 @@ impl Context {
 
     /// Tells it to the health of whose client this is.
     pub(super) fn of(role: Role, health: &Health) -> Self {
-        Self { gone: AtomicBool::new(false), health: health.clone(), _open: Open::new(role) }
+        Self {
+            gone: AtomicBool::new(false),
+            refusal: Mutex::default(),
+            health: health.clone(),
+            _open: Open::new(role),
+        }
     }
 
     /// Something was heard of a broker.
     pub(super) fn heard(&self) {
         if self.gone.load(Ordering::Relaxed) && self.gone.swap(false, Ordering::Relaxed) {
             tracing::info!("Kafka answers again.");
+            *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = None;
             self.health.reconnected();
             self.health.ready();
+        }
+    }
+
+    /// Why no broker lets us in, if that was heard since one has answered.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refused(&self, refusal: Refusal, reason: &str) {
+        let known = self.refusal.lock().unwrap_or_else(PoisonError::into_inner).replace(refusal);
+        self.gone.store(true, Ordering::Relaxed);
+        self.health.degraded(format!("the brokers do not let us in: {refusal}"));
+        if known != Some(refusal) {
+            tracing::warn!(%refusal, reason, "Kafka does not let us in, trying until it does.");
         }
     }
 }
@@ -64,8 +90,14 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-            self.health.away(format!("no broker can be reached: {reason}"));
+        let code = error.rdkafka_error_code();
+        if let Some(refusal) = Refusal::of(code, reason) {
+            self.refused(refusal, reason);
+        } else if code == Some(RDKafkaErrorCode::AllBrokersDown) {
+            // A broker that refuses us counts as down, too.
+            if self.refusal().is_none() {
+                self.health.away(format!("no broker can be reached: {reason}"));
+            }
             if !self.gone.swap(true, Ordering::Relaxed) {
                 tracing::warn!(reason, "Kafka can't be reached, trying until it can.");
             }

@@ -25,6 +25,7 @@ mod reader;
 mod record;
 mod retention;
 mod routes;
+mod security;
 mod sink;
 mod source;
 mod topics;
@@ -34,6 +35,7 @@ pub use clients::clients_open;
 pub use config::{
     KafkaSettings, OPEN_WAIT_MAX, PositionsFrom, SEND_WAIT_MAX, SESSION_TIMEOUT, TAKEOVER_MARGIN,
 };
+pub use security::{KafkaSasl, KafkaTls, SaslMechanism};
 
 use crate::{ChannelSpec, Connector, ConnectorError, Memory, Retention, Sink, Source, SourceSpec};
 use async_trait::async_trait;

@@ -489,6 +489,8 @@ impl Reader {
             let answer = self.consumer.fetch_watermarks(topic, partition as i32, LOOK_WAIT_MAX);
             // Passing trouble: reading has it as well, and tells.
             let Ok((low, high)) = answer else { return Ok(()) };
+            // Also when there is nothing to read.
+            self.consumer.context().heard();
             let log = Log { low: low.max(0) as u64, high: high.max(0) as u64, committed: None };
             // A position below the beginning is refused by the next fetch, which knows better whether it still matters.
             if next.is_some_and(|next| next > log.high)

@@ -1,6 +1,6 @@
 //! Topics: whether they exist, with how many partitions, and creating them. Everything here blocks; it runs off the async runtime.
 
-use super::{KafkaSettings, NAME, clients::Role, context::Context};
+use super::{KafkaSettings, NAME, clients::Role, context::Context, security::Refusal};
 use crate::ConnectorError;
 use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
@@ -15,6 +15,9 @@ const ASK_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Between two questions for the same thing.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Events of a client that are fetched to learn why it was not let in (events).
+const TOLD_MAX: usize = 100;
 
 /// A topic that is to exist.
 #[derive(Debug, Clone)]
@@ -128,6 +131,17 @@ impl<'a> Probe<'a> {
         Ok(Self { settings, consumer })
     }
 
+    /// Why no broker lets us in, as far as librdkafka has told.
+    fn refusal(&self) -> Option<Refusal> {
+        // What it tells waits to be fetched. Bounded by how much can have come up meanwhile.
+        for _ in 0..TOLD_MAX {
+            if self.consumer.poll(Duration::ZERO).is_none() {
+                break;
+            }
+        }
+        self.consumer.context().refusal()
+    }
+
     /// How many partitions the topic has, `None` when there is no such topic. Asks until the brokers answer.
     pub(super) fn partitions(&self, topic: &str) -> Result<Option<u32>, ConnectorError> {
         let doing = || format!("asking for topic {topic}");
@@ -140,10 +154,16 @@ impl<'a> Probe<'a> {
                 Err(error) if permanent(&error) => {
                     return Err(self.settings.refused(doing(), &error));
                 }
-                Err(error) if Instant::now() > deadline => {
-                    return Err(self.settings.unreachable(doing(), Some(error)));
+                Err(error) => {
+                    // No broker has answered, and one that could be asked has refused us.
+                    if let Some(refusal) = self.refusal() {
+                        return Err(self.settings.not_let_in(refusal));
+                    }
+                    if Instant::now() > deadline {
+                        return Err(self.settings.unreachable(doing(), Some(error)));
+                    }
+                    std::thread::sleep(ASK_AGAIN);
                 }
-                Err(_) => std::thread::sleep(ASK_AGAIN),
             }
         }
     }

@@ -2,9 +2,9 @@
 //!
 //! The address carries a password, so it has a type of its own that parses once and never shows it.
 
-use super::NAME;
-use crate::ConnectorError;
-use lapin::uri::{AMQPScheme, AMQPUri};
+use super::{NAME, RabbitMqTls};
+use crate::{ConnectorError, Secret};
+use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
 use std::{fmt, time::Duration};
 
 /// Deliveries the broker may push ahead to one source, at the most (messages). Measured to keep one consumer busy;
@@ -40,11 +40,6 @@ impl RabbitMqUri {
                 "is no AMQP address; it looks like amqp://user:password@host:5672/vhost, with special characters percent-encoded",
             )
         })?;
-        if uri.scheme == AMQPScheme::AMQPS {
-            return Err(wrong(
-                "asks for TLS, which this build does not have; use amqp:// on a trusted network or through a TLS tunnel",
-            ));
-        }
         // The parser takes no IPv6 literal for a host and would quietly go to localhost.
         if let Some(literal) = ipv6_literal(text) {
             uri.authority.host = literal.into();
@@ -54,6 +49,11 @@ impl RabbitMqUri {
             uri.vhost = "/".into();
         }
         Ok(Self(uri))
+    }
+
+    /// Whether TLS is spoken there.
+    pub fn is_tls(&self) -> bool {
+        self.0.scheme == AMQPScheme::AMQPS
     }
 
     /// The address as lapin takes it.
@@ -72,11 +72,12 @@ impl fmt::Display for RabbitMqUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let AMQPUri { authority, vhost, .. } = &self.0;
         let host = &authority.host;
+        let scheme = if self.is_tls() { "amqps" } else { "amqp" };
         let vhost = if vhost == "/" { "%2f" } else { vhost };
         if host.contains(':') {
-            write!(f, "amqp://[{host}]:{}/{vhost}", authority.port)
+            write!(f, "{scheme}://[{host}]:{}/{vhost}", authority.port)
         } else {
-            write!(f, "amqp://{host}:{}/{vhost}", authority.port)
+            write!(f, "{scheme}://{host}:{}/{vhost}", authority.port)
         }
     }
 }
@@ -92,6 +93,12 @@ impl fmt::Debug for RabbitMqUri {
 pub struct RabbitMqSettings {
     /// Where the broker is.
     pub uri: RabbitMqUri,
+    /// Whom to trust and what to show of ourselves, where the address begins with `amqps://`.
+    pub tls: RabbitMqTls,
+    /// The user's password, instead of the one in the address.
+    pub password: Option<Secret>,
+    /// The broker knows us by our certificate (SASL EXTERNAL), instead of by user and password.
+    pub by_certificate: bool,
     /// What the broker shows people as the name of our connections.
     pub connection_name: String,
     /// Deliveries pushed ahead to one source, at the most (messages). See [`PREFETCH_MAX`].
@@ -114,6 +121,9 @@ impl RabbitMqSettings {
     pub fn new(uri: &str) -> Result<Self, ConnectorError> {
         Ok(Self {
             uri: RabbitMqUri::parse(uri)?,
+            tls: RabbitMqTls::default(),
+            password: None,
+            by_certificate: false,
             connection_name: "dirigent".into(),
             prefetch_max: PREFETCH_MAX,
             confirm_time_max: CONFIRM_TIME_MAX,
@@ -122,6 +132,51 @@ impl RabbitMqSettings {
             heartbeat: HEARTBEAT,
             stand_by: false,
         })
+    }
+
+    /// Reads the files of TLS and refuses what can't work, so that it is told before a broker is asked.
+    ///
+    /// # Errors
+    /// [`ConnectorError::Setting`], which names the setting.
+    pub fn check(&self) -> Result<(), ConnectorError> {
+        let wrong = |setting: &str, text: &str| {
+            Err(ConnectorError::Setting {
+                connector: NAME,
+                setting: setting.into(),
+                text: text.into(),
+            })
+        };
+        if !self.uri.is_tls() {
+            if self.tls != RabbitMqTls::default() {
+                return wrong("tls", "is said, and the address begins with amqp://; say amqps://");
+            }
+            if self.by_certificate {
+                return wrong(
+                    "mechanism",
+                    "EXTERNAL wants TLS, and the address begins with amqp://; say amqps://",
+                );
+            }
+            return Ok(());
+        }
+        if self.by_certificate && self.tls.certificate.is_none() {
+            return wrong(
+                "mechanism",
+                "EXTERNAL wants a certificate of ours; say `tls.certificate` and `tls.key`",
+            );
+        }
+        self.tls.client().map(drop).map_err(|flaw| flaw.of(NAME))
+    }
+
+    /// The address as lapin takes it, with who we are.
+    pub(super) fn for_lapin(&self) -> AMQPUri {
+        let mut uri = self.uri.for_lapin();
+        if let Some(password) = &self.password {
+            password.expose().clone_into(&mut uri.authority.userinfo.password);
+        }
+        if self.by_certificate {
+            uri.query.auth_mechanism = Some(SASLMechanism::External);
+        }
+        uri
     }
 }
 
@@ -139,12 +194,27 @@ mod tests {
 
     #[test]
     fn an_address_that_cannot_be_parsed_is_refused_without_repeating_it() {
-        for address in
-            ["s3cret", "http://ann:s3cret@host", "amqps://ann:s3cret@host", "amqp:s3cret"]
-        {
+        for address in ["s3cret", "http://ann:s3cret@host", "amqp:s3cret"] {
             let error = RabbitMqUri::parse(address).expect_err("refused");
             assert!(!format!("{error} {error:?}").contains("s3cret"), "{error:?}");
         }
+    }
+
+    #[test]
+    fn an_address_of_tls_has_a_port_of_its_own_and_wants_what_it_is_told_of_tls() {
+        let mut settings = RabbitMqSettings::new("amqps://ann:x@broker").expect("valid");
+        assert_eq!(settings.uri.to_string(), "amqps://broker:5671/%2f");
+        settings.by_certificate = true;
+        let told = settings.check().expect_err("refused").to_string();
+        assert!(told.contains("mechanism") && told.contains("`tls.certificate`"), "{told}");
+        let mut settings = RabbitMqSettings::new("amqp://ann:x@broker").expect("valid");
+        settings.check().expect("nothing to check");
+        settings.password = Some(Secret::new("s3cret"));
+        assert_eq!(settings.for_lapin().authority.userinfo.password, "s3cret");
+        settings.tls.ca = Some("ca.pem".into());
+        let told = settings.check().expect_err("refused").to_string();
+        assert!(told.contains("amqps://"), "{told}");
+        assert!(!format!("{settings:?}").contains("s3cret"));
     }
 
     #[test]

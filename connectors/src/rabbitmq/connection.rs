@@ -2,7 +2,7 @@
 //!
 //! Also tells the troubles that pass by themselves from the ones that a person must mend.
 
-use super::{NAME, RabbitMqSettings, owner};
+use super::{NAME, RabbitMqSettings, owner, tls};
 use crate::{ConnectorError, Health, retry::Delays};
 use lapin::{Connection, ConnectionProperties, ErrorKind, uri::AMQPUri};
 use std::{future::Future, time::Duration};
@@ -33,6 +33,8 @@ pub(super) mod code {
 pub(super) enum Trouble {
     /// Trying again will not help before a person did something.
     Mend(ConnectorError),
+    /// The broker and we do not come together. Whoever opens something gives up; who was in already goes on trying.
+    Shut(ConnectorError),
     /// Trying again may help.
     Passing { doing: String, source: Option<lapin::Error> },
     /// Another connection reads this queue.
@@ -101,9 +103,29 @@ impl Dialer {
         let doing = "to let us in";
         let name = format!("{} {purpose}", self.settings.connection_name);
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        match timeout(ATTEMPT_TIME_MAX, Connection::connect_uri(self.uri(), properties)).await {
-            Ok(connected) => connected.map_err(|error| Trouble::of(doing, error)),
+        let connecting = async {
+            let (address, uri) = (&self.settings.uri, self.uri());
+            if address.is_tls() {
+                return tls::connect(address, uri, &self.settings.tls, properties).await;
+            }
+            Connection::connect_uri(uri, properties)
+                .await
+                .map_err(|error| Trouble::of(doing, error))
+        };
+        match timeout(ATTEMPT_TIME_MAX, connecting).await {
+            Ok(Err(Trouble::Mend(error))) => Err(Trouble::Shut(self.not_let_in(error))),
+            Ok(connected) => connected,
             Err(_) => Err(Trouble::Passing { doing: doing.into(), source: None }),
+        }
+    }
+
+    /// A refusal of the broker before anything was asked of it.
+    fn not_let_in(&self, error: ConnectorError) -> ConnectorError {
+        match error {
+            ConnectorError::Refused { connector, text, .. } => {
+                ConnectorError::NotLetIn { connector, address: self.settings.uri.to_string(), text }
+            }
+            other => other,
         }
     }
 
@@ -124,7 +146,7 @@ impl Dialer {
         loop {
             match timeout_at(deadline.max(owned.deadline()), attempt()).await {
                 Ok(Ok(done)) => return Ok(done),
-                Ok(Err(Trouble::Mend(error))) => return Err(error),
+                Ok(Err(Trouble::Mend(error) | Trouble::Shut(error))) => return Err(error),
                 Ok(Err(Trouble::Passing { source, .. })) => last = source,
                 Ok(Err(Trouble::Owned { group, queue })) => {
                     if owned.for_longer_than(owner::takeover_wait(self.settings.heartbeat)) {
@@ -176,6 +198,11 @@ impl Dialer {
                     health.degraded(error.to_string());
                     report(error);
                 }
+                // A password or a certificate that is being renewed: nobody is to end for it.
+                Ok(Err(Trouble::Shut(error))) => {
+                    tracing::error!(%address, purpose, %error, "RabbitMQ does not let us in, trying again.");
+                    health.degraded(error.to_string());
+                }
                 Ok(Err(Trouble::Owned { group, queue })) => {
                     if owned.is_new() {
                         tracing::warn!(%address, group, queue, "Another connection reads this queue, waiting for it.");
@@ -202,7 +229,7 @@ impl Dialer {
     }
 
     fn uri(&self) -> AMQPUri {
-        let mut uri = self.settings.uri.for_lapin();
+        let mut uri = self.settings.for_lapin();
         let heartbeat_seconds = self.settings.heartbeat.as_secs().max(1);
         uri.query.heartbeat.get_or_insert(u16::try_from(heartbeat_seconds).unwrap_or(u16::MAX));
         let attempt_ms = u64::try_from(ATTEMPT_TIME_MAX.as_millis()).unwrap_or(u64::MAX);

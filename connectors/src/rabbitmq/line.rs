@@ -67,7 +67,9 @@ impl Line {
                 Trouble::Mend(error) => {
                     tracing::error!(%error, "A channel can't be declared again, publishing goes on.");
                 }
-                Trouble::Passing { .. } | Trouble::Owned { .. } => return Err(trouble),
+                Trouble::Passing { .. } | Trouble::Owned { .. } | Trouble::Shut(_) => {
+                    return Err(trouble);
+                }
             }
         }
         let opening = |error| Trouble::of("to open a confirming AMQP channel", error);

@@ -26,6 +26,7 @@ mod line;
 mod owner;
 mod sink;
 mod source;
+mod tls;
 mod topology;
 mod window;
 
@@ -33,6 +34,8 @@ pub use config::{
     CONFIRM_TIME_MAX, CONNECT_TIME_MAX, HEARTBEAT, MESSAGE_BYTES_MAX, PREFETCH_MAX,
     RabbitMqSettings, RabbitMqUri,
 };
+
+pub use tls::RabbitMqTls;
 
 use crate::{ChannelSpec, Connector, ConnectorError, Memory, Sink, Source, SourceSpec};
 use async_trait::async_trait;

@@ -298,6 +298,8 @@ impl Pump {
                     let source = source.map(|source| source.to_string()).unwrap_or_default();
                     return Ended::Lost(format!("RabbitMQ was asked {doing}: {source}"));
                 }
+                // Only dialling says so, and this connection stands.
+                Err(Trouble::Shut(error)) => return Ended::Lost(error.to_string()),
                 Err(Trouble::Mend(error)) => {
                     let text = error.to_string();
                     self.inbox.report(error);

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::{env, fmt};
 
 use crate::error::Unavailable;
-use crate::home::{self, Home};
+use crate::home::{self, Home, Wishes};
 use crate::mock::Mock;
+use crate::secured::{self, Secured};
 use crate::{
     KAFKA_VARIABLE, RABBITMQ_VARIABLE, REGISTRY_VARIABLE, apicurio, compose, kafka, rabbitmq,
     report,
@@ -131,6 +132,44 @@ impl Broker {
                 home.is_behind().then(|| kafka::behind(home.state().ports))
             }
             Hold::Home(_) | Hold::Elsewhere | Hold::Mock { .. } => None,
+        }
+    }
+
+    /// Where it asks who its clients are, `host:port`, for a broker that was started to do so. The host is an address: a certificate
+    /// for it names `127.0.0.1`.
+    #[must_use]
+    pub fn secured(&self) -> Option<String> {
+        match &self.hold {
+            Hold::Home(home) if home.is_secured() => {
+                let [.., asking] = home.state().ports;
+                Some(format!("127.0.0.1:{asking}"))
+            }
+            Hold::Home(_) | Hold::Elsewhere | Hold::Mock { .. } => None,
+        }
+    }
+
+    /// Gives a secured broker other certificates. They count once it is restarted.
+    ///
+    /// # Errors
+    /// It is not secured, or the files can't be written.
+    pub fn secure(&self, secured: &Secured) -> Result<(), Unavailable> {
+        match &self.hold {
+            Hold::Home(home) if home.is_secured() => home.secure(secured),
+            Hold::Home(_) | Hold::Elsewhere | Hold::Mock { .. } => Err(self.not_ours("securing")),
+        }
+    }
+
+    /// Denies a user of a secured Kafka to write to a topic; everything else about it is permitted to everybody.
+    ///
+    /// # Errors
+    /// It is no secured Kafka, or it refuses.
+    pub fn deny_writing(&self, user: &str, topic: &str) -> Result<(), Unavailable> {
+        match &self.hold {
+            Hold::Home(home) if home.is_secured() && self.kind == Kind::Kafka => {
+                secured::deny_writing(&self.address, user, topic)
+                    .map_err(|why| self.failed("denying a topic", why))
+            }
+            Hold::Home(_) | Hold::Elsewhere | Hold::Mock { .. } => Err(self.not_ours("denying")),
         }
     }
 
@@ -271,14 +310,20 @@ pub(crate) fn find(kind: Kind) -> Result<Broker, Unavailable> {
 }
 
 pub(crate) fn private(kind: Kind) -> Result<Broker, Unavailable> {
-    match Home::private(kind, None) {
+    match Home::private(kind, Wishes::default()) {
         Ok(home) => Ok(Broker::of_home(kind, home)),
         Err(error) => mocked(kind, error, true),
     }
 }
 
 pub(crate) fn private_behind(port: u16) -> Result<Broker, Unavailable> {
-    Ok(Broker::of_home(Kind::Kafka, Home::private(Kind::Kafka, Some(port))?))
+    let wishes = Wishes { proxy: Some(port), ..Wishes::default() };
+    Ok(Broker::of_home(Kind::Kafka, Home::private(Kind::Kafka, wishes)?))
+}
+
+pub(crate) fn private_secured(kind: Kind, secured: &Secured) -> Result<Broker, Unavailable> {
+    let wishes = Wishes { secured: Some(secured), ..Wishes::default() };
+    Ok(Broker::of_home(kind, Home::private(kind, wishes)?))
 }
 
 pub(crate) fn up(kind: Kind) -> Result<Broker, Unavailable> {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::broker::Kind;
 use crate::error::{Unavailable, folder};
+use crate::secured::{Files, Secured};
 use crate::{apicurio, kafka, place, process, rabbitmq};
 
 /// How long a shared broker lives without a user. Long enough to rebuild between two test runs.
@@ -43,8 +44,17 @@ const END_MAX: Duration = Duration::from_secs(10);
 /// How long the folder of a private broker whose test failed is kept for reading its log.
 const LEFTOVER_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Loopback ports of one broker: for clients, for itself, and for its helper.
-pub(crate) type Ports = [u16; 3];
+/// Loopback ports of one broker: for clients, for itself, for its helper, and for clients that it asks who they are.
+pub(crate) type Ports = [u16; 4];
+
+/// What a private broker is to be like.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Wishes<'a> {
+    /// Its clients are sent to this port of the machine, where it is a broker that tells them.
+    pub(crate) proxy: Option<u16>,
+    /// It asks who its clients are.
+    pub(crate) secured: Option<&'a Secured>,
+}
 
 /// What the next process needs to know to use a broker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -62,6 +72,7 @@ pub(crate) struct Home {
     path: PathBuf,
     private: bool,
     behind: bool,
+    secured: bool,
     state: State,
     _lease: File,
 }
@@ -78,14 +89,13 @@ impl Home {
         });
         let state = match running {
             Some(state) => state,
-            None => start(kind, &path, None, false)?,
+            None => start(kind, &path, Wishes::default(), false)?,
         };
-        Ok(Self { kind, path, private: false, behind: false, state, _lease: lease })
+        Ok(Self { kind, path, private: false, behind: false, secured: false, state, _lease: lease })
     }
 
     /// One of one's own, with fresh data.
-    /// Its clients are sent to `proxy`, a port of this machine, where that is said and the broker is one that tells them.
-    pub(crate) fn private(kind: Kind, proxy: Option<u16>) -> Result<Self, Unavailable> {
+    pub(crate) fn private(kind: Kind, wishes: Wishes<'_>) -> Result<Self, Unavailable> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let all = place::root()?.join("private");
         place::create(&all)?;
@@ -96,8 +106,9 @@ impl Home {
         place::remove(&path)?;
         place::create(&path)?;
         let lease = place::lease(&path.join("lease"))?;
-        let state = start(kind, &path, proxy, true)?;
-        Ok(Self { kind, path, private: true, behind: proxy.is_some(), state, _lease: lease })
+        let state = start(kind, &path, wishes, true)?;
+        let (behind, secured) = (wishes.proxy.is_some(), wishes.secured.is_some());
+        Ok(Self { kind, path, private: true, behind, secured, state, _lease: lease })
     }
 
     pub(crate) fn state(&self) -> &State {
@@ -114,6 +125,15 @@ impl Home {
 
     pub(crate) fn is_behind(&self) -> bool {
         self.behind
+    }
+
+    pub(crate) fn is_secured(&self) -> bool {
+        self.secured
+    }
+
+    /// Other certificates, from its next start on.
+    pub(crate) fn secure(&self, secured: &Secured) -> Result<(), Unavailable> {
+        Files::of(&self.path).write(secured)
     }
 
     pub(crate) fn log(&self) -> PathBuf {
@@ -194,10 +214,10 @@ fn shared_path(kind: Kind) -> Result<PathBuf, Unavailable> {
     Ok(path)
 }
 
-fn start(kind: Kind, path: &Path, proxy: Option<u16>, private: bool) -> Result<State, Unavailable> {
+fn start(kind: Kind, path: &Path, wishes: Wishes<'_>, private: bool) -> Result<State, Unavailable> {
     let mut attempt = 1;
     loop {
-        match start_once(kind, path, proxy, private) {
+        match start_once(kind, path, wishes, private) {
             // What is missing stays missing; what failed may have lost the race for a port.
             Err(error @ Unavailable::Failed { .. }) if attempt < START_ATTEMPTS_MAX => {
                 tracing::warn!(%error, attempt, "A broker did not start, trying other ports.");
@@ -211,7 +231,7 @@ fn start(kind: Kind, path: &Path, proxy: Option<u16>, private: bool) -> Result<S
 fn start_once(
     kind: Kind,
     path: &Path,
-    proxy: Option<u16>,
+    wishes: Wishes<'_>,
     private: bool,
 ) -> Result<State, Unavailable> {
     let doing = "starting the broker";
@@ -222,8 +242,8 @@ fn start_once(
     place::create(&path.join("data"))?;
     let ports = process::free_ports().map_err(folder("finding free loopback ports for", path))?;
     match kind {
-        Kind::Kafka => kafka::lay_out(path, ports, proxy)?,
-        Kind::RabbitMq => rabbitmq::lay_out(path, ports)?,
+        Kind::Kafka => kafka::lay_out(path, ports, wishes)?,
+        Kind::RabbitMq => rabbitmq::lay_out(path, ports, wishes)?,
         Kind::SchemaRegistry => {}
     }
     let pids = launch(kind, path, ports)?;

@@ -11,8 +11,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::broker::Kind;
 use crate::error::{Unavailable, folder};
-use crate::home::Ports;
+use crate::home::{Ports, Wishes};
 use crate::process::Ran;
+use crate::secured::{self, Secured};
 use crate::{place, process, report};
 
 /// The version of Kafka that is started; `docker-compose.yml` pins the same one.
@@ -44,14 +45,14 @@ pub(crate) fn address([clients, ..]: Ports) -> String {
 }
 
 /// Where the proxy carries to.
-pub(crate) fn behind([.., behind]: Ports) -> String {
+pub(crate) fn behind([_, _, behind, _]: Ports) -> String {
     format!("127.0.0.1:{behind}")
 }
 
 /// Writes the configuration and formats the storage.
-pub(crate) fn lay_out(path: &Path, ports: Ports, proxy: Option<u16>) -> Result<(), Unavailable> {
+pub(crate) fn lay_out(path: &Path, ports: Ports, wishes: Wishes<'_>) -> Result<(), Unavailable> {
     let properties = properties_of(path);
-    place::write(&properties, &configuration(path, ports, proxy))?;
+    place::write(&properties, &configuration(path, ports, wishes)?)?;
     let log = path.join("broker.log");
     let mut format = java(&["-Xmx128m", "-XX:TieredStopAtLevel=1"])?;
     format.arg("kafka.tools.StorageTool").args([
@@ -61,6 +62,7 @@ pub(crate) fn lay_out(path: &Path, ports: Ports, proxy: Option<u16>) -> Result<(
         CLUSTER_ID,
     ]);
     format.arg("--config").arg(&properties);
+    format.args(wishes.secured.map(secured::kafka_users).unwrap_or_default());
     match process::run(&mut format, &log, TOOL_MAX) {
         Ran::Well => Ok(()),
         Ran::Badly(why) => Err(Unavailable::Failed {
@@ -124,19 +126,27 @@ fn properties_of(path: &Path) -> PathBuf {
 }
 
 /// One node that is broker and controller; everything that is replicated elsewhere is kept once.
-fn configuration(path: &Path, [clients, controller, behind]: Ports, proxy: Option<u16>) -> String {
+fn configuration(
+    path: &Path,
+    [clients, controller, behind, asking]: Ports,
+    Wishes { proxy, secured }: Wishes<'_>,
+) -> Result<String, Unavailable> {
+    let files = secured::lay_out(path, secured)?;
     // A listener of its own: the broker itself and those who look after it don't go through the proxy.
     let (listens, tells) = proxy.map_or_else(Default::default, |proxy| {
         (format!(",PROXIED://127.0.0.1:{behind}"), format!(",PROXIED://127.0.0.1:{proxy}"))
     });
+    let (asks, security) = secured.map_or_else(Default::default, |secured: &Secured| {
+        (format!(",SECURED://127.0.0.1:{asking}"), secured::kafka(&files, secured))
+    });
     let data = path.join("data").display().to_string();
-    format!(
+    Ok(format!(
         "process.roles=broker,controller\n\
          node.id=1\n\
          controller.quorum.bootstrap.servers=127.0.0.1:{controller}\n\
-         listeners=CLIENTS://127.0.0.1:{clients},CONTROLLER://127.0.0.1:{controller}{listens}\n\
-         advertised.listeners=CLIENTS://127.0.0.1:{clients},CONTROLLER://127.0.0.1:{controller}{tells}\n\
-         listener.security.protocol.map=CLIENTS:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT\n\
+         listeners=CLIENTS://127.0.0.1:{clients},CONTROLLER://127.0.0.1:{controller}{listens}{asks}\n\
+         advertised.listeners=CLIENTS://127.0.0.1:{clients},CONTROLLER://127.0.0.1:{controller}{tells}{asks}\n\
+         listener.security.protocol.map=CLIENTS:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT,SECURED:SASL_SSL\n\
          inter.broker.listener.name=CLIENTS\n\
          controller.listener.names=CONTROLLER\n\
          log.dirs={data}\n\
@@ -154,8 +164,9 @@ fn configuration(path: &Path, [clients, controller, behind]: Ports, proxy: Optio
          group.initial.rebalance.delay.ms=0\n\
          group.min.session.timeout.ms=1000\n\
          num.network.threads=2\n\
-         num.io.threads=4\n"
-    )
+         num.io.threads=4\n\
+         {security}"
+    ))
 }
 
 /// Java with the jars on its path.

@@ -21,12 +21,14 @@ mod place;
 mod process;
 mod rabbitmq;
 mod report;
+mod secured;
 
 pub use broker::{Broker, How, Kind};
 pub use error::Unavailable;
 pub use home::{IDLE_MAX, KEEP_MAX, PRIVATE_IDLE_MAX};
 pub use kafka::VERSION as KAFKA_VERSION;
 pub use report::{Named, brokers_used, required, skip};
+pub use secured::Secured;
 
 /// Where to find Kafka: `host:port`, several separated by commas.
 pub const KAFKA_VARIABLE: &str = "DIRIGENT_KAFKA";
@@ -83,6 +85,22 @@ pub fn kafka_private_behind(port: u16) -> Result<Broker, Unavailable> {
 /// As [`rabbitmq`]; the environment and docker are not asked.
 pub fn rabbitmq_private() -> Result<Broker, Unavailable> {
     report::noted(broker::private(Kind::RabbitMq))
+}
+
+/// A Kafka of one's own that asks who its clients are, at [`Broker::secured`]: by SASL over TLS, with a certificate of theirs.
+///
+/// # Errors
+/// As [`kafka_private`]; a mock can't do it and counts as unavailable.
+pub fn kafka_private_secured(secured: &Secured) -> Result<Broker, Unavailable> {
+    report::noted(broker::private_secured(Kind::Kafka, secured))
+}
+
+/// A RabbitMQ of one's own that asks who its clients are, at [`Broker::secured`]: by TLS, with a certificate of theirs.
+///
+/// # Errors
+/// As [`rabbitmq_private`].
+pub fn rabbitmq_private_secured(secured: &Secured) -> Result<Broker, Unavailable> {
+    report::noted(broker::private_secured(Kind::RabbitMq, secured))
 }
 
 /// A schema registry, found or started (Apicurio, in memory), shared with the other tests of the run: use record names of your own.

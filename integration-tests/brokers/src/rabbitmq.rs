@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use crate::broker::Kind;
 use crate::error::{Unavailable, folder};
-use crate::home::Ports;
+use crate::home::{Ports, Wishes};
 use crate::process::Ran;
+use crate::secured::{self, RABBITMQ_PLUGIN};
 use crate::{place, process, report};
 
 /// What a person can do when it cannot be started.
@@ -37,7 +38,12 @@ pub(crate) fn address([clients, ..]: Ports) -> String {
 }
 
 /// Writes the configuration.
-pub(crate) fn lay_out(path: &Path, _: Ports) -> Result<(), Unavailable> {
+pub(crate) fn lay_out(
+    path: &Path,
+    [.., asking]: Ports,
+    Wishes { secured, .. }: Wishes<'_>,
+) -> Result<(), Unavailable> {
+    let files = secured::lay_out(path, secured)?;
     place::create(&path.join("home"))?;
     place::create(&path.join("log"))?;
     // Test machines are small and their disks are full: alarms are raised by tests, not by chance.
@@ -47,8 +53,11 @@ pub(crate) fn lay_out(path: &Path, _: Ports) -> Result<(), Unavailable> {
                          log.console = true\n\
                          log.console.level = warning\n\
                          log.file = false\n";
-    place::write(&path.join("rabbitmq.conf"), configuration)?;
-    place::write(&path.join("enabled_plugins"), "[].\n")?;
+    let security = secured.map(|secured| secured::rabbitmq(&files, secured, asking));
+    let plugin = if secured.is_some() { RABBITMQ_PLUGIN } else { "" };
+    let configuration = format!("{configuration}{}", security.unwrap_or_default());
+    place::write(&path.join("rabbitmq.conf"), &configuration)?;
+    place::write(&path.join("enabled_plugins"), &format!("[{plugin}].\n"))?;
     place::write(&path.join("rabbitmq-env.conf"), "")?;
     // By a name in our folder, so that the process can be told from a system's own.
     let mapper = path.join("epmd");
@@ -58,7 +67,7 @@ pub(crate) fn lay_out(path: &Path, _: Ports) -> Result<(), Unavailable> {
 
 /// Starts the port mapper and the node on what [`lay_out`] prepared.
 pub(crate) fn launch(path: &Path, ports: Ports) -> Result<Vec<u32>, Unavailable> {
-    let [_, _, mapper_port] = ports;
+    let [_, _, mapper_port, _] = ports;
     let mut mapper = Command::new(path.join("epmd"));
     mapper.args(["-port", &mapper_port.to_string(), "-address", "127.0.0.1"]);
     let mut node = Command::new(server()?);
@@ -183,7 +192,7 @@ fn version_in(frame: &[u8]) -> Option<String> {
 }
 
 /// The settings that make it a node of ours, for the server and for its tools.
-fn own_world(command: &mut Command, path: &Path, [clients, nodes, mapper]: Ports) {
+fn own_world(command: &mut Command, path: &Path, [clients, nodes, mapper, _]: Ports) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("RABBITMQ_") || text.starts_with("ERL_") {

@@ -51,13 +51,50 @@ struct Kafka {
     partitions: Option<Spanned<u64>>,
     replicas: Option<Spanned<u64>>,
     #[serde(default)]
+    tls: KafkaTls,
+    #[serde(default)]
+    sasl: KafkaSasl,
+    #[serde(default)]
     properties: BTreeMap<String, Spanned<Scalar>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct KafkaTls {
+    enabled: Option<Spanned<bool>>,
+    ca: Option<Spanned<String>>,
+    certificate: Option<Spanned<String>>,
+    key: Option<Spanned<String>>,
+    key_password: Option<Spanned<String>>,
+    key_password_file: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct KafkaSasl {
+    mechanism: Option<Spanned<String>>,
+    username: Option<Spanned<String>>,
+    password: Option<Spanned<String>>,
+    password_file: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct RabbitMq {
     uri: Option<Spanned<String>>,
+    password: Option<Spanned<String>>,
+    password_file: Option<Spanned<String>>,
+    mechanism: Option<Spanned<String>>,
+    #[serde(default)]
+    tls: RabbitMqTls,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RabbitMqTls {
+    ca: Option<Spanned<String>>,
+    certificate: Option<Spanned<String>>,
+    key: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -164,7 +201,23 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Said, Vec<ConfigError>> {
     texts("broker", root.broker);
     texts("durability", root.durability);
     texts("kafka.address", root.kafka.address);
+    let (tls, sasl) = (root.kafka.tls, root.kafka.sasl);
+    texts("kafka.tls.ca", tls.ca);
+    texts("kafka.tls.certificate", tls.certificate);
+    texts("kafka.tls.key", tls.key);
+    texts("kafka.tls.key_password", tls.key_password);
+    texts("kafka.tls.key_password_file", tls.key_password_file);
+    texts("kafka.sasl.mechanism", sasl.mechanism);
+    texts("kafka.sasl.username", sasl.username);
+    texts("kafka.sasl.password", sasl.password);
+    texts("kafka.sasl.password_file", sasl.password_file);
     texts("rabbitmq.uri", root.rabbitmq.uri);
+    texts("rabbitmq.password", root.rabbitmq.password);
+    texts("rabbitmq.password_file", root.rabbitmq.password_file);
+    texts("rabbitmq.mechanism", root.rabbitmq.mechanism);
+    texts("rabbitmq.tls.ca", root.rabbitmq.tls.ca);
+    texts("rabbitmq.tls.certificate", root.rabbitmq.tls.certificate);
+    texts("rabbitmq.tls.key", root.rabbitmq.tls.key);
     texts("http.listen", root.http.listen);
     texts("registry.url", root.registry.url);
     texts("registry.subjects", root.registry.subjects);
@@ -192,10 +245,13 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Said, Vec<ConfigError>> {
     numbers("wait_for_broker_seconds", root.wait_for_broker_seconds);
     numbers("kafka.partitions", root.kafka.partitions);
     numbers("kafka.replicas", root.kafka.replicas);
-    if let Some(register) = root.registry.register {
-        let origin = origin(register.span().start);
-        let text = register.into_inner().to_string();
-        said.values.insert("registry.register", Raw { text, origin });
+    for (key, switch) in
+        [("registry.register", root.registry.register), ("kafka.tls.enabled", tls.enabled)]
+    {
+        if let Some(switch) = switch {
+            let origin = origin(switch.span().start);
+            said.values.insert(key, Raw { text: switch.into_inner().to_string(), origin });
+        }
     }
     let mut refused = Vec::new();
     for (name, value) in root.kafka.properties {

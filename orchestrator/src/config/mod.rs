@@ -9,13 +9,14 @@
 //! data = "data"
 //! [kafka]
 //! address = "broker-1:9092,broker-2:9092"
-//! properties = { "security.protocol" = "sasl_plaintext" }
+//! properties = { "linger.ms" = 5 }
 //! [destination.inventory]
 //! rate = 100
 //! ```
 //!
 //! [`KNOWN`] names every setting once. What came from where is kept for `config show`; secrets are never shown.
 
+mod brokers;
 mod destinations;
 mod file;
 mod kafka;
@@ -24,6 +25,7 @@ mod redact;
 mod schemas;
 mod understood;
 
+pub use brokers::Security;
 pub use redact::uri as redact_uri;
 pub use schemas::SchemaSettings;
 
@@ -34,12 +36,7 @@ use crate::{
     journal::Durability,
     telemetry::logs::{LOG_DEFAULT, LogFormat},
 };
-use dirigent_connectors::{
-    Connector, ConnectorError,
-    kafka::{KafkaConnector, KafkaSettings, PositionsFrom},
-    memory::MemoryBroker,
-    rabbitmq::{RabbitMqConnector, RabbitMqSettings},
-};
+use dirigent_connectors::{ConnectorError, kafka::PositionsFrom};
 use dirigent_schemas::registry::RegistrySettings;
 use redact::HIDDEN;
 use std::{
@@ -47,7 +44,6 @@ use std::{
     fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 use understood::Understood;
@@ -105,6 +101,22 @@ pub(crate) const KNOWN: &[Known] = &[
         "--rabbitmq",
         "amqp://guest:guest@localhost:5672/%2f",
     ),
+    known("kafka.tls.enabled", "DIRIGENT_KAFKA_TLS", "", ""),
+    known("kafka.tls.ca", "DIRIGENT_KAFKA_TLS_CA", "", ""),
+    known("kafka.tls.certificate", "DIRIGENT_KAFKA_TLS_CERTIFICATE", "", ""),
+    known("kafka.tls.key", "DIRIGENT_KAFKA_TLS_KEY", "", ""),
+    known("kafka.tls.key_password", "DIRIGENT_KAFKA_TLS_KEY_PASSWORD", "", ""),
+    known("kafka.tls.key_password_file", "DIRIGENT_KAFKA_TLS_KEY_PASSWORD_FILE", "", ""),
+    known("kafka.sasl.mechanism", "DIRIGENT_KAFKA_SASL_MECHANISM", "", ""),
+    known("kafka.sasl.username", "DIRIGENT_KAFKA_SASL_USERNAME", "", ""),
+    known("kafka.sasl.password", "DIRIGENT_KAFKA_SASL_PASSWORD", "", ""),
+    known("kafka.sasl.password_file", "DIRIGENT_KAFKA_SASL_PASSWORD_FILE", "", ""),
+    known("rabbitmq.password", "DIRIGENT_RABBITMQ_PASSWORD", "", ""),
+    known("rabbitmq.password_file", "DIRIGENT_RABBITMQ_PASSWORD_FILE", "", ""),
+    known("rabbitmq.mechanism", "DIRIGENT_RABBITMQ_MECHANISM", "", "PLAIN"),
+    known("rabbitmq.tls.ca", "DIRIGENT_RABBITMQ_TLS_CA", "", ""),
+    known("rabbitmq.tls.certificate", "DIRIGENT_RABBITMQ_TLS_CERTIFICATE", "", ""),
+    known("rabbitmq.tls.key", "DIRIGENT_RABBITMQ_TLS_KEY", "", ""),
     known("wait_for_broker_seconds", "DIRIGENT_WAIT_FOR_BROKER_SECONDS", "--wait-for-broker", ""),
     known("durability", "DIRIGENT_DURABILITY", "--durability", "power-loss"),
     known("shards", "DIRIGENT_SHARDS", "--shards", ""),
@@ -395,6 +407,8 @@ pub struct Settings {
     pub kafka_positions_from: PositionsFrom,
     /// The address of RabbitMQ; holds a password.
     pub rabbitmq: String,
+    /// How the brokers are reached securely; holds secrets.
+    pub security: Security,
     /// How long to wait for a broker; the connector's own limit if not said.
     pub wait_for_broker: Option<Duration>,
     /// What a settled message survives.
@@ -470,49 +484,6 @@ impl Settings {
         settings.warnings =
             unread_variables(&world.environment).map(|error| error.to_string()).collect();
         Ok(settings)
-    }
-
-    /// The connector of the chosen broker; `memory` is the broker within this process.
-    ///
-    /// # Errors
-    /// No broker was chosen, or its settings can't be used.
-    pub fn connector(&self, memory: &MemoryBroker) -> Result<Arc<dyn Connector>, ConfigError> {
-        let Some(broker) = self.broker else {
-            let text = "no broker is chosen; say --broker kafka, rabbitmq or memory, or set DIRIGENT_BROKER";
-            return Err(ConfigError::Missing { text: text.into() });
-        };
-        Ok(match broker {
-            BrokerName::Memory => Arc::new(memory.clone()),
-            BrokerName::Kafka => {
-                let mut settings = KafkaSettings::new(&self.kafka);
-                settings.properties.clone_from(&self.kafka_properties);
-                settings.partitions = self.kafka_partitions;
-                settings.replicas = self.kafka_replicas;
-                settings.positions_from = self.kafka_positions_from;
-                if let Some(wait) = self.wait_for_broker {
-                    settings.open_wait_max = wait;
-                }
-                Arc::new(KafkaConnector::new(settings)?)
-            }
-            BrokerName::RabbitMq => {
-                let mut settings = RabbitMqSettings::new(&self.rabbitmq)?;
-                settings.connection_name = format!("dirigent {}", self.app);
-                if let Some(wait) = self.wait_for_broker {
-                    settings.connect_time_max = wait;
-                }
-                Arc::new(RabbitMqConnector::new(settings))
-            }
-        })
-    }
-
-    /// Where the chosen broker is, without secrets.
-    pub fn broker_shown(&self) -> String {
-        match self.broker {
-            None => "no broker".into(),
-            Some(BrokerName::Memory) => "memory".into(),
-            Some(BrokerName::Kafka) => format!("kafka at {}", self.kafka),
-            Some(BrokerName::RabbitMq) => format!("rabbitmq at {}", redact_uri(&self.rabbitmq)),
-        }
     }
 }
 

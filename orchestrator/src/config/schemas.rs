@@ -162,7 +162,7 @@ impl Understood {
     }
 
     /// A secret, said itself or by the file that holds it.
-    fn secret(&mut self, key: &'static str, file_key: &'static str) -> Option<String> {
+    pub(super) fn secret(&mut self, key: &'static str, file_key: &'static str) -> Option<String> {
         let said = self.take(key, "(none)", |text| Ok(text.to_owned()));
         let file = self.take(file_key, "(none)", folder);
         let Some(file) = file else { return said };
@@ -184,7 +184,7 @@ impl Understood {
         }
     }
 
-    fn missing(&mut self, text: &str) {
+    pub(super) fn missing(&mut self, text: &str) {
         self.wrong.push(ConfigError::Missing { text: text.into() });
     }
 }

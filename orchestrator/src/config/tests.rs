@@ -3,6 +3,7 @@
 use super::*;
 use crate::UNSETTLED_MAX;
 use crate::destinations::{CircuitSettings, Rate};
+use dirigent_connectors::memory::MemoryBroker;
 
 fn world(variables: &[(&str, &str)]) -> World {
     let pairs = variables.iter().map(|(name, value)| ((*name).into(), (*value).into()));

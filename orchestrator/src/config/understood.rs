@@ -1,8 +1,8 @@
 //! From what was said to what is meant: each setting read once, each mistake told with who made it.
 
 use super::{
-    BrokerName, ConfigError, KNOWN, Origin, Raw, Settings, did_you_mean, redact::HIDDEN,
-    redact_uri, schemas::SECRETS,
+    BrokerName, ConfigError, KNOWN, Origin, Raw, Settings, brokers, did_you_mean, redact::HIDDEN,
+    redact_uri, schemas,
 };
 use crate::{
     BODY_BYTES_MAX, UNSETTLED_MAX,
@@ -63,6 +63,7 @@ impl Understood {
                 Err(ConnectorError::Setting { text, .. }) => Err(text),
                 Err(error) => Err(error.to_string()),
             }).unwrap_or_default(),
+            security: self.security(),
             wait_for_broker: self
                 .take("wait_for_broker_seconds", "(20 for kafka, 30 for rabbitmq)", whole(1, 86_400))
                 .map(Duration::from_secs),
@@ -127,7 +128,7 @@ impl Understood {
             "rabbitmq.uri" => redact_uri(text),
             // Said wrongly, its address may hold a password.
             "registry.url" if raw.is_some() => redact_uri(text),
-            _ if SECRETS.contains(&key) && raw.is_some() => HIDDEN.into(),
+            _ if is_secret(key) && raw.is_some() => HIDDEN.into(),
             _ => text.to_owned(),
         };
         self.shown.push((key.into(), shown, origin.to_string()));
@@ -142,6 +143,10 @@ impl Understood {
             }
         }
     }
+}
+
+fn is_secret(key: &str) -> bool {
+    brokers::SECRETS.contains(&key) || schemas::SECRETS.contains(&key)
 }
 
 pub(super) fn one_of(word: &str, words: &[&str]) -> String {

@@ -186,9 +186,11 @@ impl Client {
         body: Option<Value>,
         doing: impl Fn() -> String,
     ) -> Result<Option<A>, RegistryError> {
-        let (status, said) = self
-            .exchange(path, body)
-            .map_err(|error| self.unreachable(doing(), error.to_string()))?;
+        let (status, said) =
+            self.exchange(path, body).map_err(|error| match why_distrusted(&error) {
+                Some(why) => self.refused(doing(), why),
+                None => self.unreachable(doing(), error.to_string()),
+            })?;
         match status {
             200..=299 => match serde_json::from_str(&said) {
                 Ok(answer) => Ok(Some(answer)),
@@ -254,6 +256,22 @@ impl Client {
 
     fn refused(&self, doing: String, text: String) -> RegistryError {
         RegistryError::Refused { registry: self.base.clone(), doing, text }
+    }
+}
+
+/// Why its certificate is not trusted, if it is for that: asking again does not help before a person did something.
+fn why_distrusted(error: &ureq::Error) -> Option<String> {
+    let tls = match error {
+        ureq::Error::Rustls(tls) => tls,
+        ureq::Error::Io(error) => error.get_ref()?.downcast_ref::<rustls::Error>()?,
+        _ => return None,
+    };
+    match tls {
+        rustls::Error::InvalidCertificate(flaw) => Some(format!(
+            "its certificate is not trusted here ({flaw}); if it has run out or is for another name, have it renewed; if its authority is \
+             not known here, name that one's file in `registry.ca`"
+        )),
+        _ => None,
     }
 }
 

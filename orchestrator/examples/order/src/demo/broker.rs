@@ -1,6 +1,7 @@
 //! The broker a person asked for, found or started, with chaos around it if asked for.
 
 use super::{apart::Apart, args::BrokerKind};
+use dirigent::config::{BrokerName, ConfigError, ConfigErrors, Settings, SettingsArgs, World};
 use dirigent_brokers::{Broker, Unavailable};
 use dirigent_connectors::{
     Connector, ConnectorError,
@@ -35,6 +36,12 @@ pub enum NoBroker {
     /// Its address can't be used.
     #[error("connecting to the broker")]
     Connector(#[source] Box<ConnectorError>),
+    /// What is said of how to get in can't be understood.
+    #[error("reading the settings of the broker")]
+    Settings(#[source] Box<ConfigErrors>),
+    /// What is said of how to get in can't be used.
+    #[error("connecting to the broker")]
+    Secured(#[source] Box<ConfigError>),
     /// A broker within this process is nobody else's.
     #[error(
         "the memory broker lives in one process; use `--broker kafka` or `--broker rabbitmq`, or `demo`, which runs everything in one"
@@ -47,6 +54,9 @@ pub enum NoBroker {
 /// # Errors
 /// None can be had.
 pub async fn find(kind: BrokerKind) -> Result<Found, NoBroker> {
+    if let Some(found) = find_secured(kind)? {
+        return Ok(found);
+    }
     match kind {
         BrokerKind::Memory => Ok(Found {
             connector: Arc::new(MemoryBroker::new()),
@@ -69,6 +79,34 @@ pub async fn find(kind: BrokerKind) -> Result<Found, NoBroker> {
             found("rabbitmq", broker, connector)
         }
     }
+}
+
+/// The broker of the settings, where they say more of it than its address: who looks for brokers has no certificate and no password.
+fn find_secured(kind: BrokerKind) -> Result<Option<Found>, NoBroker> {
+    let broker = match kind {
+        BrokerKind::Memory => return Ok(None),
+        BrokerKind::Kafka => BrokerName::Kafka,
+        BrokerKind::Rabbitmq => BrokerName::RabbitMq,
+    };
+    let mut settings = Settings::load("order", &SettingsArgs::default(), &World::here())
+        .map_err(|errors| NoBroker::Settings(Box::new(errors)))?;
+    settings.broker = Some(broker);
+    if !settings.is_secured() {
+        return Ok(None);
+    }
+    let connector = settings
+        .connector(&MemoryBroker::new())
+        .map_err(|error| NoBroker::Secured(Box::new(error)))?;
+    let address = match broker {
+        BrokerName::RabbitMq => settings.rabbitmq.clone(),
+        BrokerName::Kafka | BrokerName::Memory => settings.kafka.clone(),
+    };
+    Ok(Some(Found {
+        connector,
+        how: settings.broker_shown(),
+        address: Some(address),
+        _broker: None,
+    }))
 }
 
 /// A broker that other processes can reach too.
