@@ -23,6 +23,7 @@ mod group;
 mod handle;
 mod headroom;
 mod health;
+mod hearing;
 mod job;
 mod kept;
 mod kept_view;
@@ -128,6 +129,8 @@ pub(crate) struct Shared {
     pub snapshot: Mutex<Snapshot>,
     pub disk: headroom::DiskWatch,
     pub health: health::Health,
+    /// By lane.
+    pub hearing: Vec<hearing::Hearing>,
     pub stopping: AtomicBool,
     pub failure: Mutex<Option<Fatal>>,
     pub meters: Arc<Meters>,

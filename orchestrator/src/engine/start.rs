@@ -9,6 +9,7 @@ use super::{
     committer::{Committer, Written},
     handle::Handle,
     headroom::Watcher,
+    hearing::Hearing,
     kept::KeptTable,
     pausing,
     readiness::{Outbox, Watched},
@@ -199,6 +200,7 @@ impl Engine {
             envelopes: Envelopes::new(&parts.app, &parts.replies),
             dead_letters: parts.dead_letters,
             routes,
+            hearing: (0..lanes).map(|_| Hearing::from(parts.clock.now())).collect(),
             clock: parts.clock,
             observer: parts.observer,
             table,
@@ -359,7 +361,7 @@ async fn run(
     let mut intakes = Vec::new();
     let names = names_of(&lanes);
     let mut watched = Vec::new();
-    for (lane, name) in lanes.iter().zip(&names) {
+    for (index, (lane, name)) in lanes.iter().zip(&names).enumerate() {
         if lane.reads.is_empty() {
             continue;
         }
@@ -386,6 +388,7 @@ async fn run(
             body_bytes_max: reads.body_bytes_max,
             reached: BTreeMap::new(),
             names: BTreeMap::new(),
+            lane: index,
         });
     }
 

@@ -39,13 +39,16 @@ pub(crate) struct Intake {
     /// By channel and partition: the offset behind the last delivery.
     pub reached: BTreeMap<(String, u32), u64>,
     pub names: BTreeMap<String, Arc<str>>,
+    /// Which connector this is of.
+    pub lane: usize,
 }
 
 impl Intake {
     /// Works until told to stop.
     pub(crate) fn run(mut self, runtime: &tokio::runtime::Handle) -> Result<(), Fatal> {
-        let settler = self.source.settler();
+        let (settler, health) = (self.source.settler(), self.source.health());
         while !self.shared.stopping.load(Ordering::Acquire) {
+            self.hears(health.standing().is_ready());
             if !self.waits_for_room() {
                 return Ok(());
             }
@@ -62,8 +65,10 @@ impl Intake {
             for delivery in received {
                 if let Some((registry, id)) = self.unknown_schema(&delivery) {
                     // What came before it does not wait with it.
-                    let goes_on = self.hand_over(&mut jobs)
-                        && registry.wait_for(id, || !self.shared.is_stopping())?;
+                    let handed_over = self.hand_over(&mut jobs);
+                    self.hears(false);
+                    let goes_on =
+                        handed_over && registry.wait_for(id, || !self.shared.is_stopping())?;
                     if !goes_on {
                         return Ok(());
                     }
@@ -81,12 +86,18 @@ impl Intake {
     /// and what is in hand at the end is not settled, so it comes again.
     fn waits_for_room(&self) -> bool {
         while self.shared.disk.is_low() {
+            self.hears(false);
             if self.shared.stopping.load(Ordering::Acquire) {
                 return false;
             }
             std::thread::sleep(IDLE);
         }
         true
+    }
+
+    /// Tells the shards whether replies reach this process.
+    fn hears(&self, is_heard: bool) {
+        self.shared.hearing[self.lane].tell(is_heard, self.shared.clock.now());
     }
 
     /// The id of the schema that a body was written with, where the registry has to be asked first. While it is away the whole

@@ -8,7 +8,7 @@ use crate::{
     engine::shard::Live,
 };
 use dirigent_model::{
-    decision::{Heard, Input},
+    decision::{Heard, Hold, Input},
     definition::{NodeId, Plan},
     instance::{Core, Instance, InstanceId, Leg, Next},
     message::{Failure, Message as _},
@@ -32,8 +32,24 @@ impl Shard {
             Next::AskAgain(_) | Next::Held(_) => Stage::Resting,
         };
         let key: Key = (core.id, node, leg);
-        let (hold, until) = destination.at_due(key, stage, self.batch.now)?;
+        let (hold, until) = match stage {
+            Stage::UnderWay(asked) if !self.was_heard(&live.plan, (node, leg), asked) => {
+                (Hold::Queued, self.batch.now)
+            }
+            Stage::UnderWay(_) | Stage::Resting => {
+                destination.at_due(key, stage, self.batch.now)?
+            }
+        };
         Some(Input::Held { node, leg, attempt: ask.attempt, hold, until })
+    }
+
+    /// Whether a reply to a command that was sent at `asked` would have been heard: it comes the way the command went.
+    fn was_heard(&self, plan: &Plan, (node, leg): (NodeId, Leg), asked: Timestamp) -> bool {
+        let channel = transition::destination(plan.graph(), node, leg);
+        let lane =
+            channel.map_or_else(Default::default, |channel| self.shared.routes.lane(channel));
+        let hearing = self.shared.hearing.get(usize::from(lane));
+        hearing.is_none_or(|hearing| !hearing.begins_anew(asked, self.batch.now))
     }
 
     /// Until when the destination is held that a failure came from.

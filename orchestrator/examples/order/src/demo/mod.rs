@@ -50,7 +50,7 @@ use external::External;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
     fs, io,
-    io::IsTerminal,
+    io::{IsTerminal, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -347,16 +347,18 @@ impl Services {
         registry: Option<&Arc<SchemaRegistry>>,
         traces: &Arc<Traces>,
     ) -> Result<Self, DemoError> {
-        let (mut running, mut stores) = (Vec::new(), Vec::new());
+        let (mut starting, mut stores) = (Vec::new(), Vec::new());
         for (name, participant) in participants {
             let store = stores::open(folder, name)?;
             let mut participant = participant.spans(traces.spans());
             if let Some(registry) = registry {
                 participant = participant.schema_registry(Arc::clone(registry));
             }
-            running.push(participant.start(Arc::clone(connector), Arc::clone(&store)).await?);
+            starting.push(participant.start(Arc::clone(connector), Arc::clone(&store)));
             stores.push((name, store));
         }
+        // Side by side: each waits for its broker several times.
+        let running = futures::future::try_join_all(starting).await?;
         Ok(Self { running, stores })
     }
 
@@ -402,7 +404,9 @@ pub async fn participants(
         Services::start(both, &found.connector, Some(&args.data), registry.as_ref(), traces)
             .await?;
     let names: Vec<_> = services.running.iter().map(Running::name).collect();
-    tracing::info!(broker = found.how, services = names.join(" "), "Services are running.");
+    let ready = format!("ready: {} run · {}", names.join(", "), found.how);
+    // Whoever started this waits for the line, whatever is logged; a reader that has gone away is no error.
+    writeln!(io::stderr(), "{ready}").unwrap_or_default();
     tokio::select! {
         () = stop => {}
         error = services.failed() => return Err(error.into()),

@@ -18,7 +18,7 @@ use std::{
         mpsc::{Receiver, channel},
     },
     thread::{self, JoinHandle},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 /// Repeats the random moments of a run, which prints it.
@@ -32,6 +32,9 @@ pub const ORDERS: &str = "DIRIGENT_ORDERS";
 
 /// How long a start may take, the wait for a killed owner's place at a Kafka included.
 const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// How often is looked whether all orders have ended.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
 
 /// A number of the environment, where it says one.
 pub fn number(name: &str) -> Option<u64> {
@@ -126,14 +129,47 @@ impl At<'_> {
         self.runs(command)
     }
 
-    /// Whether some order has not ended, or nobody can say: a process that is just starting or ending has no answer.
-    pub fn may_be_under_way(&self) -> bool {
-        let list = ["list", "--data", "orchestrator", "--limit", "1", "--json", "--status"];
-        ["running", "turning-back"].into_iter().any(|status| {
-            let output = self.order(&[&list[..], &[status]].concat()).output().unwrap();
-            let found = serde_json::from_slice::<Value>(&output.stdout);
-            found.map_or(true, |found| found["instances"] != Value::Array(vec![]))
-        })
+    /// What the orchestrator has done so far, as its running process tells; nothing where that has no answer.
+    pub fn done_so_far(&self) -> Option<Value> {
+        let output = self.order(&["status", "--data", "orchestrator", "--json"]).output().unwrap();
+        let mut found: Value = serde_json::from_slice(&output.stdout).ok()?;
+        Some(found["counts"].take()).filter(|counts| !counts.is_null())
+    }
+
+    /// Waits until so many orders have ended, doing `meanwhile` now and then. Fails where nothing gets on any more, however many
+    /// orders there are and however slow the machine is: with what the orchestrator says.
+    pub fn until_all_have_ended(
+        &self,
+        orders: u64,
+        stalled_after: Duration,
+        mut meanwhile: impl FnMut(),
+    ) {
+        let (mut last, mut since) = (None, Instant::now());
+        loop {
+            meanwhile();
+            let done = self.done_so_far();
+            if done.as_ref().is_some_and(|it| it["started"] == orders && it["in_flight"] == 0) {
+                return;
+            }
+            if done.is_some() && done != last {
+                (last, since) = (done, Instant::now());
+            }
+            assert!(since.elapsed() < stalled_after, "nothing gets on any more: {}", self.says());
+            thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// What an operator would look at first.
+    pub fn says(&self) -> String {
+        let list = ["list", "--data", "orchestrator", "--limit", "5"];
+        let blocked = [&list[..], &["--status", "blocked"]].concat();
+        let questions = [&["status", "--data", "orchestrator"][..], &list, &blocked];
+        let answers = questions.map(|question| self.order(question).output().unwrap());
+        answers
+            .iter()
+            .flat_map(|answer| [&answer.stdout, &answer.stderr])
+            .map(|said| String::from_utf8_lossy(said).into_owned())
+            .collect()
     }
 
     pub fn services(&self) -> Process {

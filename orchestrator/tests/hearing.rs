@@ -1,0 +1,237 @@
+//! The time of a command counts only while its reply could have been heard: neither a broker that is away nor a restart uses up
+//! attempts. On the memory broker, with a source that can be made deaf; time is moved by hand.
+
+#![allow(clippy::unwrap_used, reason = "a test, its helpers included")]
+
+mod support;
+
+use async_trait::async_trait;
+use dirigent::{
+    Orchestrator,
+    engine::{Clock, Engine},
+};
+use dirigent_connectors::{
+    ChannelSpec, Connector, ConnectorError, Delivery, Health, Memory, Message, Settler, Sink,
+    Source, SourceSpec, memory::MemoryBroker, names,
+};
+use dirigent_model::{
+    definition::{Definition, DefinitionErrors, saga, step},
+    retry::Retry,
+    time::Timestamp,
+};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use support::{Begun, Reserve, Stranger, reply_to};
+
+/// The time for a reply; three attempts have it.
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// How long what is to happen may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A clock that stands still unless it is moved.
+struct ByHand(AtomicU64);
+
+impl ByHand {
+    fn new() -> Arc<Self> {
+        Arc::new(Self(AtomicU64::new(1_767_225_600_000)))
+    }
+
+    fn passes(&self, span: Duration) {
+        self.0.fetch_add(span.as_millis().try_into().unwrap(), Ordering::AcqRel);
+    }
+}
+
+impl Clock for ByHand {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.load(Ordering::Acquire))
+    }
+}
+
+/// The memory broker, with sources that hand out nothing while their health says that they are away.
+struct Reachable {
+    broker: MemoryBroker,
+    health: Health,
+}
+
+#[async_trait]
+impl Connector for Reachable {
+    fn name(&self) -> &str {
+        self.broker.name()
+    }
+
+    fn memory(&self) -> Memory {
+        self.broker.memory()
+    }
+
+    async fn prepare(&self, channels: &[ChannelSpec]) -> Result<(), ConnectorError> {
+        self.broker.prepare(channels).await
+    }
+
+    async fn source(&self, spec: SourceSpec) -> Result<Box<dyn Source>, ConnectorError> {
+        let (inner, health) = (self.broker.source(spec).await?, self.health.clone());
+        Ok(Box::new(Listening { inner, health }))
+    }
+
+    async fn sink(&self) -> Result<Box<dyn Sink>, ConnectorError> {
+        self.broker.sink().await
+    }
+
+    async fn owner_sink(&self, group: &str) -> Result<Box<dyn Sink>, ConnectorError> {
+        self.broker.owner_sink(group).await
+    }
+}
+
+struct Listening {
+    inner: Box<dyn Source>,
+    health: Health,
+}
+
+#[async_trait]
+impl Source for Listening {
+    async fn receive(&mut self, max: usize) -> Result<Vec<Delivery>, ConnectorError> {
+        self.health.until(|standing| standing.is_ready()).await;
+        self.inner.receive(max).await
+    }
+
+    fn settler(&self) -> Arc<dyn Settler> {
+        self.inner.settler()
+    }
+
+    fn health(&self) -> Health {
+        self.health.clone()
+    }
+}
+
+/// One step that is asked three times.
+fn errand() -> Result<Definition<u64>, DefinitionErrors> {
+    saga("errand", 1, |event: &Begun| event.id, |event: Begun| event.id)
+        .then(
+            step("reserve", |id: &u64| Reserve { id: *id })
+                .reply_within(WITHIN)
+                .retry(Retry::exponential(3, Duration::from_millis(200), Duration::from_secs(1)))
+                .nothing_to_compensate("it is a test"),
+        )
+        .ends()
+}
+
+/// An engine that works on that saga, and the one whom it asks.
+struct Stage {
+    clock: Arc<ByHand>,
+    broker: MemoryBroker,
+    health: Health,
+    folder: tempfile::TempDir,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (broker, health) = (MemoryBroker::new(), Health::new());
+        Self { clock: ByHand::new(), broker, health, folder }
+    }
+
+    async fn starts(&self) -> Engine {
+        let connector = Reachable { broker: self.broker.clone(), health: self.health.clone() };
+        let folder: &Path = self.folder.path();
+        Orchestrator::builder("shop")
+            .saga(errand())
+            .connector(Arc::new(connector))
+            .clock(Arc::clone(&self.clock) as _)
+            .data(folder)
+            .start()
+            .await
+            .unwrap()
+    }
+
+    async fn asked(&self) -> Stranger {
+        let work = ChannelSpec::work("work");
+        self.broker.prepare(std::slice::from_ref(&work)).await.unwrap();
+        let mut asked = Stranger::listening(&self.broker, work, "asked").await;
+        asked.begins(7, 1).await;
+        asked
+    }
+
+    /// A minute in steps, with time for the shards to look at what is due.
+    async fn a_minute_passes(&self) {
+        for _ in 0..12 {
+            self.clock.passes(Duration::from_secs(5));
+            tokio::time::sleep(Duration::from_millis(150)).await;
+        }
+    }
+
+    /// The next command, time going on meanwhile.
+    async fn next_of(&self, asked: &mut Stranger) -> Message {
+        let next = asked.next();
+        tokio::pin!(next);
+        loop {
+            tokio::select! {
+                delivery = &mut next => return delivery.message,
+                () = tokio::time::sleep(Duration::from_millis(100)) => self.clock.passes(Duration::from_secs(1)),
+            }
+        }
+    }
+}
+
+async fn completes(engine: &Engine) {
+    let begun = Instant::now();
+    while engine.handle().snapshot().completed == 0 {
+        assert!(begun.elapsed() < PATIENCE, "{:?}", engine.handle().snapshot());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_its_broker_is_away_no_command_runs_out_of_time_and_the_reply_of_then_counts() {
+    let stage = Stage::new();
+    let engine = stage.starts().await;
+    let mut asked = stage.asked().await;
+    let command = asked.next().await.message;
+    stage.health.away("it was stopped");
+    stage.a_minute_passes().await;
+    asked.sends(reply_to(&command)).await;
+    stage.a_minute_passes().await;
+    stage.health.ready();
+    completes(&engine).await;
+    let more = tokio::time::timeout(Duration::from_millis(200), asked.source.receive(1)).await;
+    assert!(more.is_err(), "asked once: {more:?}");
+    engine.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_its_broker_came_back_a_command_has_its_whole_time_and_is_then_asked_again() {
+    let stage = Stage::new();
+    let engine = stage.starts().await;
+    let mut asked = stage.asked().await;
+    asked.next().await;
+    stage.health.away("it was stopped");
+    stage.a_minute_passes().await;
+    stage.health.ready();
+    let second = stage.next_of(&mut asked).await;
+    let attempt = second.attributes.get(dirigent::envelope::SAGA_ATTEMPT);
+    assert_eq!(attempt, Some("2"), "{:?}", second.attributes.get(names::ID));
+    engine.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_no_process_ran_no_command_ran_out_of_time() {
+    let stage = Stage::new();
+    let engine = stage.starts().await;
+    let mut asked = stage.asked().await;
+    let command = asked.next().await.message;
+    engine.stop().await.unwrap();
+    stage.clock.passes(Duration::from_secs(3_600));
+    let engine = stage.starts().await;
+    // Less than the limit, and every timer that is due has its turn.
+    stage.clock.passes(WITHIN / 2);
+    let more = tokio::time::timeout(Duration::from_millis(700), asked.source.receive(1)).await;
+    assert!(more.is_err(), "asked once: {more:?}");
+    asked.sends(reply_to(&command)).await;
+    completes(&engine).await;
+    engine.stop().await.unwrap();
+}
