@@ -215,9 +215,9 @@ impl Dialer {
                     continue;
                 }
                 Ok(Err(Trouble::Passing { doing, source })) => {
-                    let error = source.map(|source| source.to_string()).unwrap_or_default();
-                    tracing::warn!(%address, purpose, doing, error, "RabbitMQ is away, trying again.");
-                    health.away(format!("RabbitMQ at {address} is asked {doing}: {error}"));
+                    let error = source.map(|source| format!(": {source}")).unwrap_or_default();
+                    tracing::warn!(%address, purpose, "RabbitMQ was asked {doing}{error}; trying again.");
+                    health.away(format!("RabbitMQ at {address} is asked {doing}{error}"));
                 }
                 Err(_) => {
                     tracing::warn!(%address, purpose, "RabbitMQ does not answer, trying again.");

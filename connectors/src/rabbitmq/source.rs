@@ -40,11 +40,14 @@ use std::{
 use tokio::{
     sync::{Notify, oneshot},
     task::JoinHandle,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 /// Deliveries the pump moves at once before it looks at settlements again.
 const DELIVERIES_PER_TURN: usize = 256;
+
+/// After how long a queue that does not answer is told by its name while a connection is rebuilt. Shorter than one try may take.
+const SILENT_AFTER: Duration = Duration::from_secs(75);
 
 /// A connection that held for so long was a good one: the next rebuild starts with short delays again.
 const GOOD_CONNECTION: Duration = Duration::from_secs(10);
@@ -71,7 +74,8 @@ impl RabbitMqSource {
                 opened => opened.map(Some),
             }
         };
-        let session = dialer.while_opening("opening a source", attempt).await?;
+        let opened = dialer.while_opening("opening a source", attempt).await;
+        let session = opened.map_err(|error| reader.naming_the_silent(error))?;
         let inbox = Arc::new(Inbox::default());
         if session.is_none() {
             inbox.health.waiting("another connection reads its queues; this one stands by");
@@ -211,6 +215,8 @@ struct Reader {
     group: String,
     /// Deliveries the broker pushes ahead per queue.
     prefetch: u16,
+    /// The queue whose answer is awaited.
+    asked: Mutex<Option<String>>,
 }
 
 impl Reader {
@@ -230,7 +236,35 @@ impl Reader {
             channels: spec.channels.clone(),
             group: spec.group.clone(),
             prefetch: u16::try_from(share).unwrap_or(prefetch_max),
+            asked: Mutex::default(),
         })
+    }
+
+    fn asks(&self, queue: Option<&str>) {
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = queue.map(Into::into);
+    }
+
+    /// The queue that keeps us waiting although the broker let us in, and what a person can do.
+    fn silent(&self) -> Option<String> {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let queue = asked.as_ref()?;
+        Some(format!(
+            "to consume queue {queue}, which does not answer: `rabbitmq-queues quorum_status {queue}` shows whether it has a leader"
+        ))
+    }
+
+    /// An opening that came to nothing over one queue names it.
+    fn naming_the_silent(&self, error: ConnectorError) -> ConnectorError {
+        match (error, self.silent()) {
+            (
+                ConnectorError::Unreachable { connector, address, doing, waited, source },
+                Some(silent),
+            ) => {
+                let doing = format!("{doing} (it was asked {silent})");
+                ConnectorError::Unreachable { connector, address, doing, waited, source }
+            }
+            (error, _) => error,
+        }
     }
 }
 
@@ -342,7 +376,13 @@ impl Pump {
 
 async fn rebuild(dialer: &Dialer, reader: &Reader, inbox: &Inbox, delays: &mut Delays) -> Session {
     sleep(delays.after_failure()).await;
-    let open = || Session::open(dialer, reader);
+    let open = || async {
+        let silent = || Trouble::Passing {
+            doing: reader.silent().unwrap_or_else(|| "to let us consume".into()),
+            source: None,
+        };
+        timeout(SILENT_AFTER, Session::open(dialer, reader)).await.unwrap_or_else(|_| Err(silent()))
+    };
     dialer.for_ever("consume", delays, &inbox.health, open, |error| inbox.report(error)).await
 }
 
@@ -369,6 +409,7 @@ struct Session {
 
 impl Session {
     async fn open(dialer: &Dialer, reader: &Reader) -> Result<Self, Trouble> {
+        reader.asks(None);
         let connection = Held::new(dialer.dial(&format!("consume {}", reader.group)).await?);
         owner::lock(&connection, &reader.channels, &reader.group).await?;
         topology::declare(&connection, &reader.channels, Some(&reader.group)).await?;
@@ -395,6 +436,7 @@ impl Session {
 
     async fn consume(&mut self, reader: &Reader, index: usize) -> Result<(), Trouble> {
         let queue = queue_of(&reader.channels[index], &reader.group);
+        reader.asks(Some(&queue));
         let consumer = self
             .amqp
             .basic_consume(
@@ -406,6 +448,7 @@ impl Session {
             )
             .await
             .map_err(|error| Trouble::of(format!("to consume queue {queue}"), error))?;
+        reader.asks(None);
         let events = consumer
             .map(move |delivered| match delivered {
                 Ok(delivery) => Event::Delivered(index, delivery),

@@ -97,6 +97,36 @@ async fn a_broker_that_is_frozen_is_given_up_by_its_silence_and_found_again() {
     all_come(source.as_mut(), 20).await;
 }
 
+/// As one without a leader does not: a majority of its nodes is away, or RabbitMQ 3.10 was killed while it made the queue.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_does_not_answer_is_named_and_how_to_look_at_it() {
+    let Some(broker) = dirigent_brokers::require!(dirigent_brokers::rabbitmq_private()) else {
+        return;
+    };
+    let mut settings = RabbitMqSettings::new(broker.address()).unwrap();
+    settings.connect_time_max = Duration::from_secs(8);
+    let connector = RabbitMqConnector::new(settings);
+    let channel = ChannelSpec::work("work");
+    connector.prepare(std::slice::from_ref(&channel)).await.unwrap();
+    // The Erlang process of the queue, by its registered name.
+    let queue = "erlang:whereis(list_to_atom(\"%2F_work\"))";
+    broker.rabbitmqctl(&["eval", &format!("sys:suspend({queue}).")]).unwrap();
+    let spec = SourceSpec {
+        channels: vec![channel.clone()],
+        group: "test".into(),
+        positions: vec![],
+        unsettled_max: 100,
+    };
+    let Err(refused) = connector.source(spec).await else { panic!("the queue answers") };
+    let text = refused.to_string();
+    assert!(text.contains("rabbitmq-queues quorum_status work"), "{text}");
+    broker.rabbitmqctl(&["eval", &format!("sys:resume({queue}).")]).unwrap();
+    let mut source = source(&connector, &channel).await;
+    let mut sink = connector.sink().await.unwrap();
+    confirmed(sink.as_mut(), (0..10).map(message).collect()).await;
+    all_come(source.as_mut(), 10).await;
+}
+
 /// The broker takes a delivery back that was not settled within its `consumer_timeout`, and closes the channel. Deliveries are
 /// settled once they are durable, which takes milliseconds: it comes to this only when the process stands still for half an hour.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
