@@ -222,6 +222,10 @@ impl KafkaSettings {
     pub(super) fn owning_producer(&self, group: &str) -> ClientConfig {
         let mut config = self.producer();
         let transaction = self.send_wait_max + TRANSACTION_MARGIN;
+        if !self.properties.contains_key("linger.ms") {
+            // A window gathers anyhow, while its partitions are entered into the transaction.
+            config.set("linger.ms", "0");
+        }
         config
             .set("transactional.id", super::ownership::topic(group))
             .set("transaction.timeout.ms", transaction.as_millis().to_string());

@@ -22,7 +22,7 @@ use crate::{ConnectorError, Health, Message, Sent, Sink, UnsentReason};
 use async_trait::async_trait;
 use rdkafka::{error::KafkaError, producer::Producer, types::RDKafkaErrorCode};
 use std::{collections::VecDeque, sync::Arc, time::Duration};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 /// How often is looked whether a transaction has failed while reports are missing: librdkafka tells that to nobody.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -30,11 +30,17 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long a call of librdkafka may take beyond its own time limit before its producer is given up.
 const CALL_MARGIN: Duration = Duration::from_secs(5);
 
+/// How long the next transaction waits behind the one before it. The brokers write the end of that one into each partition, and take
+/// no new one for some milliseconds; asked too early, librdkafka asks again only after twenty. A window that comes later waits for nothing.
+const ENDING_WAIT: Duration = Duration::from_millis(5);
+
 pub(super) struct OwnerSink {
     settings: Arc<KafkaSettings>,
     fence: Arc<Fence>,
     /// `None` after a doubt: the next window builds a new one.
     flight: Option<Flight>,
+    /// When the brokers will have written the end of the last transaction, as far as can be guessed.
+    ended_by: Instant,
     routes: Routes,
     health: Health,
 }
@@ -61,6 +67,7 @@ impl OwnerSink {
             routes: Routes::new(settings.clone()),
             health: Health::new(),
             flight: None,
+            ended_by: Instant::now(),
             settings,
             fence,
         };
@@ -155,7 +162,7 @@ impl OwnerSink {
 
     /// One transaction. What librdkafka itself does not take is decided and left out of it.
     async fn transact(
-        &self,
+        &mut self,
         window: &[Message],
         part: &[usize],
         outcomes: &mut [Option<Sent>],
@@ -168,6 +175,7 @@ impl OwnerSink {
         if Instant::now() >= deadline {
             return Ended::Doubtful("the time for the window is over".into());
         }
+        sleep_until(self.ended_by).await;
         let begun = call(flight, wait, |producer| producer.begin_transaction()).await;
         if let Err(text) = begun {
             return Ended::Doubtful(format!("beginning a transaction: {}", text.describe()));
@@ -186,6 +194,7 @@ impl OwnerSink {
             let late = || Trouble::Late("Kafka did not take some of its messages".into());
             Err(self.failure(flight).await.unwrap_or_else(late))
         };
+        self.ended_by = Instant::now() + ENDING_WAIT;
         let Err(trouble) = ended else { return Ended::Committed };
         // Delivered, but not committed.
         for index in part {
