@@ -12,17 +12,6 @@ use std::{
 /// Lines of a file, at the most. What is longer wants sub-rooms.
 const FILE_LINES_MAX: usize = 600;
 
-/// Files that are longer, how long they may be, and why.
-const LONGER: &[(&str, usize, &str)] = &[
-    ("orchestrator/model/src/explore/symbols.rs", 750, "one alphabet of inputs, read as a whole"),
-    ("orchestrator/model/src/scenario/mod.rs", 700, "the vocabulary of a test, one word a method"),
-    (
-        "orchestrator/model/tests/rules.rs",
-        1_500,
-        "the rules of sagas, in the order of their numbers",
-    ),
-];
-
 /// What holds nothing of ours. `.git` is a folder, or a file where the work tree is a linked one.
 const NOT_OURS: &[&str] = &["target", ".git"];
 
@@ -474,13 +463,11 @@ fn every_file_opens_with_its_story() {
 
 #[test]
 fn no_file_is_longer_than_its_bound() {
-    let allowed: BTreeMap<&str, usize> =
-        LONGER.iter().map(|(path, lines, _)| (*path, *lines)).collect();
     let files = files();
     let long = files.iter().filter(|file| file.is_rust()).filter_map(|file| {
-        let bound = allowed.get(file.path.as_str()).copied().unwrap_or(FILE_LINES_MAX);
         let lines = file.text.lines().count();
-        (lines > bound).then(|| format!("{}: {lines} lines, the bound is {bound}", file.path))
+        (lines > FILE_LINES_MAX)
+            .then(|| format!("{}: {lines} lines, the bound is {FILE_LINES_MAX}", file.path))
     });
     none(&long.collect::<Vec<_>>());
 }

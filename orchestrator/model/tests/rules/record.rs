@@ -1,0 +1,132 @@
+//! What is kept and shown: the history, the stored form, the coverage of a test, the effects as they leave.
+
+use super::{captured, order, sagas::*, secured};
+use dirigent_model::{
+    decision::Effect,
+    definition::{Definition, publish, saga},
+    history::{History, What},
+    instance::{Instance, Leg, Trace},
+    message::{Body, Format, JsonOnly},
+    scenario::Coverage,
+    time::Timestamp,
+    transition::{self, Start},
+};
+
+// ---- 22 History ----------------------------------------------------------------------------------------------------
+
+#[test]
+fn r22_every_input_leaves_a_line_with_its_cause_what_was_decided_and_what_was_sent() {
+    order(80)
+        .rejects("authorise-payment", declined())
+        .succeeds("reserve-stock", reserved())
+        .redelivers()
+        .is_ignored("already-settled")
+        .compensates("reserve-stock")
+        .cancels("ann", "late")
+        .is_ignored("has-ended")
+        .instance(|instance| {
+            let lines = instance.history.lines();
+            let what: Vec<What> = lines.iter().map(|line| line.what).collect();
+            use What::*;
+            assert_eq!(what, [Started, Rejected, Succeeded, Succeeded, Succeeded, Operator]);
+            assert_eq!(lines[0].cause.as_deref(), Some("start"));
+            assert_eq!(lines[0].sent.len(), 2);
+            assert_eq!(lines[2].sent[0].1, Leg::Compensate);
+            assert_eq!(lines[5].note.as_deref(), Some("cancel by ann: late"));
+        });
+}
+
+#[test]
+fn r22_long_texts_from_outside_are_cut() {
+    let long = "é".repeat(100_000);
+    order(80).cancels(&long, &long).instance(|instance| {
+        let note = instance.history.lines().pop().and_then(|line| line.note).unwrap();
+        assert!(note.chars().count() <= 201);
+        assert!(instance.core.cause.as_ref().unwrap().text.chars().count() <= 201);
+    });
+}
+
+// ---- Stored form and coverage --------------------------------------------------------------------------------------
+
+#[test]
+fn a_stored_instance_is_refused_when_it_is_newer_damaged_or_of_another_shape() {
+    let (order_definition, trip_definition) = (order_saga().unwrap(), trip_saga().unwrap());
+    let mut stored = Vec::new();
+    let _ = order(80).instance(|instance| instance.encode(&mut stored));
+    let read =
+        |bytes: &[u8]| Instance::decode(&order_definition, bytes, History::default()).map(drop);
+    read(&stored).unwrap();
+    let mut newer = stored.clone();
+    newer[0] = 2;
+    assert!(read(&newer).unwrap_err().to_string().contains("reads up to 1"));
+    for length in 0..stored.len() {
+        assert!(read(&stored[..length]).is_err(), "{length} bytes were taken for all");
+    }
+    let other = Instance::decode(&trip_definition, &stored, History::default()).map(drop);
+    assert!(other.unwrap_err().to_string().contains("order v1"));
+}
+
+#[test]
+fn a_scenario_tells_which_compensations_no_test_has_run() {
+    let definition = order_saga().unwrap();
+    let nothing = Coverage::of(&definition);
+    assert_eq!(nothing.compensations_never_run(), ["reserve-stock", "authorise-payment"]);
+    let one = order(80)
+        .rejects("authorise-payment", declined())
+        .succeeds("reserve-stock", reserved())
+        .coverage();
+    assert_eq!(one.compensations_never_run(), ["authorise-payment"]);
+    let other = captured().succeeds("ship", shipped()).coverage();
+    let third = secured(1_000).times_out("approval").coverage();
+    let both = nothing.merge(&one).merge(&other).merge(&third);
+    assert!(both.compensations_never_run().is_empty());
+    assert!(!both.never_crossed().contains(&("approval", "timed out")));
+    assert!(!both.never_crossed().contains(&("ship", "succeeded")));
+    assert!(both.never_crossed().contains(&("approval", "event came")));
+    assert!(both.to_string().contains("never: `order` deadline"));
+}
+
+#[test]
+#[should_panic(expected = "the last input was not applied: Ignored(NotAsked)")]
+fn a_scenario_fails_on_an_input_that_was_ignored_unawares() {
+    order(80).succeeds("ship", shipped()).is_running();
+}
+
+#[test]
+#[should_panic(expected = "says ReserveStock order=80")]
+fn a_scenario_fails_with_its_story() {
+    order(80).ends_completed();
+}
+
+#[test]
+#[should_panic(expected = "the saga has no `shipp`; it has")]
+fn a_scenario_names_the_steps_there_are() {
+    order(80).succeeds("shipp", shipped()).is_running();
+}
+
+// ---- The effects ---------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_command_says_its_channel_and_format_and_an_event_its_id() {
+    let definition: Definition<Trip> =
+        saga("ids", 1, |e: &TripAsked| e.trip.clone(), |_: TripAsked| Trip::default())
+            .then(publish("end", |_: &Trip| Note { text: "x".into() }))
+            .ends_with(|_| TripEnded { trip: "a".into() }, |_| Note { text: "b".into() })
+            .unwrap();
+    let body = Body::write(&rome(0), Format::Json, &JsonOnly).unwrap();
+    let start =
+        Start { key: "rome".into(), run: 0, body: &body, cause: None, trace: Trace::default() };
+    let effects = transition::start(&definition, start, Timestamp(1), &JsonOnly).unwrap().effects;
+    let ids: Vec<_> = effects
+        .iter()
+        .map(|effect| match effect {
+            Effect::Publish { id, channel, .. } => {
+                assert_eq!(channel, "orders");
+                *id
+            }
+            Effect::Command(_) => panic!("no command was declared"),
+        })
+        .collect();
+    // A block may be called `end`: the event of the end is still another message.
+    assert_ne!(ids[0], ids[1]);
+}
