@@ -2,71 +2,16 @@
 
 use bytes::Bytes;
 use dirigent_connectors::{
-    Attributes, ChannelSpec, Connector, ConnectorError, Delivery, Message, Position, Sent, Settle,
-    Sink, Source, SourceSpec, UnsentReason,
-    kafka::{KafkaConnector, KafkaSettings},
-    names,
+    ChannelSpec, Connector, ConnectorError, Sent, Sink, Source, UnsentReason, kafka::KafkaConnector,
 };
 use rdkafka::{
     ClientConfig,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
-    client::DefaultClientContext,
     producer::{BaseProducer, BaseRecord, Producer},
 };
-use std::{
-    io::{BufRead, BufReader, Lines},
-    process::{Child, ChildStderr, Command, Stdio},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use real::kafka::{OwnerApart, at, connector, id, message, receive, spec, topic, unique};
+use std::time::{Duration, Instant};
 
 mod real;
-
-/// The variable that names the Kafka to test against; it is littered.
-const KAFKA_VARIABLE: &str = "DIRIGENT_KAFKA";
-
-/// As short as brokers take unless they are told otherwise.
-const SESSION_TIMEOUT: Duration = Duration::from_secs(6);
-
-/// `None`, and says so, without a real Kafka.
-macro_rules! bootstrap {
-    () => {
-        require!(KAFKA_VARIABLE)
-    };
-}
-
-fn connector(bootstrap: &str) -> KafkaConnector {
-    let mut settings = KafkaSettings::new(bootstrap);
-    settings.session_timeout = SESSION_TIMEOUT;
-    KafkaConnector::new(settings).expect("usable settings")
-}
-
-fn unique(name: &str) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
-    format!("{name}-{:x}", now.as_nanos())
-}
-
-fn message(channel: &ChannelSpec, id: usize) -> Message {
-    Message {
-        channel: channel.name.clone(),
-        kind: channel.kind,
-        key: format!("key-{}", id % 64),
-        attributes: Attributes::new()
-            .with(names::ID, id.to_string())
-            .with(names::TYPE, "Counted")
-            .with(names::SOURCE, std::process::id().to_string()),
-        others: Vec::new(),
-        body: Bytes::from(vec![b'x'; 200]),
-    }
-}
-
-fn spec(channel: &ChannelSpec, positions: Vec<Position>) -> SourceSpec {
-    SourceSpec {
-        channels: vec![channel.clone()],
-        group: channel.name.clone(),
-        positions,
-        unsettled_max: 100_000,
-    }
-}
 
 async fn owner(
     connector: &KafkaConnector,
@@ -77,35 +22,11 @@ async fn owner(
     (source, sink)
 }
 
-async fn receive(source: &mut dyn Source, count: usize) -> Vec<Delivery> {
-    let mut deliveries = Vec::new();
-    while deliveries.len() < count {
-        let more = tokio::time::timeout(Duration::from_secs(30), source.receive(1_000)).await;
-        let more = more.expect("an answer in time").expect("deliveries");
-        let settled: Vec<_> =
-            more.iter().map(|delivery| (delivery.receipt, Settle::Done)).collect();
-        source.settler().settle(&settled);
-        deliveries.extend(more);
-    }
-    deliveries
-}
-
-fn id(delivery: &Delivery) -> usize {
-    let id = delivery.message.attributes.get(names::ID);
-    id.and_then(|id| id.parse().ok()).expect("a number")
-}
-
-/// Where the child process of the next tests learns which channel to own.
-const OWN_VARIABLE: &str = "DIRIGENT_TEST_FENCES";
-
 /// Not a test of its own: the process that the next ones stop. Sends a message at a time for as long as it may.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_owner_in_another_process() {
-    let (Ok(name), Ok(bootstrap)) = (std::env::var(OWN_VARIABLE), std::env::var(KAFKA_VARIABLE))
-    else {
-        return;
-    };
-    let (channel, connector) = (ChannelSpec::work(name), connector(&bootstrap));
+    let Some((channel, bootstrap)) = OwnerApart::asked() else { return };
+    let connector = connector(&bootstrap);
     let (mut source, mut sink) = owner(&connector, &channel).await;
     for number in 0.. {
         let sent = sink.send(&[message(&channel, number)]).await;
@@ -126,47 +47,18 @@ async fn an_owner_in_another_process() {
     }
 }
 
-/// Starts the process above and waits until it owns the group.
-fn owner_apart(channel: &ChannelSpec) -> std::io::Result<(Child, Lines<BufReader<ChildStderr>>)> {
-    let mut child = Command::new(std::env::current_exe()?)
-        .args(["an_owner_in_another_process", "--exact", "--nocapture"])
-        .env(OWN_VARIABLE, &channel.name)
-        .stderr(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()?;
-    let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
-    let owned = lines.by_ref().map_while(Result::ok).any(|line| line.contains("owned"));
-    assert!(owned, "the child never owned the group");
-    Ok((child, lines))
-}
-
-fn signal(child: &Child, name: &str) {
-    // The shell's own: the program of that name is not on every machine.
-    let sent = Command::new("sh").args(["-c", &format!("kill -{name} {}", child.id())]).status();
-    assert!(sent.is_ok_and(|status| status.success()), "kill -{name}");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_owner_that_stood_still_sends_and_hands_out_nothing_after_another_took_over() {
     let Some(bootstrap) = bootstrap!() else { return };
     let channel = ChannelSpec::work(unique("frozen"));
     let connector = connector(&bootstrap);
     connector.prepare(std::slice::from_ref(&channel)).await.expect("a topic");
-    let (mut child, mut lines) =
-        tokio::task::block_in_place(|| owner_apart(&channel)).expect("a child");
-    signal(&child, "STOP");
+    let child = OwnerApart::starts(&channel);
+    child.signal("STOP");
     let (mut source, mut sink) = owner(&connector, &channel).await;
     assert_eq!(sink.send(&[message(&channel, 1_000_000)]).await, [Sent::Confirmed]);
-    signal(&child, "CONT");
-    let said: Vec<String> = tokio::task::block_in_place(|| {
-        lines
-            .by_ref()
-            .map_while(Result::ok)
-            .filter(|line| !line.trim().is_empty())
-            .take(2)
-            .collect()
-    });
-    child.wait().expect("the child ends");
+    child.signal("CONT");
+    let said = child.last_words(2);
     let us = format!("process {} on", std::process::id());
     assert!(said[0].contains("fenced: ") && said[0].contains(&us), "{said:?}");
     assert!(said[1].contains("ended: ") && said[1].contains(&us), "{said:?}");
@@ -208,19 +100,10 @@ async fn a_sink_is_for_the_owner_and_ends_with_its_source() {
     assert_eq!(next.send(&[message(&channel, 2)]).await, [Sent::Confirmed]);
 }
 
-fn admin(bootstrap: &str) -> AdminClient<DefaultClientContext> {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", bootstrap).create().expect("an administration client")
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_an_owner_can_not_send_takes_no_other_with_it() {
     let Some(bootstrap) = bootstrap!() else { return };
-    let channel = ChannelSpec::work(unique("owner-small"));
-    let topic = NewTopic::new(&channel.name, 1, TopicReplication::Fixed(-1))
-        .set("max.message.bytes", "4000");
-    let made = admin(&bootstrap).create_topics(&[topic], &AdminOptions::new()).await;
-    assert!(made.expect("an answer").iter().all(Result::is_ok));
+    let channel = topic(&bootstrap, "owner-small", 1, &[("max.message.bytes", "4000")]).await;
     let connector = connector(&bootstrap);
     let (mut source, mut sink) = owner(&connector, &channel).await;
     let mut window: Vec<_> = (0..40).map(|id| message(&channel, id)).collect();
@@ -244,10 +127,7 @@ async fn a_message_that_an_owner_can_not_send_takes_no_other_with_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn aborted_transactions_leave_gaps_that_are_neither_read_nor_waited_for() {
     let Some(bootstrap) = bootstrap!() else { return };
-    let channel = ChannelSpec::work(unique("aborts"));
-    let topic = NewTopic::new(&channel.name, 1, TopicReplication::Fixed(-1));
-    let made = admin(&bootstrap).create_topics(&[topic], &AdminOptions::new()).await;
-    assert!(made.expect("an answer").iter().all(Result::is_ok));
+    let channel = topic(&bootstrap, "aborts", 1, &[]).await;
     let name = channel.name.clone();
     let (servers, wait) = (bootstrap.clone(), Duration::from_secs(20));
     let wrote = tokio::task::spawn_blocking(move || {
@@ -285,8 +165,7 @@ async fn aborted_transactions_leave_gaps_that_are_neither_read_nor_waited_for() 
     drop(source);
     // Positions within the gap, and behind the last message, are as good as any other.
     for (next, first) in [(2, 4), (4, 4), (7, 5)] {
-        let position = Position { channel: channel.name.clone(), partition: 0, next };
-        let mut again = spec(&channel, vec![position]);
+        let mut again = spec(&channel, at(&channel, next));
         again.group = unique("gap");
         let mut source = connector.source(again).await.expect("a source");
         assert_eq!(id(&receive(&mut *source, 1).await[0]), first);

@@ -2,66 +2,17 @@
 
 use bytes::Bytes;
 use dirigent_connectors::{
-    Attributes, ChannelSpec, Connector, ConnectorError, Delivery, Message, Position, Sent, Settle,
-    Source, SourceSpec,
-    kafka::{KafkaConnector, KafkaSettings, PositionsFrom},
-    names,
+    ChannelSpec, Connector, ConnectorError, Message, Sent, Settle, Source, SourceSpec,
+    kafka::{KafkaConnector, PositionsFrom},
 };
 use rdkafka::{
-    ClientConfig, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
-    client::DefaultClientContext,
+    Offset, TopicPartitionList,
+    admin::{AdminOptions, NewPartitions, NewTopic, TopicReplication},
 };
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use real::kafka::{admin, at, connector, connector_with, message, receive, topic};
+use std::time::Duration;
 
 mod real;
-
-/// The variable that names the Kafka to test against; it is littered.
-const KAFKA_VARIABLE: &str = "DIRIGENT_KAFKA";
-
-/// `None`, and says so, without a real Kafka.
-macro_rules! bootstrap {
-    () => {
-        require!(KAFKA_VARIABLE)
-    };
-}
-
-fn connector(bootstrap: &str, change: impl FnOnce(&mut KafkaSettings)) -> KafkaConnector {
-    let mut settings = KafkaSettings::new(bootstrap);
-    settings.session_timeout = Duration::from_secs(6);
-    change(&mut settings);
-    KafkaConnector::new(settings).expect("usable settings")
-}
-
-fn admin(bootstrap: &str) -> AdminClient<DefaultClientContext> {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", bootstrap).create().expect("an administration client")
-}
-
-/// A topic of its own with this many partitions.
-async fn topic(bootstrap: &str, name: &str, partitions: i32) -> ChannelSpec {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
-    let name = format!("{name}-{:x}", now.as_nanos());
-    make(bootstrap, &name, partitions).await;
-    ChannelSpec::work(name)
-}
-
-async fn make(bootstrap: &str, name: &str, partitions: i32) {
-    let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(-1));
-    let made = admin(bootstrap).create_topics(&[topic], &AdminOptions::new()).await;
-    assert!(made.expect("an answer").iter().all(Result::is_ok));
-}
-
-fn message(channel: &ChannelSpec, id: usize) -> Message {
-    Message {
-        channel: channel.name.clone(),
-        kind: channel.kind,
-        key: format!("key-{id}"),
-        attributes: Attributes::new().with(names::ID, id.to_string()),
-        others: Vec::new(),
-        body: Bytes::from_static(b"{}"),
-    }
-}
 
 async fn send(connector: &KafkaConnector, channel: &ChannelSpec, ids: std::ops::Range<usize>) {
     let window: Vec<_> = ids.map(|id| message(channel, id)).collect();
@@ -70,26 +21,8 @@ async fn send(connector: &KafkaConnector, channel: &ChannelSpec, ids: std::ops::
 }
 
 fn spec(channel: &ChannelSpec, next: Option<u64>) -> SourceSpec {
-    let position = |next| Position { channel: channel.name.clone(), partition: 0, next };
-    SourceSpec {
-        channels: vec![channel.clone()],
-        group: channel.name.clone(),
-        positions: next.map(position).into_iter().collect(),
-        unsettled_max: 1_000,
-    }
-}
-
-async fn receive(source: &mut dyn Source, count: usize) -> Vec<Delivery> {
-    let mut deliveries = Vec::new();
-    while deliveries.len() < count {
-        let more = tokio::time::timeout(Duration::from_secs(30), source.receive(1_000)).await;
-        let more = more.expect("an answer in time").expect("deliveries");
-        let settled: Vec<_> =
-            more.iter().map(|delivery| (delivery.receipt, Settle::Done)).collect();
-        source.settler().settle(&settled);
-        deliveries.extend(more);
-    }
-    deliveries
+    let positions = next.map(|next| at(channel, next)).unwrap_or_default();
+    SourceSpec { unsettled_max: 1_000, ..real::kafka::spec(channel, positions) }
 }
 
 /// Why a source that is read ends.
@@ -114,16 +47,16 @@ fn refusal(opened: Result<Box<dyn Source>, ConnectorError>) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_data_folder_that_is_new_or_an_older_copy_is_refused_until_a_person_decides() {
     let Some(bootstrap) = bootstrap!() else { return };
-    let channel = topic(&bootstrap, "rolled-back", 1).await;
+    let channel = topic(&bootstrap, "rolled-back", 1, &[]).await;
     {
-        let connector = connector(&bootstrap, |_| {});
+        let connector = connector(&bootstrap);
         send(&connector, &channel, 0..10).await;
         let mut source =
             connector.source(spec(&channel, None)).await.expect("nothing was read before");
         assert_eq!(receive(&mut *source, 10).await.len(), 10);
         // Dropping the connector waits for the last word about what is settled.
     }
-    let strict = connector(&bootstrap, |_| {});
+    let strict = connector(&bootstrap);
     for (stands, said) in [(None, "does not know this partition"), (Some(4), "stands at offset 4")]
     {
         let why = refusal(strict.source(spec(&channel, stands)).await);
@@ -136,7 +69,7 @@ async fn a_data_folder_that_is_new_or_an_older_copy_is_refused_until_a_person_de
         (PositionsFrom::Journal, 4, 7),
         (PositionsFrom::Beginning, 0, 11),
     ] {
-        let decided = connector(&bootstrap, |settings| settings.positions_from = from);
+        let decided = connector_with(&bootstrap, |settings| settings.positions_from = from);
         let opened = decided.source(spec(&channel, Some(4))).await;
         let mut source = opened.expect("a person has decided");
         // All of it, so that the group stands at the end again.
@@ -151,8 +84,8 @@ async fn a_data_folder_that_is_new_or_an_older_copy_is_refused_until_a_person_de
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_made_anew_while_it_is_read_ends_the_source_with_the_reason() {
     let Some(bootstrap) = bootstrap!() else { return };
-    let channel = topic(&bootstrap, "anew-running", 1).await;
-    let connector = connector(&bootstrap, |_| {});
+    let channel = topic(&bootstrap, "anew-running", 1, &[]).await;
+    let connector = connector(&bootstrap);
     send(&connector, &channel, 0..10).await;
     let mut source = connector.source(spec(&channel, None)).await.expect("a source");
     assert_eq!(receive(&mut *source, 10).await.len(), 10);
@@ -174,8 +107,8 @@ async fn a_topic_made_anew_while_it_is_read_ends_the_source_with_the_reason() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn new_partitions_end_the_source_and_are_read_from_their_beginning_by_the_next() {
     let Some(bootstrap) = bootstrap!() else { return };
-    let channel = topic(&bootstrap, "more-partitions", 1).await;
-    let connector = connector(&bootstrap, |_| {});
+    let channel = topic(&bootstrap, "more-partitions", 1, &[]).await;
+    let connector = connector(&bootstrap);
     send(&connector, &channel, 0..10).await;
     let mut source = connector.source(spec(&channel, None)).await.expect("a source");
     assert_eq!(receive(&mut *source, 10).await.len(), 10);
@@ -195,9 +128,9 @@ async fn new_partitions_end_the_source_and_are_read_from_their_beginning_by_the_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_deleted_before_a_slow_reader_came_to_them_end_its_source() {
     let Some(bootstrap) = bootstrap!() else { return };
-    let channel = topic(&bootstrap, "overtaken", 1).await;
+    let channel = topic(&bootstrap, "overtaken", 1, &[]).await;
     // librdkafka itself fetches little ahead, so that most of the log is still to be fetched.
-    let connector = connector(&bootstrap, |settings| {
+    let connector = connector_with(&bootstrap, |settings| {
         for name in ["queued.max.messages.kbytes", "queued.min.messages"] {
             settings.properties.insert(name.into(), "1".into());
         }
@@ -234,8 +167,8 @@ async fn messages_deleted_before_a_slow_reader_came_to_them_end_its_source() {
 async fn an_inbox_that_is_full_for_longer_than_the_poll_interval_costs_no_group() {
     const POLL_INTERVAL: Duration = Duration::from_secs(6);
     let Some(bootstrap) = bootstrap!() else { return };
-    let channel = topic(&bootstrap, "full", 1).await;
-    let connector = connector(&bootstrap, |settings| {
+    let channel = topic(&bootstrap, "full", 1, &[]).await;
+    let connector = connector_with(&bootstrap, |settings| {
         let interval = POLL_INTERVAL.as_millis().to_string();
         settings.properties.insert("max.poll.interval.ms".into(), interval);
         settings.properties.insert("statistics.interval.ms".into(), "500".into());

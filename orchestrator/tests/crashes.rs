@@ -18,7 +18,7 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use support::{LIMIT, Stranger, parts, reply, reply_to};
+use support::{Dice, LIMIT, Stranger, parts, reply, reply_to};
 
 const ORDERS: u64 = 60;
 const LIVES: u64 = 10;
@@ -114,22 +114,6 @@ impl Machine {
             drop(engine.stop().await);
         }
         self.disk.crash(dice.throw());
-    }
-}
-
-struct Dice(u64);
-
-impl Dice {
-    fn throw(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        bits ^ (bits >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.throw() % bound
     }
 }
 

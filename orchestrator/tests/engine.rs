@@ -10,14 +10,13 @@ use dirigent::{
     envelope,
 };
 use dirigent_connectors::{
-    ChannelSpec, Connector, ConnectorError, Health, Memory, Message, Sent, Sink, Source,
-    SourceSpec, UnsentReason, memory::MemoryBroker, names,
+    ChannelSpec, Connector, Sent, UnsentReason, memory::MemoryBroker, names,
 };
 use dirigent_model::definition::{Repeat, saga, step};
 use std::time::Duration;
 use support::{
     Begun, Broken, Finished, PANICS, Reserve, Stranger, event, orchestrator, purchase, reply_to,
-    start_event,
+    start_event, stubborn::Stubborn,
 };
 
 async fn participant(broker: &MemoryBroker) -> tokio::task::JoinHandle<()> {
@@ -264,7 +263,7 @@ async fn a_command_that_its_instance_knows_to_be_unsent_does_not_leave_after_a_r
     let broker = MemoryBroker::new();
     let mut customer = customer(&broker).await;
     // The window that carries both commands is decided for the second one only: the watermark stays below both.
-    let stubborn = Stubborn::around(&broker, |key| match key {
+    let stubborn = stubborn(&broker, |key| match key {
         "1" => Some(Sent::Unknown { text: "nobody answers".into() }),
         "2" => Some(Sent::Unsent { reason: UnsentReason::Unroutable, text: "no queue".into() }),
         _ => None,
@@ -295,7 +294,7 @@ async fn a_command_that_may_have_been_sent_before_it_could_not_be_is_in_doubt_an
     let broker = MemoryBroker::new();
     let mut customer = customer(&broker).await;
     let asked = std::sync::atomic::AtomicUsize::new(0);
-    let stubborn = Stubborn::around(&broker, move |key| {
+    let stubborn = stubborn(&broker, move |key| {
         (key == "1").then(|| match asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
             0 => Sent::Unknown { text: "the connection broke".into() },
             _ => Sent::Unsent { reason: UnsentReason::Unroutable, text: "no queue".into() },
@@ -348,9 +347,8 @@ async fn the_event_that_began_a_run_begins_no_other_one_when_it_is_delivered_aga
 async fn a_process_whose_work_another_one_has_taken_over_ends_and_says_who_has_it() {
     let broker = MemoryBroker::new();
     let mut customer = customer(&broker).await;
-    let stubborn = Stubborn::around(&broker, |_| {
-        Some(Sent::Fenced { text: "process 7 on the other machine".into() })
-    });
+    let stubborn =
+        stubborn(&broker, |_| Some(Sent::Fenced { text: "process 7 on the other machine".into() }));
     let orders = Orchestrator::builder("shop").saga(purchase(1));
     let engine = orders.connector(std::sync::Arc::new(stubborn)).start().await.unwrap();
     let mut work = Stranger::listening(&broker, ChannelSpec::work("work"), "worker").await;
@@ -372,72 +370,13 @@ async fn until(mut holds: impl FnMut() -> bool) {
     }
 }
 
-type Fate = dyn Fn(&str) -> Option<Sent> + Send + Sync;
-
-/// A broker that decides the fate of `Reserve` commands by their key; `None` is sent.
-struct Stubborn {
-    broker: MemoryBroker,
-    fate: std::sync::Arc<Fate>,
-}
-
-impl Stubborn {
-    fn around(
-        broker: &MemoryBroker,
-        fate: impl Fn(&str) -> Option<Sent> + Send + Sync + 'static,
-    ) -> Self {
-        Self { broker: broker.clone(), fate: std::sync::Arc::new(fate) }
-    }
-}
-
-struct StubbornSink {
-    sink: Box<dyn Sink>,
-    fate: std::sync::Arc<Fate>,
-}
-
-#[async_trait::async_trait]
-impl Connector for Stubborn {
-    fn name(&self) -> &str {
-        "stubborn"
-    }
-
-    fn memory(&self) -> Memory {
-        self.broker.memory()
-    }
-
-    async fn prepare(&self, channels: &[ChannelSpec]) -> Result<(), ConnectorError> {
-        self.broker.prepare(channels).await
-    }
-
-    async fn source(&self, spec: SourceSpec) -> Result<Box<dyn Source>, ConnectorError> {
-        self.broker.source(spec).await
-    }
-
-    async fn sink(&self) -> Result<Box<dyn Sink>, ConnectorError> {
-        let sink = self.broker.sink().await?;
-        Ok(Box::new(StubbornSink { sink, fate: std::sync::Arc::clone(&self.fate) }))
-    }
-
-    async fn owner_sink(&self, _: &str) -> Result<Box<dyn Sink>, ConnectorError> {
-        self.sink().await
-    }
-}
-
-#[async_trait::async_trait]
-impl Sink for StubbornSink {
-    async fn send(&mut self, window: &[Message]) -> Vec<Sent> {
-        let mut outcomes = Vec::new();
-        for message in window {
-            let is_reserve = message.attributes.get(names::TYPE) == Some("Reserve");
-            let fate = is_reserve.then(|| (self.fate)(&message.key)).flatten();
-            outcomes.extend(match fate {
-                Some(sent) => vec![sent],
-                None => self.sink.send(std::slice::from_ref(message)).await,
-            });
-        }
-        outcomes
-    }
-
-    fn health(&self) -> Health {
-        self.sink.health()
-    }
+/// Decides the fate of `Reserve` commands by their key; `None` is sent.
+fn stubborn(
+    broker: &MemoryBroker,
+    fate: impl Fn(&str) -> Option<Sent> + Send + Sync + 'static,
+) -> Stubborn {
+    Stubborn::around(broker, move |message| {
+        let is_reserve = message.attributes.get(names::TYPE) == Some("Reserve");
+        is_reserve.then(|| fate(&message.key)).flatten()
+    })
 }

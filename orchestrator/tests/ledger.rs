@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 use support::{
-    Stranger, event,
+    Dice, Stranger, event,
     invoices::{MENDED, UNLUCKY, invoice, other, payment},
     orchestrator, parts, start_event,
 };
@@ -56,21 +56,7 @@ impl Machine {
     }
 }
 
-struct Dice(u64);
-
 impl Dice {
-    fn throw(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        bits ^ (bits >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.throw() % bound
-    }
-
     /// Starts, events that come too soon, twice, for two sagas, that make a function panic, and what nobody can read.
     fn message(&mut self) -> Message {
         let id = self.below(15);

@@ -10,10 +10,7 @@ use dirigent::{
     participant::{Answer, Asked, Misbehaviour, Participant, Records, Running, Tx},
     store::MemoryStore,
 };
-use dirigent_connectors::{
-    ChannelSpec, Connector, ConnectorError, Health, Memory, Message, Sent, Sink, Source,
-    SourceSpec, memory::MemoryBroker, names,
-};
+use dirigent_connectors::{ChannelSpec, Connector, Message, Sent, memory::MemoryBroker, names};
 use dirigent_model::{
     definition::{AskStatus, Definition, DefinitionErrors, saga, step},
     instance::Leg,
@@ -26,6 +23,7 @@ use std::{
 };
 use support::{
     Begun, Broken, Finished, Paid, Pay, Release, Released, Reserve, Reserved, Stranger, event,
+    stubborn::Stubborn,
 };
 
 /// Reserves, and pays as the pivot. Neither is asked for twice, so that a reply too late is in doubt at once.
@@ -149,7 +147,7 @@ async fn what_was_done_without_a_word_goes_forward_instead_of_being_compensated(
 async fn a_command_that_arrives_after_not_done_is_refused_and_leaves_the_ledger_empty() {
     let mut bench = Bench::new().await;
     let late = Late::around(&bench.broker, Reserve::NAME);
-    let engine = orchestrator(late.clone()).start().await.unwrap();
+    let engine = orchestrator(late.connector()).start().await.unwrap();
     let running = bench.start(service()).await;
     bench.begins(1).await;
     assert_eq!(bench.end().await, Broken::NAME);
@@ -166,7 +164,7 @@ async fn a_command_that_arrives_after_not_done_is_refused_and_leaves_the_ledger_
 async fn a_pivot_that_was_not_done_turns_the_saga_back_and_is_refused_when_it_arrives() {
     let mut bench = Bench::new().await;
     let late = Late::around(&bench.broker, Pay::NAME);
-    let engine = orchestrator(late.clone()).start().await.unwrap();
+    let engine = orchestrator(late.connector()).start().await.unwrap();
     let running = bench.start(service()).await;
     bench.begins(1).await;
     assert_eq!(bench.end().await, Broken::NAME);
@@ -244,8 +242,7 @@ fn told(message: &Message) -> &str {
     message.attributes.get(names::TYPE).unwrap()
 }
 
-/// A broker that takes commands of one name and keeps them until they are let go.
-#[derive(Clone)]
+/// Commands of one name that are kept until they are let go.
 struct Late {
     broker: MemoryBroker,
     name: &'static str,
@@ -257,64 +254,22 @@ impl Late {
         Self { broker: broker.clone(), name, kept: Arc::default() }
     }
 
+    /// The broker that keeps them.
+    fn connector(&self) -> Stubborn {
+        let (name, kept) = (self.name, Arc::clone(&self.kept));
+        Stubborn::around(&self.broker, move |message| {
+            (told(message) == name).then(|| {
+                kept.lock().unwrap().push(message.clone());
+                Sent::Confirmed
+            })
+        })
+    }
+
     /// What was kept arrives after all.
     async fn arrives(&self) {
         let kept = std::mem::take(&mut *self.kept.lock().unwrap());
         assert!(!kept.is_empty(), "nothing was kept");
         let sent = self.broker.sink().await.unwrap().send(&kept).await;
         assert!(sent.iter().all(|sent| *sent == Sent::Confirmed));
-    }
-}
-
-struct LateSink {
-    sink: Box<dyn Sink>,
-    late: Late,
-}
-
-#[async_trait::async_trait]
-impl Sink for LateSink {
-    async fn send(&mut self, window: &[Message]) -> Vec<Sent> {
-        let mut sent = Vec::new();
-        for message in window {
-            if told(message) == self.late.name {
-                self.late.kept.lock().unwrap().push(message.clone());
-                sent.push(Sent::Confirmed);
-            } else {
-                sent.extend(self.sink.send(std::slice::from_ref(message)).await);
-            }
-        }
-        sent
-    }
-
-    fn health(&self) -> Health {
-        self.sink.health()
-    }
-}
-
-#[async_trait::async_trait]
-impl Connector for Late {
-    fn name(&self) -> &str {
-        "late"
-    }
-
-    fn memory(&self) -> Memory {
-        self.broker.memory()
-    }
-
-    async fn prepare(&self, channels: &[ChannelSpec]) -> Result<(), ConnectorError> {
-        self.broker.prepare(channels).await
-    }
-
-    async fn source(&self, spec: SourceSpec) -> Result<Box<dyn Source>, ConnectorError> {
-        self.broker.source(spec).await
-    }
-
-    async fn sink(&self) -> Result<Box<dyn Sink>, ConnectorError> {
-        let sink = self.broker.sink().await?;
-        Ok(Box::new(LateSink { sink, late: self.clone() }))
-    }
-
-    async fn owner_sink(&self, _: &str) -> Result<Box<dyn Sink>, ConnectorError> {
-        self.sink().await
     }
 }

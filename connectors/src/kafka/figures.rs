@@ -4,41 +4,31 @@ use super::clients::clients_open;
 use crate::health::{Figure, Measure, MeasureKind};
 use rdkafka::Statistics;
 
-static LAG: Measure = Measure {
-    name: "kafka_lag_messages",
-    help: "Offsets of a partition that were not handed out yet; ends of transactions count as one each",
-    kind: MeasureKind::Gauge,
-};
-static FETCH_QUEUE: Measure = Measure {
-    name: "kafka_fetch_queue_messages",
-    help: "Messages of a partition that were fetched and not handed out yet",
-    kind: MeasureKind::Gauge,
-};
-static PRODUCER_QUEUE: Measure = Measure {
-    name: "kafka_producer_queue_messages",
-    help: "Messages handed over and not confirmed yet",
-    kind: MeasureKind::Gauge,
-};
-static PRODUCER_QUEUE_BYTES: Measure = Measure {
-    name: "kafka_producer_queue_bytes",
-    help: "Size of the messages handed over and not confirmed yet",
-    kind: MeasureKind::Gauge,
-};
-static BROKERS_UP: Measure = Measure {
-    name: "kafka_brokers_up",
-    help: "Brokers that this client is connected to",
-    kind: MeasureKind::Gauge,
-};
-static ROUND_TRIP_MEAN: Measure = Measure {
-    name: "kafka_round_trip_mean_seconds",
-    help: "Mean time until a broker answered, in the last interval",
-    kind: MeasureKind::Gauge,
-};
-static ROUND_TRIP_P99: Measure = Measure {
-    name: "kafka_round_trip_p99_seconds",
-    help: "Time within which a broker gave 99 of 100 answers, in the last interval",
-    kind: MeasureKind::Gauge,
-};
+static LAG: Measure = level(
+    "kafka_lag_messages",
+    "Offsets of a partition that were not handed out yet; ends of transactions count as one each",
+);
+static FETCH_QUEUE: Measure = level(
+    "kafka_fetch_queue_messages",
+    "Messages of a partition that were fetched and not handed out yet",
+);
+static PRODUCER_QUEUE: Measure =
+    level("kafka_producer_queue_messages", "Messages handed over and not confirmed yet");
+static PRODUCER_QUEUE_BYTES: Measure =
+    level("kafka_producer_queue_bytes", "Size of the messages handed over and not confirmed yet");
+static BROKERS_UP: Measure = level("kafka_brokers_up", "Brokers that this client is connected to");
+static ROUND_TRIP_MEAN: Measure = level(
+    "kafka_round_trip_mean_seconds",
+    "Mean time until a broker answered, in the last interval",
+);
+static ROUND_TRIP_P99: Measure = level(
+    "kafka_round_trip_p99_seconds",
+    "Time within which a broker gave 99 of 100 answers, in the last interval",
+);
+
+const fn level(name: &'static str, help: &'static str) -> Measure {
+    Measure { name, help, kind: MeasureKind::Gauge }
+}
 
 static CLIENTS_OPEN: Measure = Measure {
     name: "kafka_clients_open",

@@ -5,6 +5,8 @@
 use std::io::Write;
 
 #[allow(dead_code, unused_macros, reason = "each test program takes what it needs")]
+pub(crate) mod kafka;
+#[allow(dead_code, unused_macros, reason = "each test program takes what it needs")]
 pub(crate) mod rabbitmq;
 
 /// Set to `1`: a test without a real broker fails instead of being skipped.

@@ -1,8 +1,8 @@
 //! `list`, `show` and the operators' words: asked of the running process, or read from the folder at rest.
 
 use super::{
-    Cli, FolderArgs, InstanceArgs, ListArgs, OperateArgs, ShowArgs, StatusArgs, StatusName,
-    StepArgs,
+    Cli, FolderArgs, InstanceArgs, ListArgs, OperateArgs, ShowArgs, SpeakerArgs, StatusArgs,
+    StatusName, StepArgs,
     out::{Paint, Trouble, say},
     stand, tell,
 };
@@ -82,12 +82,13 @@ pub(super) async fn resolve(cli: &Cli, args: StepArgs) -> Result<ExitCode, Troub
 }
 
 fn without_step(args: StepArgs) -> OperateArgs {
-    let StepArgs { key, step: _, saga, folder, why, by } = args;
-    OperateArgs { instance: InstanceArgs { key, saga, folder }, why, by }
+    let StepArgs { key, step: _, saga, folder, why, speaker } = args;
+    OperateArgs { instance: InstanceArgs { key, saga, folder }, why, speaker }
 }
 
 async fn operate(cli: &Cli, args: OperateArgs, action: Action) -> Result<ExitCode, Trouble> {
-    let OperateArgs { instance: InstanceArgs { key, saga, folder }, why, by } = args;
+    let OperateArgs { instance, why, speaker: SpeakerArgs { by } } = args;
+    let InstanceArgs { key, saga, folder } = instance;
     if why.trim().is_empty() {
         return Err(Trouble::new("an operator's word needs a reason: say it with --why"));
     }

@@ -1,7 +1,7 @@
 //! `destinations`, `pause destination`, `resume destination`: asked of the running process, since nobody else knows.
 
 use super::{
-    Cli, DestinationsArgs, PauseArgs,
+    Cli, DestinationsArgs, PauseArgs, SpeakerArgs,
     ask::{asked, json, wrong_answer},
     out::{Paint, Trouble, say, table, tame},
     tell::ago,
@@ -26,7 +26,7 @@ pub(super) async fn list(cli: &Cli, args: DestinationsArgs) -> Result<ExitCode, 
 }
 
 pub(super) async fn pause(cli: &Cli, args: PauseArgs) -> Result<ExitCode, Trouble> {
-    let PauseArgs { channel, folder, why, by } = with_reason(args)?;
+    let PauseArgs { channel, folder, why, speaker: SpeakerArgs { by } } = with_reason(args)?;
     let question = Question::Pause { channel: channel.clone(), by, why };
     let Answer::Destinations { .. } = asked(cli, &folder, question).await? else {
         return Err(wrong_answer());
@@ -36,7 +36,7 @@ pub(super) async fn pause(cli: &Cli, args: PauseArgs) -> Result<ExitCode, Troubl
 }
 
 pub(super) async fn resume(cli: &Cli, args: PauseArgs) -> Result<ExitCode, Trouble> {
-    let PauseArgs { channel, folder, why, by } = with_reason(args)?;
+    let PauseArgs { channel, folder, why, speaker: SpeakerArgs { by } } = with_reason(args)?;
     let question = Question::Resume { channel: channel.clone(), by, why };
     let Answer::Destinations { destinations } = asked(cli, &folder, question).await? else {
         return Err(wrong_answer());

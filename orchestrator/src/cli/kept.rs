@@ -1,7 +1,7 @@
 //! `quarantine`, `parked` and `audit`: the messages that wait, and whether every message is accounted for.
 
 use super::{
-    Cli, FolderArgs,
+    Cli, FolderArgs, SpeakerArgs,
     ask::{asked, json, wrong_answer},
     out::{Paint, Trouble, say},
     tell_kept as tell,
@@ -86,15 +86,9 @@ pub struct ReplayArgs {
     /// Why, for the log
     #[arg(long, alias = "reason", value_name = "TEXT", default_value = "replayed")]
     pub why: String,
-    /// Who says so
-    #[arg(
-        long,
-        value_name = "NAME",
-        env = "USER",
-        hide_env_values = true,
-        default_value = "operator"
-    )]
-    pub by: String,
+    /// Who says so.
+    #[command(flatten)]
+    pub speaker: SpeakerArgs,
     /// Prints a JSON object for each
     #[arg(long)]
     pub json: bool,
@@ -112,15 +106,9 @@ pub struct DiscardArgs {
     /// Why, for the history of their instance
     #[arg(long, alias = "why", value_name = "TEXT")]
     pub reason: String,
-    /// Who says so
-    #[arg(
-        long,
-        value_name = "NAME",
-        env = "USER",
-        hide_env_values = true,
-        default_value = "operator"
-    )]
-    pub by: String,
+    /// Who says so.
+    #[command(flatten)]
+    pub speaker: SpeakerArgs,
     /// Prints a JSON object for each
     #[arg(long)]
     pub json: bool,
@@ -142,12 +130,12 @@ pub(super) async fn quarantine(cli: &Cli, verb: QuarantineVerb) -> Result<ExitCo
         QuarantineVerb::List(args) => list(cli, args, true).await,
         QuarantineVerb::Show(args) => show(cli, args).await,
         QuarantineVerb::Replay(args) => {
-            let ReplayArgs { numbers, folder, why, by, json } = args;
+            let ReplayArgs { numbers, folder, why, speaker: SpeakerArgs { by }, json } = args;
             let said = Said { folder, decision: Decision::Replay, by, why, json };
             decide(cli, &numbers, &said).await
         }
         QuarantineVerb::Discard(args) => {
-            let DiscardArgs { numbers, folder, reason, by, json } = args;
+            let DiscardArgs { numbers, folder, reason, speaker: SpeakerArgs { by }, json } = args;
             let said = Said { folder, decision: Decision::Discard, by, why: reason, json };
             decide(cli, &numbers, &said).await
         }

@@ -236,15 +236,9 @@ pub struct ShowArgs {
     pub json: bool,
 }
 
-/// An operator's word.
+/// Whose word it is.
 #[derive(clap::Args, Debug, Clone)]
-pub struct OperateArgs {
-    /// About which instance.
-    #[command(flatten)]
-    pub instance: InstanceArgs,
-    /// Why, for the history
-    #[arg(long, value_name = "TEXT")]
-    pub why: String,
+pub struct SpeakerArgs {
     /// Who says so
     #[arg(
         long,
@@ -254,6 +248,20 @@ pub struct OperateArgs {
         default_value = "operator"
     )]
     pub by: String,
+}
+
+/// An operator's word.
+#[derive(clap::Args, Debug, Clone)]
+pub struct OperateArgs {
+    /// About which instance.
+    #[command(flatten)]
+    pub instance: InstanceArgs,
+    /// Why, for the history
+    #[arg(long, value_name = "TEXT")]
+    pub why: String,
+    /// Who says so.
+    #[command(flatten)]
+    pub speaker: SpeakerArgs,
 }
 
 /// An operator's word about a step.
@@ -273,15 +281,9 @@ pub struct StepArgs {
     /// Why, for the history
     #[arg(long, value_name = "TEXT")]
     pub why: String,
-    /// Who says so
-    #[arg(
-        long,
-        value_name = "NAME",
-        env = "USER",
-        hide_env_values = true,
-        default_value = "operator"
-    )]
-    pub by: String,
+    /// Who says so.
+    #[command(flatten)]
+    pub speaker: SpeakerArgs,
 }
 
 /// Which destinations to show.
@@ -313,15 +315,9 @@ pub struct PauseArgs {
     /// Why, for whoever comes next
     #[arg(long, value_name = "TEXT", alias = "reason")]
     pub why: String,
-    /// Who says so
-    #[arg(
-        long,
-        value_name = "NAME",
-        env = "USER",
-        hide_env_values = true,
-        default_value = "operator"
-    )]
-    pub by: String,
+    /// Who says so.
+    #[command(flatten)]
+    pub speaker: SpeakerArgs,
 }
 
 /// What to do with the settings.

@@ -416,7 +416,10 @@ fn the_command_line_is_sound() {
     let Ok(Verb::Resolve(args)) = parse("library resolve 4711 lend --why lost --by ann") else {
         panic!("it is understood")
     };
-    assert_eq!((args.key.as_str(), args.step.as_str(), args.by.as_str()), ("4711", "lend", "ann"));
+    assert_eq!(
+        (args.key.as_str(), args.step.as_str(), args.speaker.by.as_str()),
+        ("4711", "lend", "ann")
+    );
     assert!(matches!(parse("library list --status turning-back"), Ok(Verb::List(_))));
     for wrong in ["library cancel 1", "library list --limit 0", "library graph", "library"] {
         assert!(parse(wrong).is_err(), "{wrong}");

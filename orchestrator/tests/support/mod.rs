@@ -8,6 +8,7 @@
 )]
 
 pub mod invoices;
+pub mod stubborn;
 
 use dirigent::{
     Orchestrator, OrchestratorBuilder,
@@ -261,5 +262,22 @@ pub fn reply(command: &Message, name: &str, body: Vec<u8>) -> Message {
         attributes,
         others: vec![],
         body: body.into(),
+    }
+}
+
+/// Numbers that look random and come again with their seed (SplitMix64).
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn throw(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        bits ^ (bits >> 31)
+    }
+
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.throw() % bound
     }
 }

@@ -1,0 +1,75 @@
+//! A memory broker that decides the fate of some messages itself.
+
+use dirigent_connectors::{
+    ChannelSpec, Connector, ConnectorError, Health, Memory, Message, Sent, Sink, Source,
+    SourceSpec, memory::MemoryBroker,
+};
+use std::sync::Arc;
+
+type Fate = dyn Fn(&Message) -> Option<Sent> + Send + Sync;
+
+/// What has no fate is sent.
+pub struct Stubborn {
+    broker: MemoryBroker,
+    fate: Arc<Fate>,
+}
+
+impl Stubborn {
+    pub fn around(
+        broker: &MemoryBroker,
+        fate: impl Fn(&Message) -> Option<Sent> + Send + Sync + 'static,
+    ) -> Self {
+        Self { broker: broker.clone(), fate: Arc::new(fate) }
+    }
+}
+
+struct StubbornSink {
+    sink: Box<dyn Sink>,
+    fate: Arc<Fate>,
+}
+
+#[async_trait::async_trait]
+impl Connector for Stubborn {
+    fn name(&self) -> &str {
+        "stubborn"
+    }
+
+    fn memory(&self) -> Memory {
+        self.broker.memory()
+    }
+
+    async fn prepare(&self, channels: &[ChannelSpec]) -> Result<(), ConnectorError> {
+        self.broker.prepare(channels).await
+    }
+
+    async fn source(&self, spec: SourceSpec) -> Result<Box<dyn Source>, ConnectorError> {
+        self.broker.source(spec).await
+    }
+
+    async fn sink(&self) -> Result<Box<dyn Sink>, ConnectorError> {
+        let sink = self.broker.sink().await?;
+        Ok(Box::new(StubbornSink { sink, fate: Arc::clone(&self.fate) }))
+    }
+
+    async fn owner_sink(&self, _: &str) -> Result<Box<dyn Sink>, ConnectorError> {
+        self.sink().await
+    }
+}
+
+#[async_trait::async_trait]
+impl Sink for StubbornSink {
+    async fn send(&mut self, window: &[Message]) -> Vec<Sent> {
+        let mut outcomes = Vec::new();
+        for message in window {
+            outcomes.extend(match (self.fate)(message) {
+                Some(sent) => vec![sent],
+                None => self.sink.send(std::slice::from_ref(message)).await,
+            });
+        }
+        outcomes
+    }
+
+    fn health(&self) -> Health {
+        self.sink.health()
+    }
+}
