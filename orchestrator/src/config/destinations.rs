@@ -6,7 +6,7 @@
 //! [destination.inventory]       # of this channel; what is not said is as for all
 //! rate = 100                    # commands a second
 //! burst = 20
-//! circuit = { enabled = true, outcomes = 50, outcomes_min = 10, failing_percent = 50, open_seconds = 5, open_seconds_max = 60, probes = 3 }
+//! circuit = { enabled = true, outcomes = 50, outcomes_min = 10, failing_percent = 50, failures_in_a_row = 5, open_seconds = 5, open_seconds_max = 60, probes = 3 }
 //! ```
 
 use super::{ConfigError, Origin};
@@ -33,6 +33,7 @@ struct CircuitPart {
     outcomes: Option<Spanned<u64>>,
     outcomes_min: Option<Spanned<u64>>,
     failing_percent: Option<Spanned<u64>>,
+    failures_in_a_row: Option<Spanned<u64>>,
     open_seconds: Option<Spanned<u64>>,
     open_seconds_max: Option<Spanned<u64>>,
     probes: Option<Spanned<u64>>,
@@ -115,6 +116,10 @@ impl Reading<'_> {
         if let Some(percent) = self.number(place, "failing_percent", part.failing_percent, 1, 100) {
             circuit.failing_percent = u8::try_from(percent).unwrap_or(100);
         }
+        let in_a_row = self.number(place, "failures_in_a_row", part.failures_in_a_row, 1, 10_000);
+        if let Some(failures) = in_a_row {
+            circuit.failures_in_a_row = size(failures);
+        }
         if let Some(open) = self.number(place, "open_seconds", part.open_seconds, 1, 86_400) {
             circuit.open_min = seconds(open);
             circuit.open_max = circuit.open_max.max(circuit.open_min);
@@ -128,7 +133,7 @@ impl Reading<'_> {
         }
         if circuit.outcomes_min > circuit.outcomes {
             let text = format!(
-                "is more than the {} outcomes that are looked at, so that the circuit would never open",
+                "is more than the {} outcomes that are looked at, so that their share would never open the circuit",
                 circuit.outcomes
             );
             self.refuse(min_at.unwrap_or_default(), place, "outcomes_min", &text);

@@ -213,7 +213,7 @@ fn what_can_not_be_said_of_a_destination_is_refused_with_its_line() {
             "dirigent.toml:2: `destination.a.rate` takes a whole number from 1",
         ),
         ("[destination.a]\nburst = 3\n", "and no rate is said"),
-        ("[destinations]\ncircuit = { outcomes = 5 }\n", "would never open"),
+        ("[destinations]\ncircuit = { outcomes = 5 }\n", "would never open the circuit"),
         (
             "[destinations.circuit]\nopen_seconds = 9\nopen_seconds_max = 3\n",
             "is less than open_seconds",

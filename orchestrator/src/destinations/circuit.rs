@@ -1,7 +1,7 @@
 //! The circuit of a destination: closed while it answers, open while it does not, half-open to find out.
 //!
 //! ```text
-//! closed ──too many of the last outcomes failed──► open ──its time is over──► half-open ──a probe is answered──► closed
+//! closed ──too many outcomes failed, or all for a while──► open ──its time is over──► half-open ──a probe is answered──► closed
 //!                                                    ▲                            │
 //!                                                    └── a probe fails: twice as long ──┘
 //! ```
@@ -9,7 +9,7 @@
 //! Pure: outcomes and the time in, whether a command may leave out. Nygard, "Release It!" (2007), names the pattern.
 
 use super::Key;
-use dirigent_model::time::Timestamp;
+use dirigent_model::{instance::InstanceId, time::Timestamp};
 use std::{collections::VecDeque, time::Duration};
 
 /// The last outcomes that are looked at, if not said otherwise. Enough that a few lost messages do not open it.
@@ -21,6 +21,14 @@ pub const OUTCOMES_MIN: usize = 10;
 /// Of a hundred outcomes, how many open it, if not said otherwise. A network that loses one message in ten fails one
 /// command in five; half is beyond what asking again should heal.
 pub const FAILING_PERCENT: u8 = 50;
+
+/// Failures in a row that open it too, if not said otherwise, once they have lasted for [`ROW_LASTS_MIN`] and concern several
+/// sagas: where few commands go, the last [`OUTCOMES_MAX`] reach back to when all was well. As many as Envoy's outlier detection
+/// and most circuit breakers take.
+pub const FAILURES_IN_A_ROW: usize = 5;
+
+/// How long nothing but failures opens it: a destination with many commands has as many failures in a row by chance.
+const ROW_LASTS_MIN: Duration = Duration::from_secs(10);
 
 /// How long it is open at first, if not said otherwise: a restart of a service is over by then.
 pub const OPEN_MIN: Duration = Duration::from_secs(5);
@@ -43,6 +51,8 @@ pub struct CircuitSettings {
     pub outcomes_min: usize,
     /// Of a hundred outcomes, how many failures open it; see [`FAILING_PERCENT`].
     pub failing_percent: u8,
+    /// Failures in a row that open it as well; see [`FAILURES_IN_A_ROW`].
+    pub failures_in_a_row: usize,
     /// How long it is open at first; see [`OPEN_MIN`]. Twice as long after each probe that failed.
     pub open_min: Duration,
     /// How long it is open at the most; see [`OPEN_MAX`].
@@ -57,6 +67,7 @@ impl Default for CircuitSettings {
             outcomes: OUTCOMES_MAX,
             outcomes_min: OUTCOMES_MIN,
             failing_percent: FAILING_PERCENT,
+            failures_in_a_row: FAILURES_IN_A_ROW,
             open_min: OPEN_MIN,
             open_max: OPEN_MAX,
             probes: PROBES_MAX,
@@ -81,6 +92,16 @@ enum State {
     HalfOpen { since: Timestamp, lasts: Duration, probes: Vec<Key>, until: Timestamp },
 }
 
+/// Failures with nothing well between them.
+#[derive(Debug, Clone, Copy)]
+struct Row {
+    since: Timestamp,
+    first: InstanceId,
+    /// One saga with all its attempts says little of its destination.
+    concerns_others: bool,
+    count: usize,
+}
+
 /// One circuit.
 #[derive(Debug, Clone)]
 pub(super) struct Circuit {
@@ -89,6 +110,8 @@ pub(super) struct Circuit {
     /// Whether the last commands were answered, the oldest first.
     outcomes: VecDeque<bool>,
     failures: usize,
+    /// The failures since the last command that was answered well.
+    row: Option<Row>,
     /// When it last closed again.
     closed_at: Option<Timestamp>,
     opened: u64,
@@ -97,7 +120,15 @@ pub(super) struct Circuit {
 impl Circuit {
     pub(super) fn new(settings: CircuitSettings) -> Self {
         let outcomes = VecDeque::with_capacity(settings.outcomes.max(1));
-        Self { settings, state: State::Closed, outcomes, failures: 0, closed_at: None, opened: 0 }
+        Self {
+            settings,
+            state: State::Closed,
+            outcomes,
+            failures: 0,
+            row: None,
+            closed_at: None,
+            opened: 0,
+        }
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -164,12 +195,11 @@ impl Circuit {
     pub(super) fn hear(&mut self, key: Key, well: bool, now: Timestamp) -> Option<Change> {
         match &mut self.state {
             State::Closed => {
-                self.note(well);
-                let (seen, failed) = (self.outcomes.len(), self.failures);
-                let is_failing = failed * 100 >= seen * usize::from(self.settings.failing_percent);
-                if well || seen < self.settings.outcomes_min || !is_failing {
+                self.note(key, well, now);
+                if well || !(self.is_failing() || self.is_failing_in_a_row(now)) {
                     return None;
                 }
+                self.row = None;
                 let lasts = self.settings.open_min;
                 self.state = State::Open { since: now, until: now + lasts, lasts };
                 self.opened += 1;
@@ -185,7 +215,7 @@ impl Circuit {
                     self.closed_at = Some(now);
                     self.outcomes.clear();
                     self.failures = 0;
-                    self.note(true);
+                    self.note(key, true, now);
                     return Some(Change::Closed(open));
                 }
                 probes.swap_remove(place);
@@ -211,7 +241,35 @@ impl Circuit {
         }
     }
 
-    fn note(&mut self, well: bool) {
+    /// Too many of the last outcomes are failures.
+    fn is_failing(&self) -> bool {
+        let (seen, failed) = (self.outcomes.len(), self.failures);
+        seen >= self.settings.outcomes_min
+            && failed * 100 >= seen * usize::from(self.settings.failing_percent)
+    }
+
+    /// Nothing was answered well for a while.
+    fn is_failing_in_a_row(&self, now: Timestamp) -> bool {
+        self.row.is_some_and(|row| {
+            row.concerns_others
+                && row.count >= self.settings.failures_in_a_row
+                && now.since(row.since) >= ROW_LASTS_MIN
+        })
+    }
+
+    fn note(&mut self, (instance, ..): Key, well: bool, now: Timestamp) {
+        if well {
+            self.row = None;
+        } else {
+            let row = self.row.get_or_insert(Row {
+                since: now,
+                first: instance,
+                concerns_others: false,
+                count: 0,
+            });
+            row.count += 1;
+            row.concerns_others |= instance != row.first;
+        }
         if self.outcomes.len() >= self.settings.outcomes.max(1)
             && self.outcomes.pop_front() == Some(false)
         {
@@ -225,10 +283,7 @@ impl Circuit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dirigent_model::{
-        definition::NodeId,
-        instance::{InstanceId, Leg},
-    };
+    use dirigent_model::{definition::NodeId, instance::Leg};
 
     fn key(number: u16) -> Key {
         (InstanceId::of("a", &number.into()), NodeId(1), Leg::Do)
@@ -286,6 +341,47 @@ mod tests {
         assert_eq!(circuit.holds_until(after(7)), None);
         assert!(circuit.was_open_since(after(7)) && !circuit.was_open_since(after(8)));
         assert_eq!(circuit.counts(), (1, 0), "what failed before is forgotten");
+    }
+
+    #[test]
+    fn where_few_commands_go_it_opens_after_failures_in_a_row_of_several_sagas() {
+        let mut circuit = Circuit::new(CircuitSettings::default());
+        // All was well for long: of the last fifty, half would have to fail.
+        (0..50).for_each(|number| assert_eq!(circuit.hear(key(number), true, after(0)), None));
+        for minute in 1..5 {
+            assert_eq!(circuit.hear(key(minute), false, after(u64::from(minute) * 60)), None);
+        }
+        assert_eq!(circuit.hear(key(5), false, after(300)), Some(Change::Opened));
+
+        // A fresh one, with fewer outcomes than the rate wants.
+        let mut circuit = Circuit::new(CircuitSettings::default());
+        for minute in 1..5 {
+            assert_eq!(circuit.hear(key(minute), false, after(u64::from(minute) * 60)), None);
+        }
+        assert_eq!(circuit.hear(key(5), false, after(300)), Some(Change::Opened));
+    }
+
+    #[test]
+    fn failures_in_a_row_do_not_open_it_if_one_saga_has_them_or_they_are_over_in_a_moment() {
+        let well_before = || {
+            let mut circuit = Circuit::new(CircuitSettings::default());
+            (0..50).for_each(|number| assert_eq!(circuit.hear(key(number), true, after(0)), None));
+            circuit
+        };
+        let mut circuit = well_before();
+        for minute in 1..10 {
+            assert_eq!(circuit.hear(key(1), false, after(minute * 60)), None, "one saga alone");
+        }
+        let mut circuit = well_before();
+        (1..10).for_each(|number| {
+            assert_eq!(circuit.hear(key(number), false, after(5)), None, "by chance");
+        });
+        let mut circuit = well_before();
+        for minute in 1..20 {
+            let well = minute % 5 == 0;
+            let now = after(u64::from(minute) * 60);
+            assert_eq!(circuit.hear(key(minute), well, now), None, "answers come between");
+        }
     }
 
     #[test]

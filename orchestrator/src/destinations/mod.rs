@@ -17,7 +17,8 @@ mod gate;
 
 pub use bucket::Rate;
 pub use circuit::{
-    CircuitSettings, FAILING_PERCENT, OPEN_MAX, OPEN_MIN, OUTCOMES_MAX, OUTCOMES_MIN, PROBES_MAX,
+    CircuitSettings, FAILING_PERCENT, FAILURES_IN_A_ROW, OPEN_MAX, OPEN_MIN, OUTCOMES_MAX,
+    OUTCOMES_MIN, PROBES_MAX,
 };
 pub use gate::Paused;
 
@@ -104,6 +105,11 @@ pub struct DestinationView {
     pub given_back: u64,
     /// Times that its circuit opened, in this process.
     pub opened: u64,
+}
+
+impl DestinationView {
+    /// All that `state` may be.
+    pub const STATES: [&str; 4] = ["closed", "open", "half-open", "paused"];
 }
 
 /// All destinations of a process.
