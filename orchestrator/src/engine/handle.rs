@@ -10,7 +10,7 @@ use crate::{
     store::StoreError,
 };
 use crossbeam_channel::{Sender, bounded};
-use dirigent_model::{history::Verdict, instance::InstanceId};
+use dirigent_model::{history::Verdict, instance::InstanceId, time::Timestamp};
 use std::{
     sync::{Arc, PoisonError},
     time::Duration,
@@ -69,6 +69,11 @@ impl Handle {
     /// The id of a saga's instance.
     pub fn id(&self, saga: &str, key: &str) -> InstanceId {
         InstanceId::of(saga, &key.into())
+    }
+
+    /// The time by this engine's clock.
+    pub fn now(&self) -> Timestamp {
+        self.shared.clock.now()
     }
 
     /// How the destinations of commands stand.

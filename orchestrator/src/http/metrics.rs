@@ -3,11 +3,11 @@
 //! Names begin with `dirigent_` and end in their unit; the table of them is in README.md. Labels are names of channels, connectors and
 //! what connectors show: nothing that a message can choose.
 
-use crate::engine::Handle;
+use crate::{destinations::DestinationView, engine::Handle};
 use dirigent_connectors::health::{Figure, MeasureKind};
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, NoLabelSet, text::encode},
+    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text::encode},
     metrics::MetricType,
     registry::{Registry, Unit},
 };
@@ -60,16 +60,7 @@ impl Writer<'_> {
         unit: Option<Unit>,
         values: impl IntoIterator<Item = (Labels<'a>, f64)>,
     ) -> Result<(), Error> {
-        let unit = unit.as_ref();
-        let mut metric = self.0.encode_descriptor(name, help, unit, MetricType::Gauge)?;
-        for (labels, value) in values {
-            if labels.is_empty() {
-                metric.encode_gauge(&value)?;
-            } else {
-                metric.encode_family(&labels)?.encode_gauge(&value)?;
-            }
-        }
-        Ok(())
+        self.metric(MeasureKind::Gauge, name, help, unit, values)
     }
 
     fn counter<'a>(
@@ -79,18 +70,37 @@ impl Writer<'_> {
         unit: Option<Unit>,
         values: impl IntoIterator<Item = (Labels<'a>, f64)>,
     ) -> Result<(), Error> {
-        let unit = unit.as_ref();
-        let mut metric = self.0.encode_descriptor(name, help, unit, MetricType::Counter)?;
+        self.metric(MeasureKind::Counter, name, help, unit, values)
+    }
+
+    fn metric<'a>(
+        &mut self,
+        kind: MeasureKind,
+        name: &str,
+        help: &str,
+        unit: Option<Unit>,
+        values: impl IntoIterator<Item = (Labels<'a>, f64)>,
+    ) -> Result<(), Error> {
+        let known = match kind {
+            MeasureKind::Gauge => MetricType::Gauge,
+            MeasureKind::Counter => MetricType::Counter,
+        };
+        let mut metric = self.0.encode_descriptor(name, help, unit.as_ref(), known)?;
         for (labels, value) in values {
             if labels.is_empty() {
-                metric.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
+                put(kind, &mut metric, value)?;
             } else {
-                metric
-                    .encode_family(&labels)?
-                    .encode_counter::<NoLabelSet, _, u64>(&value, None)?;
+                put(kind, &mut metric.encode_family(&labels)?, value)?;
             }
         }
         Ok(())
+    }
+}
+
+fn put(kind: MeasureKind, metric: &mut MetricEncoder<'_>, value: f64) -> Result<(), Error> {
+    match kind {
+        MeasureKind::Gauge => metric.encode_gauge(&value),
+        MeasureKind::Counter => metric.encode_counter::<NoLabelSet, _, u64>(&value, None),
     }
 }
 
@@ -103,6 +113,7 @@ impl Collector for Figures {
         let Some(handle) = &self.0 else { return Ok(()) };
         sagas(&mut out, handle)?;
         messages(&mut out, handle)?;
+        destinations(&mut out, handle)?;
         brokers(&mut out, handle)
     }
 }
@@ -186,6 +197,54 @@ fn labelled(connector: &str) -> Labels<'_> {
     vec![("connector", connector)]
 }
 
+fn destinations(out: &mut Writer<'_>, handle: &Handle) -> Result<(), Error> {
+    let now = handle.now();
+    let views = handle.destinations();
+    let each = |value: &dyn Fn(&DestinationView) -> Option<f64>| {
+        let shown = views.iter().filter_map(|view| {
+            value(view).map(|value| (vec![("channel", view.channel.as_str())], value))
+        });
+        shown.collect::<Vec<_>>()
+    };
+    let states = views.iter().flat_map(|view| {
+        DestinationView::STATES.into_iter().map(move |state| {
+            let labels = vec![("channel", view.channel.as_str()), ("state", state)];
+            (labels, f64::from(u8::from(view.state == state)))
+        })
+    });
+    let help = "1 for how a destination of commands stands, 0 for how it does not";
+    out.gauge("destination_state", help, None, states)?;
+    let help = "Commands that were given back and rest with their instances";
+    out.gauge("destination_held_commands", help, None, each(&|view| Some(view.held as f64)))?;
+    let held_for = |view: &DestinationView| {
+        view.oldest_held.map_or(0.0, |since| now.since(since).as_secs_f64())
+    };
+    let help = "How long the oldest of them is held";
+    let ages = each(&|view| Some(held_for(view)));
+    out.gauge("destination_held_age", help, Some(Unit::Seconds), ages)?;
+    let help = "Commands that wait for their turn in this process";
+    out.gauge("destination_queued_commands", help, None, each(&|view| Some(view.queued as f64)))?;
+    let help = "Commands sent and not yet answered, where their number is limited";
+    let in_flight = each(&|view| view.in_flight.map(|count| count as f64));
+    out.gauge("destination_in_flight_commands", help, None, in_flight)?;
+    let help = "Commands that may be sent and not yet answered, where limited";
+    let limits = each(&|view| view.in_flight_max.map(|count| count as f64));
+    out.gauge("destination_in_flight_commands_max", help, None, limits)?;
+    let help = "Commands a second that may leave, where limited";
+    out.gauge("destination_rate_max", help, None, each(&|view| view.rate.map(f64::from)))?;
+    let help = "The last outcomes that its circuit looks at";
+    out.gauge("destination_outcomes", help, None, each(&|view| Some(view.outcomes as f64)))?;
+    let help = "How many of them are failures";
+    out.gauge("destination_failures", help, None, each(&|view| Some(view.failures as f64)))?;
+    let help = "Commands that were let go by this process";
+    out.counter("destination_sent", help, None, each(&|view| Some(view.sent as f64)))?;
+    let help = "Times that a command was given back by this process";
+    let given_back = each(&|view| Some(view.given_back as f64));
+    out.counter("destination_given_back", help, None, given_back)?;
+    let help = "Times that its circuit opened in this process";
+    out.counter("destination_circuit_opened", help, None, each(&|view| Some(view.opened as f64)))
+}
+
 fn brokers(out: &mut Writer<'_>, handle: &Handle) -> Result<(), Error> {
     let reports = handle.broker_reports();
     let labels = |at: usize| vec![("connector", reports[at].connector), ("part", reports[at].part)];
@@ -217,10 +276,7 @@ fn brokers(out: &mut Writer<'_>, handle: &Handle) -> Result<(), Error> {
             (all, figure.value)
         });
         let measure = first.measure;
-        match measure.kind {
-            MeasureKind::Gauge => out.gauge(measure.name, measure.help, None, values)?,
-            MeasureKind::Counter => out.counter(measure.name, measure.help, None, values)?,
-        }
+        out.metric(measure.kind, measure.name, measure.help, None, values)?;
     }
     Ok(())
 }
