@@ -183,6 +183,35 @@ async fn an_event_whose_instance_does_not_come_in_time_is_quarantined_and_can_be
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_discarded_without_an_instance_becomes_a_dead_letter_that_says_who_and_why() {
+    let mut shop = Shop::new().await;
+    let engine = shop.opens().await;
+    shop.pays(1, 7).await;
+    let handle = engine.handle();
+    until(|| parked(&handle).len() == 1).await;
+    shop.clock.moves(dirigent::engine::PARKED_FOR);
+    until(|| quarantined(&handle).len() == 1).await;
+    let number = quarantined(&handle)[0].number;
+    let decided = decides(&handle, number, Decision::Discard).await.unwrap();
+    assert_eq!(decided.became, "discarded");
+    assert!(quarantined(&handle).is_empty());
+    let inputs = handle.snapshot().inputs;
+    assert_eq!((inputs.quarantined, inputs.dead_letters, inputs.ignored), (1, 1, 0));
+    drop(handle);
+    engine.stop().await.unwrap();
+
+    let engine = shop.opens().await;
+    let mut letters =
+        Stranger::listening(&shop.broker, ChannelSpec::work("shop.dead-letters"), "clerk").await;
+    let letter = letters.next().await.message;
+    let says = |name| letter.attributes.get(name);
+    assert_eq!(says(envelope::DEAD_REASON), Some("discarded"));
+    assert_eq!(says(envelope::DEAD_TEXT), Some("discarded by ann: it has to be"));
+    assert_eq!(&letter.body[..], &payment(1, 7).body[..]);
+    engine.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_for_two_sagas_waits_for_both_and_counts_once() {
     let mut shop = Shop::new().await;
     let both = || shop.builder().saga(other());

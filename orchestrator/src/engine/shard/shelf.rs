@@ -348,8 +348,13 @@ impl Shard {
         tracing::info!(instance = %id, number, ?decision, by, why, "An operator decided about a quarantined message.");
         let became = match decision {
             Decision::Discard => {
-                self.note_discarded(id, &kept, by, why)?;
-                self.batch.settle(origin, Count::Ignored);
+                if self.note_discarded(id, &kept, by, why)? {
+                    self.batch.settle(origin, Count::Ignored);
+                } else {
+                    // No history tells of it: the letter does, and holds what was given up.
+                    let text = format!("discarded by {by}: {why}");
+                    self.set_aside(origin, &DeadLetter { reason: "discarded", text });
+                }
                 "discarded"
             }
             Decision::Replay => {
@@ -391,19 +396,19 @@ impl Shard {
         Ok(followed)
     }
 
-    /// Tells the history of an instance that one of its messages was given up.
+    /// Tells the history of an instance that one of its messages was given up. Says whether there is such an instance.
     fn note_discarded(
         &mut self,
         id: InstanceId,
         kept: &Kept,
         by: &str,
         why: &str,
-    ) -> Result<(), Fatal> {
+    ) -> Result<bool, Fatal> {
         if !matches!(self.find(id)?, Found::Here) {
-            return Ok(());
+            return Ok(false);
         }
         let (at, number) = (self.batch.now, self.next_batch);
-        let Some(live) = self.live.get_mut(&id) else { return Ok(()) };
+        let Some(live) = self.live.get_mut(&id) else { return Ok(false) };
         let name = kept.message.attributes.get(names::TYPE).unwrap_or("a message");
         let note = format!("discard #{} {name} by {by}: {why}", kept.number);
         let line = Line {
@@ -418,7 +423,7 @@ impl Shard {
         let encoded = live.instance.history.append(&line);
         live.batch = number;
         self.batch.touch(id).lines.push(encoded);
-        Ok(())
+        Ok(true)
     }
 }
 
