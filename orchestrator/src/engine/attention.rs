@@ -16,24 +16,37 @@ const LISTEN_FIRST: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(crate) struct Attention {
     turn: Instant,
+    /// How long of the time since then it waited for the committer, whose own waits are told elsewhere.
+    waited: Duration,
     /// Timers rest until then.
     resting: Option<Instant>,
 }
 
 impl Attention {
     pub(super) fn new(now: Instant) -> Self {
-        Self { turn: now, resting: None }
+        Self { turn: now, waited: Duration::ZERO, resting: None }
+    }
+
+    /// The committer had enough and made it wait for so long.
+    pub(super) fn waited(&mut self, span: Duration) {
+        self.waited += span;
     }
 
     /// A turn begins; `deaf` while nothing is taken in. Says whether timers may fire in it.
     pub(super) fn turn(&mut self, now: Instant, deaf: bool) -> bool {
         let still = now.saturating_duration_since(self.turn);
         self.turn = now;
-        if still > STOOD_STILL {
-            tracing::warn!(
-                seconds = still.as_secs(),
+        let waited = std::mem::take(&mut self.waited);
+        match (is_standstill(still, waited), still > STOOD_STILL) {
+            (true, _) => tracing::warn!(
+                seconds = (still - waited).as_secs(),
                 "This process stood still; timers rest until waiting replies are heard."
-            );
+            ),
+            (false, true) => tracing::debug!(
+                seconds = waited.as_secs(),
+                "A shard waited for its disk or its brokers; timers rest until waiting replies are heard."
+            ),
+            (false, false) => {}
         }
         if deaf || still > STOOD_STILL {
             self.resting = Some(now + LISTEN_FIRST);
@@ -53,6 +66,11 @@ impl Attention {
     }
 }
 
+/// Whether what went on was not the waiting for disk and brokers, which is ordinary back-pressure.
+fn is_standstill(still: Duration, waited: Duration) -> bool {
+    still.saturating_sub(waited) > STOOD_STILL
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,6 +86,19 @@ mod tests {
         assert!(!attention.turn(woken + LISTEN_FIRST / 2, false));
         assert!(attention.turn(woken + LISTEN_FIRST, false));
         assert_eq!(attention.patience(Duration::ZERO), Duration::ZERO);
+    }
+
+    #[test]
+    fn waiting_for_disk_or_brokers_is_no_standstill_but_timers_rest_after_it_all_the_same() {
+        let start = Instant::now();
+        let minute = Duration::from_secs(60);
+        let mut attention = Attention::new(start);
+        attention.waited(minute - Duration::from_secs(1));
+        assert!(!attention.turn(start + minute, false));
+        assert!(attention.turn(start + minute + LISTEN_FIRST, false));
+        assert!(!is_standstill(minute, minute - Duration::from_secs(1)));
+        assert!(is_standstill(minute, Duration::ZERO));
+        assert!(is_standstill(minute, minute - STOOD_STILL - Duration::from_millis(1)));
     }
 
     #[test]

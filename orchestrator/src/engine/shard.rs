@@ -191,13 +191,15 @@ impl Shard {
     }
 
     /// An earlier batch of this shard is on its way to the disk; the committer does not depend on this shard to get there.
-    fn await_durable(&self, batch: u64) {
+    fn await_durable(&mut self, batch: u64) {
+        let waiting = Instant::now();
         while self.shared.durable_batch[self.index].load(Ordering::Acquire) < batch
             // Stopping is no reason: a state from before that batch would be taken for the last one.
             && !self.shared.has_failed()
         {
             std::thread::park_timeout(Duration::from_millis(1));
         }
+        self.attention.waited(waiting.elapsed());
     }
 
     /// Gives the batch to the committer, waiting while it has enough. Says whether there is still a committer.
@@ -217,7 +219,10 @@ impl Shard {
         }
         batch.floor = self.schedule.floor();
         batch.seal(self.shared.buffers.take());
-        self.to_committer.send(batch).is_ok()
+        let handing_over = Instant::now();
+        let is_taken = self.to_committer.send(batch).is_ok();
+        self.attention.waited(handing_over.elapsed());
+        is_taken
     }
 
     /// Lets instances go that are durable already: those that have ended, and idle ones when there are many.
