@@ -57,14 +57,27 @@ impl Retry {
         attempt < self.attempts_max && self.within.is_none_or(|span| elapsed < span)
     }
 
+    /// How long after the first attempt the last one may begin, if each of them waits so long for its reply.
+    pub fn span(&self, reply_within: Duration) -> Duration {
+        // From this attempt on all delays are the longest.
+        let doubling = self.attempts_max.min(33);
+        let growing =
+            (1..doubling).map(|attempt| reply_within.saturating_add(self.ceiling(attempt)));
+        let growing = growing.fold(Duration::ZERO, Duration::saturating_add);
+        let level = reply_within.saturating_add(self.ceiling(doubling));
+        let span = growing.saturating_add(level.saturating_mul(self.attempts_max - doubling));
+        self.within.map_or(span, |within| span.min(within))
+    }
+
+    fn ceiling(&self, attempt: u32) -> Duration {
+        let doublings = attempt.saturating_sub(1).min(32);
+        let ceiling = self.first.saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX));
+        ceiling.min(self.longest)
+    }
+
     /// The delay before the attempt after `attempt`, by `seed`.
     pub fn delay(&self, attempt: u32, seed: u64) -> Duration {
-        let doublings = attempt.saturating_sub(1).min(32);
-        let ceiling = self
-            .first
-            .saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX))
-            .min(self.longest);
-        let ceiling_ms = u64::try_from(ceiling.as_millis()).unwrap_or(u64::MAX);
+        let ceiling_ms = u64::try_from(self.ceiling(attempt).as_millis()).unwrap_or(u64::MAX);
         Duration::from_millis(scatter(seed ^ u64::from(attempt)) % ceiling_ms.saturating_add(1))
     }
 }
@@ -100,6 +113,17 @@ mod tests {
                 assert!(delay <= ceiling.min(2_000), "attempt {attempt}: {delay} ms");
             }
         }
+    }
+
+    #[test]
+    fn the_span_of_a_policy_is_the_longest_time_until_its_last_attempt() {
+        let (ms, second) = (Duration::from_millis, Duration::from_secs(1));
+        assert_eq!(Retry::never().span(second), Duration::ZERO);
+        // 100, 200, 400, 800, 1 600, and four times 2 000 ms, each after a second without a reply.
+        assert_eq!(POLICY().span(second), ms(3_100 + 4 * 2_000 + 9 * 1_000));
+        assert_eq!(POLICY().within(second).span(second), second);
+        let many = Retry::exponential(1_000_000, second, second);
+        assert_eq!(many.span(Duration::ZERO), Duration::from_secs(999_999));
     }
 
     #[test]

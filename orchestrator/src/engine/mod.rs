@@ -64,6 +64,7 @@ pub(crate) use accounts::Covered;
 pub(crate) use group::{Lane, LaneSeq, Outgoing, Sender};
 pub(crate) use job::{Confirm, DeliveryDone, DeliveryJob, Job, What};
 pub(crate) use readiness::Outbox;
+pub(crate) use repeats::span;
 pub(crate) use shard::{Fatal, ToShard};
 
 use crate::{

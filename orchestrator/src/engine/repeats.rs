@@ -53,7 +53,8 @@ fn shortfall(graph: &Graph, kept: Retention) -> Option<String> {
     ))
 }
 
-fn span(span: Duration) -> String {
+/// A span in the largest unit that tells it exactly.
+pub(crate) fn span(span: Duration) -> String {
     match span.as_secs() {
         seconds if seconds % 86_400 == 0 => format!("{} days", seconds / 86_400),
         seconds if seconds % 3_600 == 0 => format!("{} hours", seconds / 3_600),

@@ -13,6 +13,7 @@
 //! A handler is a plain function of its [`Tx`], the message and what it says about itself. Commands of one participant are
 //! carried out one after another, in the order they came.
 
+mod again;
 mod asked;
 mod remembered;
 mod reply;
@@ -226,6 +227,7 @@ struct Service {
     contracts: Vec<Contract>,
     misbehave: Box<dyn Fn(&Asked) -> Misbehaviour + Send + Sync>,
     remember_for: Duration,
+    asked_for: Duration,
     durability: Durability,
     clock: Arc<dyn Clock>,
     spans: Spans,
@@ -289,6 +291,7 @@ impl Participant {
             contracts: Vec::new(),
             misbehave: Box::new(|_| Misbehaviour::None),
             remember_for: REMEMBER_FOR,
+            asked_for: Duration::ZERO,
             durability: Durability::default(),
             clock: Arc::new(SystemClock::default()),
             spans: Spans::quiet(),
@@ -367,6 +370,13 @@ impl Participant {
     /// How long answers are remembered; [`REMEMBER_FOR`] if not said. A command that comes again later takes effect again.
     pub fn remember_for(mut self, span: Duration) -> Self {
         self.service.remember_for = span;
+        self
+    }
+
+    /// How long sagas may go on asking for one command, such as [`Retry::span`](dirigent_model::retry::Retry::span) of its policy:
+    /// [`start`](Participant::start) warns where that and what the broker keeps are longer together than answers are remembered.
+    pub fn asked_for(mut self, span: Duration) -> Self {
+        self.service.asked_for = span;
         self
     }
 

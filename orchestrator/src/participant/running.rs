@@ -4,7 +4,7 @@
 //! as in a crash: what was not settled comes again.
 
 use super::{
-    Counts, ParticipantError, Service,
+    Counts, ParticipantError, Service, again,
     turn::{Outgoing, Worker},
 };
 use crate::{
@@ -118,7 +118,9 @@ pub(super) async fn start(
         positions,
         unsettled_max: UNSETTLED_MAX,
     };
-    let source = connector.source(spec).await.map_err(connect("opening its source"))?;
+    // Asking takes as long as opening does, and its answer is for people.
+    let (source, ()) = tokio::join!(connector.source(spec), again::compare(&service, &*connector));
+    let source = source.map_err(connect("opening its source"))?;
     let sink = connector.sink().await.map_err(connect("opening its sink"))?;
     let (stop, stopped) = watch::channel(false);
     let counts = Arc::new(Mutex::new(Counts::default()));
