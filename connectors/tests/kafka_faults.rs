@@ -79,6 +79,19 @@ async fn a_producer_that_failed_for_good_is_replaced_and_order_per_key_survives_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_few_replicas_delay_a_window_and_lose_nothing_of_it() {
+    let (cluster, connector) = cluster();
+    let short = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS;
+    let after = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS_AFTER_APPEND;
+    cluster.request_errors(RDKafkaApiKey::Produce, &[short, short, after]);
+    let window: Vec<_> = (0..4).map(|id| message("orders", id)).collect();
+    let sent = connector.sink().await.expect("a sink").send(&window).await;
+    assert!(sent.iter().all(|sent| *sent == Sent::Confirmed), "{sent:?}");
+    let mut source = source(&connector).await;
+    assert_eq!(read_until(&mut *source, 3).await, [0, 1, 2, 3]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_owner_whose_producer_was_fenced_by_nobody_goes_on_with_a_new_one() {
     let (cluster, connector) = cluster();
     let mut source = source(&connector).await;

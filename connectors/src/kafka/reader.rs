@@ -339,6 +339,14 @@ impl Reader {
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
                 Err(self.out_of_range(&error))
             }
+            // librdkafka tells of it once, and reads on behind it.
+            Some(RDKafkaErrorCode::BadMessage) => {
+                let text = format!(
+                    "the log is damaged ({error}), and reading on would skip what can't be read; bring the partition back from a \
+                     replica, or delete its records up to behind the damage and start once with --kafka-positions-from beginning"
+                );
+                Err(self.refused_text(format!("reading for group {}", self.group), text))
+            }
             _ if topics::permanent(&error)
                 || matches!(error, KafkaError::MessageConsumptionFatal(_)) =>
             {
