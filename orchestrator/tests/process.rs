@@ -1,26 +1,31 @@
-//! A whole process under its command line: ready, asked by another process, told to stop, killed, and started again.
+//! A whole process under its command line: ready, asked by another process, told to stop, killed, and started again; and what it does
+//! where its machine refuses it something: file descriptors, a sync, any write.
 
 #![allow(clippy::unwrap_used, reason = "a test, its helpers included")]
 
 mod support;
 
 use dirigent::{
-    cli::{ConfigVerb, ListArgs, RunArgs, StatusArgs, Verb},
+    cli::{
+        AuditArgs, Cli, ConfigVerb, FolderArgs, ListArgs, PauseArgs, PauseVerb, RunArgs,
+        SpeakerArgs, StatusArgs, Verb,
+    },
     config::SettingsArgs,
 };
-use dirigent_connectors::memory::MemoryBroker;
+use dirigent_connectors::{ChannelSpec, memory::MemoryBroker};
+use dirigent_model::definition::{pause, saga};
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::Path,
     process::{Child, Command, ExitCode, Output, Stdio},
+    time::{Duration, Instant},
 };
-use support::purchase;
+use support::{Begun, Stranger, purchase};
 
 /// Names the data folder to whom runs as a child.
 const FOLDER: &str = "DIRIGENT_TEST_PROCESS_FOLDER";
 
-/// What the child of a test does, by the name of a test here. It ends with the exit code of its verb.
 /// One of the tests here as a process of its own, which knows no settings but those that it is given.
 fn child(test: &str, folder: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
@@ -34,23 +39,95 @@ fn child(test: &str, folder: &Path) -> Command {
     command
 }
 
+/// What the child of a test does, by the name of a test here. It ends with the exit code of its verb.
 fn as_child(verb: impl FnOnce(SettingsArgs) -> Verb) {
+    as_child_of(dirigent::cli("shop").saga(purchase(1)), None, verb);
+}
+
+/// The same for a shop of its own, with a customer who buys for as long as it lives.
+fn as_child_of(cli: Cli, customer: Option<Duration>, verb: impl FnOnce(SettingsArgs) -> Verb) {
     let Some(folder) = std::env::var_os(FOLDER) else { return };
     let settings = SettingsArgs { data: Some(folder.into()), ..SettingsArgs::default() };
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let cli = dirigent::cli("shop").saga(purchase(1)).memory_broker(MemoryBroker::new());
-    let code = runtime.block_on(cli.execute(verb(settings)));
+    let broker = MemoryBroker::new();
+    if let Some(every) = customer {
+        runtime.spawn(buys(broker.clone(), every));
+    }
+    let code = runtime.block_on(cli.memory_broker(broker).execute(verb(settings)));
     let is_good = format!("{code:?}") == format!("{:?}", ExitCode::SUCCESS);
     std::process::exit(if is_good { 0 } else { 1 });
+}
+
+async fn buys(broker: MemoryBroker, every: Duration) {
+    let mut customer = Stranger::listening(&broker, ChannelSpec::events("ends"), "customer").await;
+    for id in 0.. {
+        customer.begins(id, 5).await;
+        tokio::time::sleep(every).await;
+    }
+}
+
+fn in_memory(settings: SettingsArgs) -> Verb {
+    Verb::Run(RunArgs { settings: SettingsArgs { broker: Some("memory".into()), ..settings } })
+}
+
+#[test]
+#[ignore = "run by the tests below as a process of its own"]
+fn runs_with_customers() {
+    let cli = dirigent::cli("shop").saga(purchase(1));
+    as_child_of(cli, Some(Duration::from_millis(5)), in_memory);
+}
+
+#[test]
+#[ignore = "run by the tests below as a process of its own"]
+fn runs_with_customers_and_answers_by_http() {
+    let cli = dirigent::cli("shop").saga(purchase(1));
+    as_child_of(cli, Some(Duration::from_millis(5)), |settings| {
+        in_memory(SettingsArgs { http: Some("127.0.0.1:0".into()), ..settings })
+    });
+}
+
+#[test]
+#[ignore = "run by the tests below as a process of its own"]
+fn pauses_a_destination() {
+    as_child(|settings| {
+        Verb::Pause(PauseVerb::Destination(PauseArgs {
+            channel: "work".into(),
+            folder: FolderArgs { data: settings.data, ..FolderArgs::default() },
+            why: "migration".into(),
+            speaker: SpeakerArgs { by: "ann".into() },
+        }))
+    });
+}
+
+/// Its saga has a function that does not return.
+#[test]
+#[ignore = "run by the tests below as a process of its own"]
+fn runs_and_can_not_finish() {
+    let stuck = |event: Begun| -> u64 {
+        eprintln!("a function does not return for {}", event.id);
+        loop {
+            std::thread::park();
+        }
+    };
+    let rest = pause("rest", Duration::from_secs(1));
+    let stuck = saga("purchase", 1, |event: &Begun| event.id, stuck).then(rest).ends();
+    let cli = dirigent::cli("shop").saga(stuck);
+    as_child_of(cli, Some(Duration::from_millis(50)), in_memory);
+}
+
+#[test]
+#[ignore = "run by the tests below as a process of its own"]
+fn audits() {
+    as_child(|settings| {
+        let folder = FolderArgs { data: settings.data, ..FolderArgs::default() };
+        Verb::Audit(AuditArgs { folder, json: false })
+    });
 }
 
 #[test]
 #[ignore = "run by the tests below as a process of its own"]
 fn runs() {
-    as_child(|settings| {
-        let settings = SettingsArgs { broker: Some("memory".into()), ..settings };
-        Verb::Run(RunArgs { settings })
-    });
+    as_child(in_memory);
 }
 
 #[test]
@@ -131,6 +208,14 @@ struct Running {
     ready: String,
 }
 
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 impl Running {
     fn start(folder: &Path) -> Self {
         Self::start_as("runs", folder)
@@ -146,6 +231,14 @@ impl Running {
         Self { child, errors, ready: said }
     }
 
+    /// Reads what it says up to this.
+    fn says(&mut self, text: &str) {
+        let mut said = String::new();
+        while !said.contains(text) {
+            assert!(self.errors.read_line(&mut said).unwrap() > 0, "it ended: {said}");
+        }
+    }
+
     fn gets(&self, signal: &str) {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
@@ -153,7 +246,7 @@ impl Running {
 
     fn ends(mut self) -> (Option<i32>, String) {
         let status = self.child.wait().unwrap();
-        let said: Vec<String> = self.errors.lines().map_while(Result::ok).collect();
+        let said: Vec<String> = self.errors.by_ref().lines().map_while(Result::ok).collect();
         (status.code(), said.join("\n"))
     }
 }
@@ -199,6 +292,10 @@ fn a_process_tells_by_http_and_by_its_socket_how_it_stands() {
         "dirigent_instances_started_total 0.0",
         "dirigent_broker_ready{connector=\"memory\",part=\"source\"} 1.0",
         "dirigent_outbox_messages{connector=\"memory\"} 0.0",
+        "dirigent_destination_state{channel=\"work\",state=\"closed\"} 1.0",
+        "dirigent_destination_state{channel=\"work\",state=\"open\"} 0.0",
+        "# UNIT dirigent_destination_held_age_seconds seconds",
+        "dirigent_destination_circuit_opened_total{channel=\"work\"} 0.0",
         "# UNIT dirigent_sync_duration_seconds seconds",
         "# EOF",
     ] {
@@ -214,6 +311,34 @@ fn a_process_tells_by_http_and_by_its_socket_how_it_stands() {
     running.gets("-TERM");
     let (code, said) = running.ends();
     assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
+fn metrics_tell_how_destinations_stand_and_what_they_hold() {
+    let place = tempfile::tempdir().unwrap();
+    let running = Running::start_as("runs_with_customers_and_answers_by_http", place.path());
+    let (_, address) = running.ready.trim().rsplit_once("http at ").expect("it says where");
+    let metric = |name: &str| {
+        let metrics = asked(address, "GET", "/metrics");
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.parse::<f64>().ok());
+        value.unwrap_or_else(|| panic!("no `{name}` in {metrics}"))
+    };
+    let until = |name: &str, holds: &dyn Fn(f64) -> bool| {
+        let begun = Instant::now();
+        while !holds(metric(name)) {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{name}{}", metric(name));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    until("dirigent_destination_sent_total{channel=\"work\"} ", &|sent| sent > 0.0);
+    let paused = child("pauses_a_destination", place.path()).output().unwrap();
+    assert!(paused.status.success(), "{}", String::from_utf8_lossy(&paused.stderr));
+    let state =
+        |state| format!("dirigent_destination_state{{channel=\"work\",state=\"{state}\"}} ");
+    assert_eq!((metric(&state("paused")), metric(&state("closed"))), (1.0, 0.0));
+    until("dirigent_destination_held_commands{channel=\"work\"} ", &|held| held > 10.0);
+    until("dirigent_destination_held_age_seconds{channel=\"work\"} ", &|age| age > 0.0);
+    until("dirigent_destination_given_back_total{channel=\"work\"} ", &|times| times > 10.0);
 }
 
 #[test]
@@ -244,6 +369,132 @@ fn a_process_answers_stops_in_order_and_starts_again_after_it_was_killed() {
         assert!(said.contains("stopping: ") && said.ends_with("stopped"), "{said}");
         assert!(!folder.join("control.sock").exists());
     }
+}
+
+#[test]
+fn a_second_signal_ends_a_process_at_once_that_can_not_finish() {
+    let place = tempfile::tempdir().unwrap();
+    let mut running = Running::start_as("runs_and_can_not_finish", place.path());
+    running.says("a function does not return for ");
+    running.gets("-TERM");
+    running.says("a second signal stops at once");
+    running.gets("-TERM");
+    let (code, said) = running.ends();
+    assert_eq!(code, Some(143), "{said}");
+    assert!(said.ends_with("stopped at once"), "{said}");
+    assert_audited(place.path());
+}
+
+fn assert_audited(folder: &Path) {
+    let Output { status, stdout, stderr } = child("audits", folder).output().unwrap();
+    let text = String::from_utf8([stdout, stderr].concat()).unwrap();
+    assert!(status.success(), "{text}");
+}
+
+/// Whether there is such a program; says aloud that `test` is skipped where there is none.
+fn is_there(program: &str, test: &str) -> bool {
+    let found = Command::new(program).arg("--version").output();
+    let found = found.is_ok_and(|output| output.status.success());
+    if !found {
+        let line = format!("SKIPPED {test}: there is no {program}; Debian's package brings it\n");
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
+    }
+    found
+}
+
+#[test]
+fn without_file_descriptors_a_process_goes_on_and_answers_once_there_are_some() {
+    if !is_there("prlimit", "file descriptors") {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let running = Running::start_as("runs_and_answers_by_http", place.path());
+    let (_, address) = running.ready.trim().rsplit_once("http at ").expect("it says where");
+    let id = running.child.id();
+    let open_files_max = |count: u64| {
+        let limit = [format!("--pid={id}"), format!("--nofile={count}:")];
+        assert!(Command::new("prlimit").args(limit).status().unwrap().success());
+    };
+    // The lowest that is free is above none that are taken.
+    let open = std::fs::read_dir(format!("/proc/{id}/fd")).unwrap();
+    let highest = open.map(|entry| entry.unwrap().file_name().to_string_lossy().parse().unwrap());
+    let highest: u64 = highest.max().unwrap();
+    open_files_max(highest + 1);
+    // Fills what gaps there are; each is held until there are descriptors again.
+    let mut asking: Vec<_> = (0..=highest).map(|_| TcpStream::connect(address).unwrap()).collect();
+    for stream in &mut asking {
+        write!(stream, "GET /live HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
+    }
+    let mut last = asking.pop().unwrap();
+    last.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let mut answer = [0; 15];
+    assert!(last.read_exact(&mut answer).is_err(), "it was accepted: {answer:?}");
+
+    open_files_max(1_024);
+    drop(asking);
+    last.set_read_timeout(None).unwrap();
+    last.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    let (code, text) = list(place.path());
+    assert!(code == Some(0) && text.contains("No instances."), "{code:?} {text}");
+    running.gets("-TERM");
+    let (code, said) = running.ends();
+    assert_eq!(code, Some(0), "{said}");
+}
+
+/// How the machine refuses something from a thread's `nth` call on.
+fn refusing(calls: &str, error: &str, nth: &str, folder: &Path) -> Output {
+    let plain = child("runs_with_customers", folder);
+    let mut traced = Command::new("strace");
+    traced.args(["-f", "--seccomp-bpf", "-qq", "-o", "/dev/null"]);
+    traced.args(["-e", &format!("trace={calls}")]);
+    traced.args(["-e", &format!("inject={calls}:error={error}:when={nth}")]);
+    traced.arg(plain.get_program()).args(plain.get_args());
+    for (name, value) in plain.get_envs() {
+        match value {
+            Some(value) => traced.env(name, value),
+            None => traced.env_remove(name),
+        };
+    }
+    traced.stdin(Stdio::null()).output().unwrap()
+}
+
+/// Ends with the error, and starts again with every message accounted for.
+fn ends_and_starts_again(calls: &str, (error, words): (&str, &str), nth: &str) {
+    let place = tempfile::tempdir().unwrap();
+    let output = refusing(calls, error, nth, place.path());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let case = format!("{error} from {calls}, {nth}: {said}");
+    assert_eq!(output.status.code(), Some(1), "{case}");
+    assert!(said.contains("error: ") && said.contains(words), "{case}");
+    assert_audited(place.path());
+    let mut running = Running::start_as("runs_with_customers", place.path());
+    running.gets("-TERM");
+    running.says("stopping: ");
+    let (code, said) = running.ends();
+    assert_eq!(code, Some(0), "{case}, and then: {said}");
+    assert_audited(place.path());
+}
+
+#[test]
+fn a_sync_that_fails_ends_the_process_and_the_next_start_accounts_for_every_message() {
+    if !is_there("strace", "a sync that fails") {
+        return;
+    }
+    for nth in ["2", "9"] {
+        ends_and_starts_again("fdatasync", ("EIO", "Input/output error"), nth);
+    }
+}
+
+#[test]
+fn a_file_system_that_becomes_read_only_ends_the_process_and_the_next_start_accounts_for_every_message()
+ {
+    if !is_there("strace", "a read-only file system") {
+        return;
+    }
+    // By injection: a file system with files open for writing can't be remounted.
+    let writes = "pwrite64,ftruncate,fdatasync,fsync,unlink,rename";
+    ends_and_starts_again(writes, ("EROFS", "Read-only file system"), "30+");
 }
 
 #[test]

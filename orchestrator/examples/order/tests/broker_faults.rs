@@ -1,22 +1,27 @@
 //! A RabbitMQ that goes away, is frozen, or loses patience, under a connector and under a whole process: what readiness says, and that it heals.
+//! And an orchestrator that is frozen while another one takes its Kafka over.
 //!
 //! Each test has a broker of its own, and says that it is skipped where none can be started.
 
 #![allow(clippy::unwrap_used, reason = "a test, its helpers included")]
+
+mod processes;
 
 use dirigent_brokers::Broker;
 use dirigent_connectors::{
     Attributes, ChannelKind, ChannelSpec, Connector, Delivery, Health, Message, Sent, Settle, Sink,
     Source, SourceSpec,
     health::Standing,
+    kafka::{KafkaConnector, KafkaSettings},
     names,
     rabbitmq::{RabbitMqConnector, RabbitMqSettings},
 };
+use processes::At;
 use std::{
     collections::BTreeSet,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
@@ -157,6 +162,116 @@ async fn a_settler_slower_than_the_brokers_patience_loses_nothing() {
     // Too late: the broker hands them out again, and does not take this for what it hands out now.
     settle(source.as_ref(), &held);
     all_come(source.as_mut(), 10).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_log_ends_its_source_instead_of_being_passed_over() {
+    let Some(broker) = dirigent_brokers::require!(dirigent_brokers::kafka_private()) else {
+        return;
+    };
+    let Some(folder) = broker.log().and_then(|log| log.parent().map(Path::to_owned)) else {
+        return;
+    };
+    let connector = KafkaConnector::new(KafkaSettings {
+        partitions: 1,
+        ..KafkaSettings::new(broker.address())
+    });
+    let connector = connector.unwrap();
+    let channel = ChannelSpec::work("work");
+    connector.prepare(std::slice::from_ref(&channel)).await.unwrap();
+    let mut sink = connector.sink().await.unwrap();
+    for id in 0..3 {
+        confirmed(sink.as_mut(), vec![message(id)]).await;
+    }
+    let segment = segment_of(&folder, "work-0").expect("the segment of the partition");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let middle = bytes.windows(2).enumerate().filter(|(_, body)| *body == b"{}").nth(1).unwrap().0;
+    bytes[middle] = b'[';
+    std::fs::write(&segment, bytes).unwrap();
+
+    let spec = SourceSpec {
+        channels: vec![channel],
+        group: "test".into(),
+        positions: vec![],
+        unsettled_max: 100,
+    };
+    let mut source = connector.source(spec).await.unwrap();
+    let mut read = Vec::new();
+    let why = loop {
+        match tokio::time::timeout(PATIENCE, source.receive(10)).await.unwrap() {
+            Ok(more) => read.extend(more.into_iter().map(|delivery| delivery.offset)),
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(why.contains("the log is damaged") && why.contains("would skip"), "{why}");
+    assert!(read.len() <= 1 && read.iter().all(|offset| *offset == 0), "{read:?}");
+}
+
+/// The file of a partition's only segment, wherever below `folder` it lies.
+fn segment_of(folder: &Path, partition: &str) -> Option<PathBuf> {
+    std::fs::read_dir(folder).ok()?.find_map(|entry| {
+        let path = entry.ok()?.path();
+        if path.ends_with(partition) {
+            return Some(path.join("00000000000000000000.log"));
+        }
+        path.is_dir().then(|| segment_of(&path, partition)).flatten()
+    })
+}
+
+/// The other one works on a copy of its data folder: a supervisor that took a machine which stood still for dead.
+#[test]
+fn an_orchestrator_that_stood_still_is_fenced_off_by_the_one_that_took_over() {
+    const ORDERS: u64 = 50;
+    let Some(broker) = dirigent_brokers::require!(dirigent_brokers::kafka_private()) else {
+        return;
+    };
+    // A mock lives within this process, and names no members of a group.
+    if broker.is_mock() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let [first_at, second_at] = ["first", "second"].map(|name| {
+        let folder = folder.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        At { broker: &broker, folder }
+    });
+    let mut first = first_at.engine();
+    first.is_ready();
+    first_at.places(0, ORDERS);
+    let begin = Instant::now();
+    while !first_at.under_way() {
+        assert!(begin.elapsed() < PATIENCE, "no order is under way");
+        thread::sleep(Duration::from_millis(50));
+    }
+    first.gets("STOP");
+    let copied = Command::new("cp")
+        .args(["-r", "--no-target-directory"])
+        .args([&first_at.folder, &second_at.folder])
+        .status();
+    assert!(copied.unwrap().success());
+    let mut second = second_at.engine();
+    second.is_ready();
+    first.gets("CONT");
+    while !first.has_ended() {
+        assert!(begin.elapsed() < PATIENCE, "the first one goes on");
+        thread::sleep(Duration::from_millis(50));
+    }
+    first.ends();
+    assert!(first.has_said("error: ") && first.has_said(&format!("process {} on ", second.id())));
+
+    // Only the second one goes on, and what the first had begun ends there.
+    let mut services = second_at.services();
+    while second_at.may_be_under_way() {
+        assert!(begin.elapsed() < 2 * PATIENCE, "some order does not end");
+        thread::sleep(Duration::from_millis(500));
+    }
+    second.stops();
+    services.stops();
+    second_at.audits();
+    let found = second_at.reconciled();
+    assert_eq!((&found["started"], &found["in_flight"]), (&ORDERS.into(), &0.into()), "{found}");
+    assert_eq!(found["ledger"]["effects_twice"], 0, "{found}");
+    assert_eq!(found["ledger"]["balanced"], true, "{found}");
 }
 
 fn message(id: usize) -> Message {
