@@ -68,7 +68,7 @@ const ROOMS: &[(&str, &str, &[&str])] = &[
     ("orchestrator/src", "intake", &["engine", "envelope", "registry"]),
     ("orchestrator/src", "meters", &[]),
     ("orchestrator/src", "destinations", &[]),
-    ("orchestrator/src", "http", &["engine", "meters"]),
+    ("orchestrator/src", "http", &["destinations", "engine", "meters"]),
     ("orchestrator/src", "relay", &["destinations", "engine", "envelope", "meters"]),
     ("orchestrator/src", "telemetry", &["engine", "envelope"]),
     // Of the engine only the clock, of the journal only the level of durability.
