@@ -4,7 +4,7 @@
 //! Pure text: reads the files of the repository and runs nothing. A rule that is broken names file, line and rule.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
