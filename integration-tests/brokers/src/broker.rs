@@ -9,8 +9,8 @@ use crate::home::{self, Home, Wishes};
 use crate::mock::Mock;
 use crate::secured::{self, Secured};
 use crate::{
-    KAFKA_VARIABLE, RABBITMQ_VARIABLE, REGISTRY_VARIABLE, apicurio, compose, kafka, rabbitmq,
-    report,
+    KAFKA_VARIABLE, POSTGRES_VARIABLE, RABBITMQ_VARIABLE, REGISTRY_VARIABLE, apicurio, compose,
+    kafka, postgres, rabbitmq, report,
 };
 
 /// Which broker.
@@ -22,11 +22,13 @@ pub enum Kind {
     RabbitMq,
     /// Apicurio, a schema registry that speaks Confluent's API. No broker, but kept like one.
     SchemaRegistry,
+    /// PostgreSQL. No broker either.
+    Postgres,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 3] = [Kind::Kafka, Kind::RabbitMq, Kind::SchemaRegistry];
+    pub const ALL: [Kind; 4] = [Kind::Kafka, Kind::RabbitMq, Kind::SchemaRegistry, Kind::Postgres];
 
     /// The brokers among them.
     pub const BROKERS: [Kind; 2] = [Kind::Kafka, Kind::RabbitMq];
@@ -38,6 +40,7 @@ impl Kind {
             Kind::Kafka => "kafka",
             Kind::RabbitMq => "rabbitmq",
             Kind::SchemaRegistry => "schema-registry",
+            Kind::Postgres => "postgres",
         }
     }
 
@@ -48,6 +51,7 @@ impl Kind {
             Kind::Kafka => KAFKA_VARIABLE,
             Kind::RabbitMq => RABBITMQ_VARIABLE,
             Kind::SchemaRegistry => REGISTRY_VARIABLE,
+            Kind::Postgres => POSTGRES_VARIABLE,
         }
     }
 
@@ -56,6 +60,7 @@ impl Kind {
             Kind::Kafka => kafka::INSTALL,
             Kind::RabbitMq => rabbitmq::INSTALL,
             Kind::SchemaRegistry => apicurio::INSTALL,
+            Kind::Postgres => postgres::INSTALL,
         }
     }
 }
@@ -118,7 +123,7 @@ impl Broker {
         self.kind
     }
 
-    /// `host:port` of Kafka, an `amqp://` address of RabbitMQ. May hold a password: don't log it.
+    /// `host:port` of Kafka, an `amqp://` address of RabbitMQ, a `postgres://` one of PostgreSQL. May hold a password: don't log it.
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
@@ -379,7 +384,9 @@ pub(crate) fn down() -> Result<Vec<Kind>, Unavailable> {
 pub(crate) fn shown(kind: Kind, address: &str) -> String {
     match kind {
         Kind::Kafka => address.to_owned(),
-        Kind::RabbitMq | Kind::SchemaRegistry => rabbitmq::without_credentials(address),
+        Kind::RabbitMq | Kind::SchemaRegistry | Kind::Postgres => {
+            rabbitmq::without_credentials(address)
+        }
     }
 }
 
@@ -389,6 +396,7 @@ fn named(kind: Kind) -> Result<Option<Broker>, Unavailable> {
         Kind::Kafka => kafka::answers(&address),
         Kind::RabbitMq => rabbitmq::answers(&address).map(drop),
         Kind::SchemaRegistry => apicurio::answers(&address),
+        Kind::Postgres => postgres::answers(&address).map(drop),
     };
     match answer {
         Ok(()) => Ok(Some(Broker { kind, address, how: How::Environment, hold: Hold::Elsewhere })),
@@ -408,7 +416,7 @@ fn address_in_environment(kind: Kind) -> Option<String> {
 /// What is left for Kafka when none could be started; RabbitMQ has no such thing.
 fn mocked(kind: Kind, error: Unavailable, private: bool) -> Result<Broker, Unavailable> {
     match kind {
-        Kind::RabbitMq | Kind::SchemaRegistry => Err(error),
+        Kind::RabbitMq | Kind::SchemaRegistry | Kind::Postgres => Err(error),
         Kind::Kafka if report::required() => Err(Unavailable::OnlyMock { why: error.to_string() }),
         Kind::Kafka => {
             let mock = if private { Mock::start().map(Arc::new) } else { Mock::shared() };

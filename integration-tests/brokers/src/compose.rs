@@ -22,9 +22,9 @@ const RABBITMQ_ADDRESS: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
 
 /// Starts the broker with docker compose. Answers its address, or `None` without an engine.
 pub(crate) fn up(kind: Kind) -> Result<Option<String>, Unavailable> {
-    // The file knows no registry.
+    // The file knows neither a registry nor a database.
     let file = file();
-    if kind == Kind::SchemaRegistry || !file.is_file() || !engine_runs()? {
+    if matches!(kind, Kind::SchemaRegistry | Kind::Postgres) || !file.is_file() || !engine_runs()? {
         return Ok(None);
     }
     let root = place::root()?;
@@ -46,7 +46,7 @@ pub(crate) fn up(kind: Kind) -> Result<Option<String>, Unavailable> {
     let (address, answer) = match kind {
         Kind::Kafka => (KAFKA_ADDRESS, kafka::answers(KAFKA_ADDRESS)),
         Kind::RabbitMq => (RABBITMQ_ADDRESS, rabbitmq::answers(RABBITMQ_ADDRESS).map(drop)),
-        Kind::SchemaRegistry => return Ok(None),
+        Kind::SchemaRegistry | Kind::Postgres => return Ok(None),
     };
     answer.map_err(failed)?;
     Ok(Some(address.to_owned()))

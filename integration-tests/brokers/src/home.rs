@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::broker::Kind;
 use crate::error::{Unavailable, folder};
 use crate::secured::{Files, Secured};
-use crate::{apicurio, kafka, place, process, rabbitmq};
+use crate::{apicurio, kafka, place, postgres, process, rabbitmq};
 
 /// How long a shared broker lives without a user. Long enough to rebuild between two test runs.
 pub const IDLE_MAX: Duration = Duration::from_secs(600);
@@ -149,6 +149,9 @@ impl Home {
         for pid in read_pids(&self.path) {
             process::signal(pid, name, &self.path);
         }
+        if self.kind == Kind::Postgres {
+            process::signal_all(&postgres::children(&self.path), name);
+        }
     }
 
     /// `kill -9`, and waits until the processes are gone.
@@ -175,6 +178,11 @@ impl Drop for Home {
         let ended = self.kill();
         // First of all the pids: without them the watchdog goes, too.
         let forgotten = place::remove(&self.path.join("pids"));
+        if self.kind == Kind::Postgres
+            && let Err(error) = postgres::clear(&self.path)
+        {
+            tracing::warn!(%error, "The data of a private PostgreSQL were not removed.");
+        }
         // What a failed test leaves is kept for reading the log.
         let removed = if thread::panicking() { Ok(()) } else { place::remove(&self.path) };
         if let Err(error) = ended.and(forgotten).and(removed) {
@@ -204,6 +212,9 @@ pub(crate) fn down(kind: Kind) -> Result<bool, Unavailable> {
     end_processes(kind, &path)?;
     for name in ["keep", "pids", "state.json", "data"] {
         place::remove(&path.join(name))?;
+    }
+    if kind == Kind::Postgres {
+        postgres::clear(&path)?;
     }
     Ok(lived)
 }
@@ -245,6 +256,7 @@ fn start_once(
         Kind::Kafka => kafka::lay_out(path, ports, wishes)?,
         Kind::RabbitMq => rabbitmq::lay_out(path, ports, wishes)?,
         Kind::SchemaRegistry => {}
+        Kind::Postgres => postgres::lay_out(path, ports)?,
     }
     let pids = launch(kind, path, ports)?;
     write_pids(path, &pids)?;
@@ -258,6 +270,7 @@ fn start_once(
         Kind::Kafka => kafka::address(ports),
         Kind::RabbitMq => rabbitmq::address(ports),
         Kind::SchemaRegistry => apicurio::address(ports),
+        Kind::Postgres => postgres::address(ports),
     };
     let mut state = State { version: String::new(), ports, address, pids };
     state.version = wait_until_it_answers(kind, path, &state).inspect_err(|_| {
@@ -276,6 +289,7 @@ fn launch(kind: Kind, path: &Path, ports: Ports) -> Result<Vec<u32>, Unavailable
         Kind::Kafka => kafka::launch(path),
         Kind::RabbitMq => rabbitmq::launch(path, ports),
         Kind::SchemaRegistry => apicurio::launch(path, ports),
+        Kind::Postgres => postgres::launch(path, ports),
     }
 }
 
@@ -329,6 +343,7 @@ fn answers(kind: Kind, state: &State) -> Result<String, String> {
         Kind::SchemaRegistry => {
             apicurio::answers(&state.address).map(|()| format!("Apicurio {}", apicurio::VERSION))
         }
+        Kind::Postgres => postgres::answers(&state.address),
     }
 }
 
@@ -338,7 +353,8 @@ fn end_processes(kind: Kind, path: &Path) -> Result<(), Unavailable> {
     loop {
         let living: Vec<u32> =
             pids.iter().copied().filter(|pid| process::is_ours(*pid, path)).collect();
-        if living.is_empty() {
+        let children = if kind == Kind::Postgres { postgres::children(path) } else { Vec::new() };
+        if living.is_empty() && children.is_empty() {
             return Ok(());
         }
         if begun.elapsed() > END_MAX {
@@ -352,6 +368,7 @@ fn end_processes(kind: Kind, path: &Path) -> Result<(), Unavailable> {
         for pid in living {
             process::signal(pid, "KILL", path);
         }
+        process::signal_all(&children, "KILL");
         thread::sleep(Duration::from_millis(20));
     }
 }

@@ -18,6 +18,7 @@ mod home;
 mod kafka;
 mod mock;
 mod place;
+mod postgres;
 mod process;
 mod rabbitmq;
 mod report;
@@ -38,6 +39,9 @@ pub const RABBITMQ_VARIABLE: &str = "DIRIGENT_RABBITMQ";
 
 /// Where to find a schema registry: the address of Confluent's API.
 pub const REGISTRY_VARIABLE: &str = "DIRIGENT_REGISTRY";
+
+/// Where to find PostgreSQL: a `postgres://` address of somebody who may make schemas.
+pub const POSTGRES_VARIABLE: &str = "DIRIGENT_POSTGRES";
 
 /// The command that administers the RabbitMQ of [`RABBITMQ_VARIABLE`]: words separated by spaces, arguments follow.
 pub const RABBITMQCTL_VARIABLE: &str = "DIRIGENT_RABBITMQCTL";
@@ -117,6 +121,22 @@ pub fn schema_registry() -> Result<Broker, Unavailable> {
 /// As [`schema_registry`]; the environment is not asked.
 pub fn schema_registry_private() -> Result<Broker, Unavailable> {
     report::noted(broker::private(Kind::SchemaRegistry))
+}
+
+/// A PostgreSQL, found or started, shared with the other tests of the run: use schemas of your own.
+///
+/// # Errors
+/// An address in the environment that does not answer; nothing found and nothing startable.
+pub fn postgres() -> Result<Broker, Unavailable> {
+    report::noted(broker::find(Kind::Postgres))
+}
+
+/// A PostgreSQL of one's own, started here, which may be killed, restarted and frozen. Ends with the value.
+///
+/// # Errors
+/// As [`postgres`]; the environment is not asked.
+pub fn postgres_private() -> Result<Broker, Unavailable> {
+    report::noted(broker::private(Kind::Postgres))
 }
 
 /// What runs here, without starting anything: one line per broker, as an env-file.

@@ -10,6 +10,7 @@ use dirigent_brokers::{How, Kind, Unavailable};
 const USAGE: &str =
     "usage: brokers up [kafka|rabbitmq]   find or start, keep until `down` (a day at most), print the addresses
        brokers up schema-registry    the same for a schema registry (Apicurio, in memory)
+       brokers up postgres           the same for a PostgreSQL, on fresh data
        brokers status                print what runs
        brokers rabbitmqctl ARGS...   administer the RabbitMQ that was started here
        brokers used                  print what the tests have used since the last `down`
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         ["up", "kafka"] => up(&[Kind::Kafka]),
         ["up", "rabbitmq"] => up(&[Kind::RabbitMq]),
         ["up", "schema-registry"] => up(&[Kind::SchemaRegistry]),
+        ["up", "postgres"] => up(&[Kind::Postgres]),
         ["down"] => down(),
         ["status"] => dirigent_brokers::status(),
         ["used"] => used(),

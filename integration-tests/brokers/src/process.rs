@@ -142,6 +142,20 @@ pub(crate) fn signal(pid: u32, name: &str, folder: &Path) {
     }
 }
 
+/// Sends a signal to processes that whoever calls has just found to be ours.
+pub(crate) fn signal_all(pids: &[u32], name: &str) {
+    if pids.is_empty() {
+        return;
+    }
+    let sent = Command::new("sh")
+        .args(["-c", r#"name=$1; shift; kill -s "$name" "$@""#, "sh", name])
+        .args(pids.iter().map(u32::to_string))
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    tracing::debug!(?pids, name, ?sent, "Signalled the children of a server.");
+}
+
 /// The path of a program, when it can be found.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let folders = env::var_os("PATH").unwrap_or_default();

@@ -27,6 +27,8 @@ end() {
         ours "$pid" && kill -s KILL "$pid"
     done <"$folder/pids"
     rm -f "$folder/pids" "$folder/state.json" "$folder/keep"
+    # Data of a server that may not run as root.
+    [ -f "$folder/elsewhere" ] && rm -rf -- "$(cat "$folder/elsewhere")"
     [ "$kind" = private ] && rm -rf "$folder"
     exit 0
 }

@@ -12,6 +12,10 @@
 //!
 //! A handler is a plain function of its [`Tx`], the message and what it says about itself. Commands of one participant are
 //! carried out one after another, in the order they came.
+//!
+//! What it writes by [`Tx::put`] is kept with its answer in any store. A service whose data are in PostgreSQL starts with a
+//! `PostgresStore` (cargo feature `postgres`): by `Tx::sql` it writes its own tables in the transaction that keeps the answer.
+//! A turn that such a store gives up (connection lost, transactions in each other's way) is made again, handlers included.
 
 mod again;
 mod asked;
@@ -25,6 +29,8 @@ mod tx;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "postgres")]
+pub use crate::store::postgres::{Sql, SqlError};
 pub use asked::{Asked, Heard, Undoing};
 pub use remembered::Records;
 pub use running::Running;
@@ -57,6 +63,13 @@ pub enum Answer<C: Command> {
     Rejected(C::Rejection),
     /// Technical trouble. Nothing that the handler changed through its [`Tx`] is kept, and asked again it is called again.
     Failed(Failure),
+}
+
+impl<C: Command> Answer<C> {
+    /// The answer, or the trouble that kept the handler from one.
+    pub fn or_failed(result: Result<Self, impl Into<Failure>>) -> Self {
+        result.unwrap_or_else(|trouble| Answer::Failed(trouble.into()))
+    }
 }
 
 /// How a participant is told to misbehave, in tests and demos.
@@ -239,6 +252,8 @@ enum Answers {
     Rejected(&'static str, Written),
     Failed(Failure),
     Undecodable(CodecError),
+    /// It was answered, but what it did can't be kept: this is why.
+    NotKept(String),
 }
 
 type Handle<T> = dyn Fn(&mut Tx<'_>, &Body, &Asked, &dyn Codec) -> T + Send + Sync;

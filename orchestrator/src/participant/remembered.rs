@@ -18,7 +18,10 @@ use dirigent_model::{
     time::Timestamp,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::{collections::BTreeMap, ops::Bound};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Bound,
+};
 
 /// Where everything lies.
 pub(super) const SPACE: Space = Space::Ledger;
@@ -166,18 +169,34 @@ impl Answered {
 /// The changes of a batch on top of the store: what was changed is seen by what comes later in the batch.
 pub(super) struct Batch<'a> {
     store: &'a dyn Store,
+    /// What the store holds, as far as it was looked at before.
+    seen: HashMap<Vec<u8>, Option<Vec<u8>>>,
     changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     bytes: usize,
 }
 
 impl<'a> Batch<'a> {
     pub(super) fn on(store: &'a dyn Store) -> Self {
-        Self { store, changes: BTreeMap::new(), bytes: 0 }
+        Self { store, seen: HashMap::new(), changes: BTreeMap::new(), bytes: 0 }
+    }
+
+    /// The store under the changes.
+    pub(super) fn store(&self) -> &'a dyn Store {
+        self.store
+    }
+
+    /// Looks at keys that will be asked for, all at once where the store can do that.
+    pub(super) fn look_at(&mut self, keys: &[Vec<u8>]) -> Result<(), StoreError> {
+        self.seen.extend(self.store.glance(SPACE, keys)?);
+        Ok(())
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        match self.changes.get(key) {
-            Some(changed) => Ok(changed.clone()),
+        if let Some(changed) = self.changes.get(key) {
+            return Ok(changed.clone());
+        }
+        match self.seen.get(key) {
+            Some(seen) => Ok(seen.clone()),
             None => self.store.get(SPACE, key),
         }
     }

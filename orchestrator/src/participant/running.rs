@@ -1,6 +1,6 @@
 //! A participant at work: read a window, make the turn durable, send what it answers, settle.
 //!
-//! One task owns the connection; turns are made on a thread that may block. Dropped without [`Running::stop`], it ends where it stands,
+//! One task owns the connection; turns are made on a thread that may block. A turn that the store gave up is made again. Dropped without [`Running::stop`], it ends where it stands,
 //! as in a crash: what was not settled comes again.
 
 use super::{
@@ -102,15 +102,21 @@ pub(super) async fn start(
         agreed.map_err(unreadable(&name))?;
     }
     connector.prepare(&service.channels).await.map_err(connect("preparing its channels"))?;
-    let (opened, worker) = blocking({
-        let service = Arc::clone(&service);
-        move || {
+    let (mut tries, mut delays) = (1, Delays::new());
+    let (opened, worker) = loop {
+        let (service, store) = (Arc::clone(&service), Arc::clone(&store));
+        let opened = blocking(move || {
             let worker = Worker::new(service, store)?;
             Ok::<_, StoreError>(((worker.positions()?, worker.waiting()?), worker))
+        });
+        match opened.await {
+            Err(error) if error.is_passing() && tries < OPEN_TRIES_MAX => {
+                tries += 1;
+                tokio::time::sleep(delays.after_failure()).await;
+            }
+            opened => break opened.map_err(failed(&name))?,
         }
-    })
-    .await
-    .map_err(failed(&name))?;
+    };
     let (positions, waiting) = opened;
     let spec = SourceSpec {
         channels: service.listening.clone(),
@@ -153,6 +159,48 @@ struct AtWork {
     stopped: watch::Receiver<bool>,
 }
 
+/// How often a store that was opened, and can't be read for now, is tried when the work begins.
+const OPEN_TRIES_MAX: u32 = 8;
+
+/// How often a turn is made again that the store gave up because of others, before its deliveries are taken one by one; and how
+/// often one of them is, before it is answered by a failure instead of holding up all behind it.
+const TRIES_MAX: u32 = 5;
+
+/// What became of a window so far. A store that is away is waited for, however long.
+#[derive(Default)]
+struct Tries {
+    given_up: u32,
+    is_alone: bool,
+    why: String,
+}
+
+impl Tries {
+    fn failed(&mut self, error: &StoreError) {
+        if let StoreError::GivenUp { source, .. } = error {
+            self.given_up += 1;
+            let cause = std::error::Error::source(&**source).unwrap_or(&**source);
+            self.why = format!("its transaction was given up {TRIES_MAX} times: {cause}");
+            if self.given_up >= TRIES_MAX && !self.is_alone {
+                (self.is_alone, self.given_up) = (true, 0);
+            }
+        }
+    }
+
+    fn succeeded(&mut self) {
+        self.given_up = 0;
+    }
+
+    /// How many of the window are taken now.
+    fn part(&self, window: usize) -> usize {
+        if self.is_alone { 1 } else { window }
+    }
+
+    /// Why the delivery is answered without its handler.
+    fn given_up(&self) -> Option<String> {
+        (self.is_alone && self.given_up >= TRIES_MAX).then(|| self.why.clone())
+    }
+}
+
 /// Whether the work goes on.
 #[derive(PartialEq, Eq)]
 enum Goes {
@@ -178,7 +226,13 @@ impl AtWork {
                 () = tokio::time::sleep(IDLE), if !self.noted.is_empty() => None,
             };
             let Some(received) = received else {
-                self.write_positions().await?;
+                match self.write_positions().await {
+                    Err(ParticipantError::Store { source, .. }) if source.is_passing() => {
+                        let participant = &self.service.name;
+                        tracing::warn!(participant, "Positions are written later: {source}");
+                    }
+                    written => written?,
+                }
                 continue;
             };
             let window = received.map_err(|source| ParticipantError::Connector {
@@ -227,16 +281,30 @@ impl AtWork {
 
     /// Turns until the whole window is answered.
     async fn take(&mut self, mut window: Vec<Delivery>) -> Result<Goes, ParticipantError> {
+        let (mut tries, mut delays) = (Tries::default(), Delays::new());
         while !window.is_empty() {
             let mut worker = self.worker.take().expect("no turn is being made");
-            let now = self.service.clock.now();
+            let (now, part, given_up) =
+                (self.service.clock.now(), tries.part(window.len()), tries.given_up());
             let (worker, deliveries, turn) = blocking(move || {
-                let turn = worker.take(&window, now);
+                let turn = worker.take(&window[..part], now, given_up.as_deref());
                 (worker, window, turn)
             })
             .await;
             self.worker = Some(worker);
-            let turn = turn.map_err(failed(&self.service.name))?;
+            let turn = match turn {
+                Err(error) if error.is_passing() => {
+                    tries.failed(&error);
+                    window = deliveries;
+                    if self.take_up(error, &mut delays).await? == Goes::ToItsEnd {
+                        return Ok(Goes::ToItsEnd);
+                    }
+                    continue;
+                }
+                turn => turn.map_err(failed(&self.service.name))?,
+            };
+            tries.succeeded();
+            delays.succeeded();
             // The turn has written the positions of those before.
             self.settler.settle(&std::mem::take(&mut self.noted));
             self.note(turn.spans);
@@ -256,6 +324,50 @@ impl AtWork {
             self.counts.lock().unwrap_or_else(PoisonError::into_inner).add(&turn.counts);
             window = deliveries;
             window.drain(..turn.taken);
+        }
+        Ok(Goes::On)
+    }
+
+    /// Waits after a turn that came to nothing, then takes the work up from what the store says: a commit in doubt is decided
+    /// by then, and what it left to be sent is sent. Only a stop ends that early.
+    async fn take_up(
+        &mut self,
+        mut error: StoreError,
+        delays: &mut Delays,
+    ) -> Result<Goes, ParticipantError> {
+        let waiting = loop {
+            let delay = delays.after_failure();
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            let participant = &self.service.name;
+            tracing::warn!(
+                participant,
+                cause,
+                ?delay,
+                "A turn came to nothing, it is made again: {error}"
+            );
+            tokio::select! {
+                biased;
+                _ = self.stopped.wait_for(|stopped| *stopped) => return Ok(Goes::ToItsEnd),
+                () = tokio::time::sleep(delay) => {}
+            }
+            let mut worker = self.worker.take().expect("no turn is being made");
+            let (worker, waiting) = blocking(move || {
+                let waiting = worker.take_up();
+                (worker, waiting)
+            })
+            .await;
+            self.worker = Some(worker);
+            match waiting {
+                Ok(waiting) => break waiting,
+                Err(again) if again.is_passing() => error = again,
+                Err(ended) => return Err(failed(&self.service.name)(ended)),
+            }
+        };
+        for window in waiting.chunks(WINDOW_MAX) {
+            if self.send(window).await == Goes::ToItsEnd {
+                return Ok(Goes::ToItsEnd);
+            }
+            self.worker().sent(window, &[], false);
         }
         Ok(Goes::On)
     }

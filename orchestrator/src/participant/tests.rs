@@ -1,11 +1,13 @@
-//! The three duties, on the memory broker: asked twice, late, in the wrong order, with crashes and panics between.
+//! The three duties, on the memory broker and on [every store](stores): asked twice, late, in the wrong order, with crashes and panics between.
 
+mod again;
 mod status;
+mod stores;
 
 use super::*;
 use crate::{
     envelope::{SAGA_ATTEMPT, SAGA_ID, SAGA_LEG, SAGA_RUN, SAGA_STEP},
-    store::MemoryStore,
+    store::{MemoryStore, Store},
 };
 use dirigent_connectors::{
     Attributes, Delivery, Memory, Message as Sending, Position, Sent, Settle, Sink, Source,
@@ -91,7 +93,7 @@ fn inventory() -> Participant {
 /// A broker, a store, and a saga that asks.
 struct Bench {
     broker: MemoryBroker,
-    store: Arc<MemoryStore>,
+    store: Arc<dyn Store>,
     sink: Box<dyn Sink>,
     replies: Box<dyn Source>,
 }
@@ -103,7 +105,7 @@ impl Bench {
         let replies = broker.source(spec(listening)).await.unwrap();
         broker.prepare(&[ChannelSpec::work(STOCK.name)]).await.unwrap();
         let sink = broker.sink().await.unwrap();
-        Self { broker, store: Arc::new(MemoryStore::new()), sink, replies }
+        Self { broker, store: stores::store(), sink, replies }
     }
 
     async fn start(&self, participant: Participant) -> Running {
@@ -501,8 +503,7 @@ async fn a_declaration_that_makes_no_sense_is_refused_with_what_would() {
 
 impl Bench {
     async fn start_on_own_store(&self, participant: Participant) -> Running {
-        let store = Arc::new(MemoryStore::new());
-        participant.start(Arc::new(self.broker.clone()), store).await.unwrap()
+        participant.start(Arc::new(self.broker.clone()), stores::store()).await.unwrap()
     }
 }
 

@@ -1,6 +1,8 @@
 //! One turn: what a window of deliveries changes and what is answered. Decides only; nothing is written or sent here.
 //!
 //! In goes a window of deliveries; out comes one batch of the store, with what may be sent and settled once it is durable.
+//! Where the store has transactions, the whole turn is one: reads, handlers, batch. A turn that came to nothing left nothing here
+//! either, and is made again from what the store then says.
 //! Commands are answered in `answer`, questions about them in `status`, events heard in `hear`; what all of them leave behind is
 //! gathered here.
 
@@ -10,23 +12,24 @@ mod status;
 
 use super::{
     Counts, Service,
+    asked::{Asked, Heard},
     remembered::{
-        Batch, Mark, Remembered, SPACE, each, expiring, number_of, outbox_key, position_key, read,
-        read_message, write, write_message,
+        Batch, Mark, Remembered, SPACE, answer_key, each, expiring, heard_key, mark_key, number_of,
+        outbox_key, position_key, read, read_message, write, write_message,
     },
     reply,
     traced::Place,
-    tx::{CHANGES_BYTES_MAX, Kept},
+    tx::{CHANGES_BYTES_MAX, Kept, Tx},
 };
 use crate::{
     envelope::{self, DeadLetter},
     journal::Durability,
-    store::{BATCH_BYTES_MAX, Change, Store, StoreError, prefix_end},
+    store::{BATCH_BYTES_MAX, Change, Left, Store, StoreError, Transaction, prefix_end},
     telemetry::SpanFact,
 };
 use dirigent_connectors::{Delivery, Message, Position};
 use dirigent_model::{
-    message::{Body, CodecError},
+    message::{Body, Codec, CodecError},
     time::Timestamp,
 };
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
@@ -69,9 +72,20 @@ pub(super) struct Turn {
     pub spans: Vec<SpanFact>,
 }
 
+/// A turn, and what the worker then knows.
+struct Decided {
+    turn: Turn,
+    outbox_next: u64,
+    forget_from: Timestamp,
+}
+
 /// A turn being made.
 struct Making<'a> {
     batch: Batch<'a>,
+    /// What handlers and the batch are kept by, all or nothing.
+    transaction: Option<&'a dyn Transaction>,
+    /// Why the handler is not called any more: the store gave its transactions up, time and again.
+    given_up: Option<&'a str>,
     out: Vec<Outgoing>,
     outbox_next: u64,
     counts: Counts,
@@ -82,51 +96,48 @@ struct Making<'a> {
 impl Worker {
     /// Takes up the work where the store says it was left.
     pub(super) fn new(service: Arc<Service>, store: Arc<dyn Store>) -> Result<Self, StoreError> {
-        let mut outbox_next = 0;
-        each(&*store, b"o/", |key, _| {
-            outbox_next = number_of(key).map_or(outbox_next, |number| number + 1);
-            Ok(())
-        })?;
         let (confirmed, answered) = (Vec::new(), BTreeMap::new());
-        Ok(Self { service, store, outbox_next, confirmed, answered, forget_from: Timestamp(0) })
+        let forget_from = Timestamp(0);
+        let mut worker = Self { service, store, outbox_next: 0, confirmed, answered, forget_from };
+        worker.outbox_next = worker.reading(outbox_end)?;
+        Ok(worker)
     }
 
     /// Where reading goes on.
     pub(super) fn positions(&self) -> Result<Vec<Position>, StoreError> {
-        let mut positions = Vec::new();
-        each(&*self.store, b"p/", |key, value| {
-            let damaged = || StoreError::Corrupt { space: SPACE, key: key.to_vec() };
-            let (name, partition) = key[2..].split_last_chunk::<4>().ok_or_else(damaged)?;
-            let channel = name.strip_suffix(b"\0").and_then(|name| std::str::from_utf8(name).ok());
-            positions.push(Position {
-                channel: channel.ok_or_else(damaged)?.to_owned(),
-                partition: u32::from_be_bytes(*partition),
-                next: read(key, value)?,
-            });
-            Ok(())
-        })?;
-        Ok(positions)
+        self.reading(positions)
     }
 
     /// What was not confirmed when the process ended, in its order.
     pub(super) fn waiting(&self) -> Result<Vec<Outgoing>, StoreError> {
-        let mut waiting = Vec::new();
-        each(&*self.store, b"o/", |key, value| {
-            waiting.push(Outgoing { message: read_message(key, value)?, outbox: number_of(key) });
-            Ok(())
-        })?;
+        self.reading(waiting)
+    }
+
+    /// Takes the work up again after a turn that came to nothing, or whose commit is in doubt: what the store says counts, as
+    /// after a crash. Answers what waits to be sent.
+    pub(super) fn take_up(&mut self) -> Result<Vec<Outgoing>, StoreError> {
+        let (end, mut waiting) = self.reading(|store| Ok((outbox_end(store)?, waiting(store)?)))?;
+        self.outbox_next = self.outbox_next.max(end);
+        waiting.retain(|one| one.outbox.is_none_or(|number| !self.confirmed.contains(&number)));
         Ok(waiting)
     }
 
-    /// Decides a window and makes it durable.
+    /// Decides a window and makes it durable. Where the store gave up on it before, its handlers are not called.
     pub(super) fn take(
         &mut self,
         deliveries: &[Delivery],
         now: Timestamp,
+        given_up: Option<&str>,
     ) -> Result<Turn, StoreError> {
-        let turn = self.decide(deliveries, now)?;
-        self.write(&turn.changes)?;
-        Ok(turn)
+        let store = Arc::clone(&self.store);
+        let transaction = store.transaction()?;
+        let decided = self.decide(&*store, transaction.as_deref(), deliveries, now, given_up)?;
+        self.write(transaction, &decided.turn.changes)?;
+        self.confirmed.clear();
+        self.answered.clear();
+        self.outbox_next = decided.outbox_next;
+        self.forget_from = decided.forget_from;
+        Ok(decided.turn)
     }
 
     /// Everything of a window was sent: remembered with the next batch.
@@ -144,14 +155,39 @@ impl Worker {
     /// Writes down what the last window left.
     pub(super) fn finish(&mut self) -> Result<(), StoreError> {
         let mut batch = Batch::on(&*self.store);
-        note_progress(&mut batch, &mut self.confirmed, &mut self.answered);
+        self.note_progress(&mut batch);
         let changes = batch.into_changes();
-        self.write(&changes)
+        if !changes.is_empty() {
+            self.write(self.store.transaction()?, &changes)?;
+        }
+        self.confirmed.clear();
+        self.answered.clear();
+        Ok(())
     }
 
-    fn write(&self, changes: &[Change]) -> Result<(), StoreError> {
+    /// Reads what this worker alone writes, with everything before decided.
+    fn reading<T>(
+        &self,
+        read: impl FnOnce(&dyn Store) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        match self.store.transaction()? {
+            Some(transaction) => read(&*transaction),
+            None => read(&*self.store),
+        }
+    }
+
+    fn write(
+        &self,
+        transaction: Option<Box<dyn Transaction>>,
+        changes: &[Change],
+    ) -> Result<(), StoreError> {
         if changes.is_empty() {
+            // A transaction that changed nothing ends here.
             return Ok(());
+        }
+        if let Some(transaction) = transaction {
+            transaction.write(changes)?;
+            return transaction.commit();
         }
         self.store.write(changes)?;
         match self.service.durability {
@@ -160,18 +196,31 @@ impl Worker {
         }
     }
 
-    fn decide(&mut self, deliveries: &[Delivery], now: Timestamp) -> Result<Turn, StoreError> {
-        let store = Arc::clone(&self.store);
+    fn decide(
+        &self,
+        store: &dyn Store,
+        transaction: Option<&dyn Transaction>,
+        deliveries: &[Delivery],
+        now: Timestamp,
+        given_up: Option<&str>,
+    ) -> Result<Decided, StoreError> {
+        let read_by = match transaction {
+            Some(transaction) => transaction,
+            None => store,
+        };
         let mut making = Making {
-            batch: Batch::on(&*store),
+            batch: Batch::on(read_by),
+            transaction,
+            given_up,
             out: Vec::new(),
             outbox_next: self.outbox_next,
             counts: Counts::default(),
             spans: Vec::new(),
             now,
         };
-        note_progress(&mut making.batch, &mut self.confirmed, &mut self.answered);
-        self.forget(&mut making)?;
+        making.batch.look_at(&self.looked_for(deliveries))?;
+        self.note_progress(&mut making.batch);
+        let forget_from = self.forget(&mut making)?;
         let mut taken = 0;
         for delivery in deliveries {
             self.deliver(&mut making, delivery)?;
@@ -180,9 +229,34 @@ impl Worker {
                 break;
             }
         }
-        self.outbox_next = making.outbox_next;
-        let Making { batch, out, counts, spans, .. } = making;
-        Ok(Turn { changes: batch.into_changes(), out, taken, counts, spans })
+        let Making { batch, out, counts, spans, outbox_next, .. } = making;
+        let turn = Turn { changes: batch.into_changes(), out, taken, counts, spans };
+        Ok(Decided { turn, outbox_next, forget_from })
+    }
+
+    /// What a window will ask the store for, as far as its heads say.
+    fn looked_for(&self, deliveries: &[Delivery]) -> Vec<Vec<u8>> {
+        let mut keys = Vec::new();
+        for message in deliveries.iter().map(|delivery| &delivery.message) {
+            if !self.service.commands.contains_channel(&message.channel) {
+                if let Ok(heard) = Heard::read(message) {
+                    keys.push(heard_key(&heard.source, &heard.id));
+                }
+            } else if let Ok(asked) = Asked::read(message) {
+                keys.push(answer_key(&asked.idempotency_key));
+                keys.push(mark_key(&asked.place()));
+            }
+        }
+        keys
+    }
+
+    fn note_progress(&self, batch: &mut Batch<'_>) {
+        for number in &self.confirmed {
+            batch.set(outbox_key(*number), None);
+        }
+        for ((channel, partition), next) in &self.answered {
+            batch.set(position_key(channel, *partition), Some(write(next)));
+        }
     }
 
     fn deliver(&self, making: &mut Making<'_>, delivery: &Delivery) -> Result<(), StoreError> {
@@ -235,52 +309,82 @@ impl Worker {
         making.put_out(letter);
     }
 
-    /// Forgets what has expired, some at a time.
-    fn forget(&mut self, making: &mut Making<'_>) -> Result<(), StoreError> {
+    /// Forgets what has expired, some at a time. Answers before when nothing else expires.
+    fn forget(&self, making: &mut Making<'_>) -> Result<Timestamp, StoreError> {
         if making.now < self.forget_from {
-            return Ok(());
+            return Ok(self.forget_from);
         }
+        let store = making.batch.store();
         let end = prefix_end(b"x/");
         let range = (Bound::Included(b"x/".as_slice()), end.as_ref().map(Vec::as_slice));
-        let page = self.store.scan(SPACE, range, FORGET_MAX)?;
+        let page = store.scan(SPACE, range, FORGET_MAX)?;
         // Nothing put from now on expires before this.
         let mut earliest = making.now + self.service.remember_for;
-        for (entry, _) in &page.records {
-            let Some((expires, key)) = expiring(entry) else { continue };
-            if expires > making.now {
-                earliest = earliest.min(expires);
-                break;
-            }
-            making.batch.set(entry.clone(), None);
+        let due: Vec<_> = (page.records.iter())
+            .filter_map(|(entry, _)| Some((entry, expiring(entry)?)))
+            .take_while(|(_, (expires, _))| *expires <= making.now)
+            .collect();
+        let keys: Vec<_> = due.iter().map(|(_, (_, key))| key.to_vec()).collect();
+        let seen: BTreeMap<_, _> = store.glance(SPACE, &keys)?.into_iter().collect();
+        for (entry, (_, key)) in &due {
+            making.batch.set((*entry).clone(), None);
+            let bytes = match seen.get(*key) {
+                Some(seen) => Ok(seen.clone()),
+                None => store.get(SPACE, key),
+            };
             // A record that was renewed has a later entry of its own.
-            if self.expires(key)?.is_some_and(|record| record <= making.now) {
+            if expires(key, bytes)?.is_some_and(|record| record <= making.now) {
                 making.batch.set(key.to_vec(), None);
                 making.counts.forgotten += 1;
             }
-            earliest = making.now;
         }
-        self.forget_from = earliest;
-        Ok(())
-    }
-
-    /// When a record may be forgotten; at once where it is damaged.
-    fn expires(&self, key: &[u8]) -> Result<Option<Timestamp>, StoreError> {
-        let bytes = match self.store.get(SPACE, key) {
-            Ok(Some(bytes)) => bytes,
-            Ok(None) => return Ok(None),
-            Err(error) if error.is_final() => return Err(error),
-            Err(_) => return Ok(Some(Timestamp(0))),
-        };
-        let expires = match key.first() {
-            Some(b'k') => read::<Remembered>(key, &bytes).map(|remembered| remembered.expires),
-            Some(b'e') => read::<Mark>(key, &bytes).map(|mark| mark.expires),
-            _ => read::<Timestamp>(key, &bytes),
-        };
-        Ok(Some(expires.unwrap_or(Timestamp(0))))
+        let next = page.records.iter().filter_map(|(entry, _)| expiring(entry)).nth(due.len());
+        match next {
+            Some((expires, _)) => earliest = earliest.min(expires),
+            None if !due.is_empty() => earliest = making.now,
+            None => {}
+        }
+        Ok(earliest)
     }
 }
 
+/// When a record may be forgotten; at once where it is damaged.
+fn expires(
+    key: &[u8],
+    found: Result<Option<Vec<u8>>, StoreError>,
+) -> Result<Option<Timestamp>, StoreError> {
+    let bytes = match found {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(None),
+        Err(error) if error.is_of_one_record() => return Ok(Some(Timestamp(0))),
+        Err(error) => return Err(error),
+    };
+    let expires = match key.first() {
+        Some(b'k') => read::<Remembered>(key, &bytes).map(|remembered| remembered.expires),
+        Some(b'e') => read::<Mark>(key, &bytes).map(|mark| mark.expires),
+        _ => read::<Timestamp>(key, &bytes),
+    };
+    Ok(Some(expires.unwrap_or(Timestamp(0))))
+}
+
 impl Making<'_> {
+    /// What a handler reads and writes.
+    fn tx<'m>(&'m self, codec: &'m dyn Codec) -> Tx<'m> {
+        if let Some(transaction) = self.transaction {
+            transaction.enter();
+        }
+        Tx::on(&self.batch, self.transaction, codec)
+    }
+
+    /// What is left of a handler's work in the transaction.
+    fn left(&self, keeps: bool) -> Result<Left, StoreError> {
+        match self.transaction {
+            Some(transaction) => transaction.leave(keeps),
+            None if keeps => Ok(Left::Kept),
+            None => Ok(Left::Undone),
+        }
+    }
+
     /// By way of the outbox: it is sent again until the broker has confirmed it. What is too large for that is sent once.
     fn put_out(&mut self, message: Message) {
         let bytes = write_message(&message);
@@ -293,17 +397,39 @@ impl Making<'_> {
     }
 }
 
-fn note_progress(
-    batch: &mut Batch<'_>,
-    confirmed: &mut Vec<u64>,
-    answered: &mut BTreeMap<(String, u32), u64>,
-) {
-    for number in confirmed.drain(..) {
-        batch.set(outbox_key(number), None);
-    }
-    for ((channel, partition), next) in std::mem::take(answered) {
-        batch.set(position_key(&channel, partition), Some(write(&next)));
-    }
+/// The number behind the last of the outbox.
+fn outbox_end(store: &dyn Store) -> Result<u64, StoreError> {
+    let mut end = 0;
+    each(store, b"o/", |key, _| {
+        end = number_of(key).map_or(end, |number| number + 1);
+        Ok(())
+    })?;
+    Ok(end)
+}
+
+fn waiting(store: &dyn Store) -> Result<Vec<Outgoing>, StoreError> {
+    let mut waiting = Vec::new();
+    each(store, b"o/", |key, value| {
+        waiting.push(Outgoing { message: read_message(key, value)?, outbox: number_of(key) });
+        Ok(())
+    })?;
+    Ok(waiting)
+}
+
+fn positions(store: &dyn Store) -> Result<Vec<Position>, StoreError> {
+    let mut positions = Vec::new();
+    each(store, b"p/", |key, value| {
+        let damaged = || StoreError::Corrupt { space: SPACE, key: key.to_vec() };
+        let (name, partition) = key[2..].split_last_chunk::<4>().ok_or_else(damaged)?;
+        let channel = name.strip_suffix(b"\0").and_then(|name| std::str::from_utf8(name).ok());
+        positions.push(Position {
+            channel: channel.ok_or_else(damaged)?.to_owned(),
+            partition: u32::from_be_bytes(*partition),
+            next: read(key, value)?,
+        });
+        Ok(())
+    })?;
+    Ok(positions)
 }
 
 /// The words of a panic.

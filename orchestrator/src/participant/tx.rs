@@ -4,7 +4,9 @@
 //! and drops it when the handler failed.
 
 use super::remembered::{Batch, own_key};
-use crate::store::{KEY_BYTES_MAX, StoreError, VALUE_BYTES_MAX};
+#[cfg(feature = "postgres")]
+use crate::store::postgres::Sql;
+use crate::store::{KEY_BYTES_MAX, StoreError, Transaction, VALUE_BYTES_MAX};
 use dirigent_connectors::Message;
 use dirigent_model::message::{Body, Codec, Event, Key};
 use serde::{Serialize, de::DeserializeOwned};
@@ -25,6 +27,9 @@ pub const RECORD_KEY_BYTES_MAX: usize = KEY_BYTES_MAX - 16;
 /// and the saga is told of a failure.
 pub struct Tx<'a> {
     under: &'a Batch<'a>,
+    /// What keeps it, where the store has transactions.
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "only `sql` asks for it"))]
+    transaction: Option<&'a dyn Transaction>,
     codec: &'a dyn Codec,
     changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     bytes: usize,
@@ -49,9 +54,29 @@ pub(super) struct Kept {
 }
 
 impl<'a> Tx<'a> {
-    pub(super) fn on(under: &'a Batch<'a>, codec: &'a dyn Codec) -> Self {
+    pub(super) fn on(
+        under: &'a Batch<'a>,
+        transaction: Option<&'a dyn Transaction>,
+        codec: &'a dyn Codec,
+    ) -> Self {
         let (changes, events) = (BTreeMap::new(), Vec::new());
-        Self { under, codec, changes, bytes: 0, events, void: None }
+        Self { under, transaction, codec, changes, bytes: 0, events, void: None }
+    }
+
+    /// The service's own tables, in the transaction that keeps the answer: for a participant that was started with a
+    /// [`PostgresStore`](crate::store::postgres::PostgresStore).
+    #[cfg(feature = "postgres")]
+    pub fn sql(&mut self) -> Sql<'_> {
+        match self.transaction.and_then(|transaction| transaction.postgres()) {
+            Some(turn) => turn.sql(),
+            None => Sql::nowhere(),
+        }
+    }
+
+    /// Whether [`sql`](Tx::sql) leads somewhere: whether this participant keeps its answers in PostgreSQL.
+    #[cfg(feature = "postgres")]
+    pub fn has_sql(&self) -> bool {
+        self.transaction.is_some_and(|transaction| transaction.postgres().is_some())
     }
 
     /// A record of this service.
@@ -147,6 +172,17 @@ impl<'a> Tx<'a> {
     /// The first reason counts.
     fn make_void(&mut self, why: Void) {
         self.void.get_or_insert(why);
+    }
+
+    /// Nothing of it is to be kept.
+    pub(super) fn forget(&mut self) {
+        self.changes.clear();
+        self.events.clear();
+    }
+
+    /// Whether some of it is impossible.
+    pub(super) fn is_void(&self) -> bool {
+        self.void.is_some()
     }
 
     pub(super) fn finish(self) -> Result<Kept, Void> {

@@ -1,4 +1,4 @@
-//! What every store owes, in memory and on disk.
+//! What every store owes: in memory, on disk, and in the database that `DIRIGENT_POSTGRES` names.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -17,10 +17,31 @@ fn sled(check: impl FnOnce(&dyn Store)) {
     check(&SledStore::open(&folder, StoreOptions::default()).expect("it opens"));
 }
 
+/// At the server that the environment names; skipped aloud without one.
+#[cfg(feature = "postgres")]
+fn in_postgres(check: impl FnOnce(&dyn Store)) {
+    use super::postgres::{PostgresAddress, PostgresStore};
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let Ok(address) = std::env::var("DIRIGENT_POSTGRES") else {
+        eprintln!("SKIPPED: DIRIGENT_POSTGRES names no server");
+        return;
+    };
+    let address = PostgresAddress::parse(&address).expect("an address");
+    let address = address.schema("dirigent_conformance").expect("a name");
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("{:?}-{}-{number}", std::time::SystemTime::now(), std::process::id());
+    let name: String = name.chars().filter(|letter| letter.is_ascii_digit()).collect();
+    check(&PostgresStore::open(address, name).expect("it opens"));
+}
+
 macro_rules! every_store {
     ($($promise:ident)*) => {
         mod in_memory { $(#[test] fn $promise() { super::memory(super::$promise); })* }
         mod on_disk { $(#[test] fn $promise() { super::sled(super::$promise); })* }
+        #[cfg(feature = "postgres")]
+        mod in_a_database { $(#[test] fn $promise() { super::in_postgres(super::$promise); })* }
     };
 }
 

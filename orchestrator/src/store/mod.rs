@@ -3,10 +3,15 @@
 //!
 //! It may lag behind the journal, never the other way round: what it lost since its last [`Store::sync`]
 //! is folded again from the journal. [`SledStore`] keeps it on disk, [`MemoryStore`] for tests; one
-//! conformance suite holds both to what is written here.
+//! conformance suite holds each of them to what is written here.
+//!
+//! A participant keeps its answers in a store too. One in a database offers a [`Transaction`], so that they are kept together
+//! with what the service writes into its own tables: `postgres`, behind the cargo feature of that name.
 
 mod folder;
 mod memory;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod sled_store;
 
 #[cfg(test)]
@@ -21,6 +26,8 @@ use std::ops::Bound;
 
 pub use folder::{DataFolder, FolderError};
 pub use memory::MemoryStore;
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresStore;
 pub use sled_store::{CACHE_BYTES, SledStore, StoreOptions};
 
 /// The largest value, in bytes. An instance is a few KiB; one that gets near this is a mistake of its definition.
@@ -129,6 +136,9 @@ pub struct Page {
     pub next: Option<Vec<u8>>,
 }
 
+/// A key, and its value where there is one.
+pub type Glanced = (Vec<u8>, Option<Vec<u8>>);
+
 /// An ordered map in named spaces.
 pub trait Store: Send + Sync {
     /// The value of a key.
@@ -155,6 +165,61 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// Any error is final.
     fn sync(&self) -> Result<(), StoreError>;
+
+    /// The values of those keys that are cheap to be had at once: of none, of some, or of all of them. A record that is damaged
+    /// is left out.
+    ///
+    /// # Errors
+    /// What [`get`](Store::get) says of the whole store.
+    fn glance(&self, space: Space, keys: &[Vec<u8>]) -> Result<Vec<Glanced>, StoreError> {
+        let (_, _) = (space, keys);
+        Ok(Vec::new())
+    }
+
+    /// Begins a transaction, where the store has any; one at a time. It sees what all before it have left.
+    ///
+    /// # Errors
+    /// [`StoreError::is_passing`] where it may be tried again.
+    fn transaction(&self) -> Result<Option<Box<dyn Transaction>>, StoreError> {
+        Ok(None)
+    }
+}
+
+/// Reads and writes that are kept as a whole, or not at all: dropped without [`commit`](Transaction::commit), nothing of it remains.
+///
+/// Within it, what one handler does is kept or undone by itself, between [`enter`](Transaction::enter) and [`leave`](Transaction::leave).
+pub trait Transaction: Store {
+    /// A handler begins.
+    fn enter(&self);
+
+    /// A handler has ended. Unless it `keeps` what it did, all of it since [`enter`](Transaction::enter) is undone.
+    ///
+    /// # Errors
+    /// The whole transaction came to nothing.
+    fn leave(&self, keeps: bool) -> Result<Left, StoreError>;
+
+    /// Makes everything durable.
+    ///
+    /// # Errors
+    /// One that [`is_passing`](StoreError::is_passing) may be in doubt: what the store says afterwards counts.
+    fn commit(self: Box<Self>) -> Result<(), StoreError>;
+
+    /// The same as a transaction of PostgreSQL, if it is one.
+    #[cfg(feature = "postgres")]
+    fn postgres(&self) -> Option<&postgres::Turn> {
+        None
+    }
+}
+
+/// What is left of a handler's work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// All of it.
+    Kept,
+    /// Nothing, as it was to be.
+    Undone,
+    /// Nothing, though it was to be kept: this is why.
+    Refused(String),
 }
 
 /// Why the store refused.
@@ -217,6 +282,65 @@ pub enum StoreError {
     /// An earlier error was final.
     #[error("the store has stopped after an earlier error; start the process again")]
     Stopped,
+    /// A database does not let itself be used as it is.
+    #[error("{doing} at {place}; {advice}")]
+    Unusable {
+        /// What was being done.
+        doing: String,
+        /// Where, without secrets.
+        place: String,
+        /// What a person can do.
+        advice: String,
+        /// What went wrong.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// A database was not reached, or can't do now what it was asked for. Nobody knows what became of a commit under way.
+    #[error("{doing} at {place}; it is tried again once the database can do it")]
+    Unreached {
+        /// What was being done.
+        doing: String,
+        /// Where, without secrets.
+        place: String,
+        /// What went wrong.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// A database gave a transaction up, and nothing of it remains.
+    #[error("{doing} at {place}; the database gave the transaction up, it is tried again")]
+    GivenUp {
+        /// What was being done.
+        doing: String,
+        /// Where, without secrets.
+        place: String,
+        /// What went wrong.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// Somebody else works for this participant.
+    #[error(
+        "participant {participant} has its place at {place} taken by {owner}; stop that process, or wait until it has ended"
+    )]
+    InUse {
+        /// Whose place.
+        participant: String,
+        /// Where, without secrets.
+        place: String,
+        /// Who has it.
+        owner: String,
+    },
+    /// Somebody else has taken this participant's place since.
+    #[error(
+        "participant {participant} lost its place at {place} to {owner}; nothing more is written here, end this process"
+    )]
+    Fenced {
+        /// Whose place.
+        participant: String,
+        /// Where, without secrets.
+        place: String,
+        /// Who has it now.
+        owner: String,
+    },
     /// What is stored under this key is not what was put there.
     #[error("the record {} of the {space} is damaged", Shown(.key))]
     Corrupt {
@@ -254,11 +378,26 @@ impl StoreError {
             | StoreError::Storage { .. }
             | StoreError::Sync { .. }
             | StoreError::Full { .. }
+            | StoreError::Unusable { .. }
+            | StoreError::InUse { .. }
+            | StoreError::Fenced { .. }
             | StoreError::Stopped => true,
-            StoreError::Corrupt { .. }
+            StoreError::Unreached { .. }
+            | StoreError::GivenUp { .. }
+            | StoreError::Corrupt { .. }
             | StoreError::ValueTooLarge { .. }
             | StoreError::KeyTooLong { .. } => false,
         }
+    }
+
+    /// Whether the same may succeed later: everything since the last commit that was confirmed is to be done again.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, StoreError::Unreached { .. } | StoreError::GivenUp { .. })
+    }
+
+    /// Whether one record or call is concerned, and all others are as good as before.
+    pub fn is_of_one_record(&self) -> bool {
+        !self.is_final() && !self.is_passing()
     }
 }
 

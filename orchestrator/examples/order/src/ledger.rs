@@ -2,6 +2,9 @@
 //!
 //! Written by the services' handlers in the batch of their answer. An effect applied twice is counted twice, and stands there for everyone to see.
 
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
+
 use dirigent::{
     participant::{Asked, Heard, Records, Tx},
     store::{Space, Store, StoreError},
@@ -46,6 +49,10 @@ impl Cause for Heard {
 
 /// Counts an effect that is applied now.
 pub fn apply(tx: &mut Tx<'_>, key: i64, kind: &str, cause: &impl Cause) {
+    #[cfg(feature = "postgres")]
+    if tx.has_sql() {
+        return postgres::apply(tx, key, kind, cause.cause());
+    }
     let place = place(key, kind);
     let mut entry = tx.get_as(&place).unwrap_or_else(|| Entry {
         key,
@@ -62,6 +69,10 @@ pub fn apply(tx: &mut Tx<'_>, key: i64, kind: &str, cause: &impl Cause) {
 
 /// How often an effect has been applied.
 pub fn applied(tx: &mut Tx<'_>, key: i64, kind: &str) -> u64 {
+    #[cfg(feature = "postgres")]
+    if tx.has_sql() {
+        return postgres::applied(tx, key, kind);
+    }
     tx.get_as::<Entry>(place(key, kind)).map_or(0, |entry| entry.times)
 }
 

@@ -6,7 +6,7 @@
 use dirigent::telemetry::Traces;
 use order::{
     demo::{
-        BrokerKind, DemoArgs, RateArgs, ReconcileArgs, RegistryArgs, Report, demo,
+        BrokerKind, DemoArgs, PostgresArgs, RateArgs, ReconcileArgs, RegistryArgs, Report, demo,
         reconcile_at_rest,
     },
     order::{Rates, order_saga},
@@ -20,6 +20,7 @@ fn some_orders() -> DemoArgs {
         rates: RateArgs { reject_rate: 0.2, silent_rate: 0.0, seed: 7 },
         broker: BrokerKind::Memory,
         registry: RegistryArgs::default(),
+        postgres: PostgresArgs::default(),
         chaos: false,
         inventory: None,
         data: None,
@@ -81,7 +82,13 @@ async fn what_was_kept_in_a_folder_is_known_the_next_time_and_can_be_reconciled_
     ended_as_told(&again, first.compensated);
     assert_eq!(again.duplicates_ignored, 300, "every order was placed again");
     let (data, services) = (folder.path().join("orchestrator"), folder.path().join("services"));
-    let found = reconcile_at_rest(&ReconcileArgs { data, services, json: true }).unwrap();
+    let found = reconcile_at_rest(&ReconcileArgs {
+        data,
+        services,
+        postgres: PostgresArgs::default(),
+        json: true,
+    })
+    .unwrap();
     assert!(found.ledger.balanced, "{found}");
     assert_eq!((found.started, found.compensated as u64), (300, first.compensated));
 }

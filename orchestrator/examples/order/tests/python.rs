@@ -9,7 +9,10 @@
 use dirigent::{conformance::Outcome, telemetry::Traces};
 use dirigent_brokers::{Broker, KAFKA_VARIABLE, Kind, RABBITMQ_VARIABLE, Unavailable};
 use order::{
-    demo::{BrokerKind, ConformanceArgs, DemoArgs, RateArgs, RegistryArgs, conformance, demo},
+    demo::{
+        BrokerKind, ConformanceArgs, DemoArgs, PostgresArgs, RateArgs, RegistryArgs, conformance,
+        demo,
+    },
     order::samples::Service,
 };
 use std::{
@@ -72,7 +75,7 @@ async fn takes_part(test: &str, kind: BrokerKind, broker: Result<Broker, Unavail
     let (name, variable) = match broker.kind() {
         Kind::Kafka => ("kafka", KAFKA_VARIABLE),
         Kind::RabbitMq => ("rabbitmq", RABBITMQ_VARIABLE),
-        Kind::SchemaRegistry => unreachable!("a participant has a broker"),
+        Kind::SchemaRegistry | Kind::Postgres => unreachable!("a participant has a broker"),
     };
     let folder = tempfile::tempdir().unwrap();
     let ledger = folder.path().join("inventory.db");
@@ -109,6 +112,7 @@ async fn takes_part(test: &str, kind: BrokerKind, broker: Result<Broker, Unavail
         rates: RATES,
         broker: kind,
         registry: RegistryArgs::default(),
+        postgres: PostgresArgs::default(),
         chaos: false,
         inventory: Some(line),
         data: Some(folder.path().join("demo")),

@@ -150,8 +150,8 @@ async fn looking_into_the_store_shows_a_seal_as_not_done_and_makes_none() {
     let mut bench = Bench::new().await;
     let running = bench.start(inventory()).await;
     let command = of_saga(1, reserve("brush", 1));
-    let status = |store: &MemoryStore| participant::status(store, "key-1").unwrap();
-    assert_eq!(status(&bench.store), Status::NotDone);
+    let status = |store: &dyn Store| participant::status(store, "key-1").unwrap();
+    assert_eq!(status(&*bench.store), Status::NotDone);
     says(&bench.asks(command.clone()).await, Reserved { number: 1 });
     let sealed = of_saga(2, reserve("brush", 1));
     bench.asks(question_about(&sealed, 1)).await;

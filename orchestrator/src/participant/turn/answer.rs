@@ -13,9 +13,9 @@ use crate::{
         remembered::{Answered, Effect, Mark, Remembered, answer_key, expiry_key, mark_key, write},
         reply,
         traced::Place,
-        tx::{CHANGES_BYTES_MAX, Tx, Void},
+        tx::{CHANGES_BYTES_MAX, Void},
     },
-    store::StoreError,
+    store::{Left, StoreError},
 };
 use dirigent_connectors::Message;
 use dirigent_model::{
@@ -170,8 +170,25 @@ impl Worker {
                 FailureEffect::None,
             ));
         }
-        let mut tx = Tx::on(&making.batch, codec);
-        let answers = catch_unwind(AssertUnwindSafe(|| (act.handle)(&mut tx, &body, asked, codec)));
+        let mut tx = making.tx(codec);
+        let answers = match making.given_up {
+            None => catch_unwind(AssertUnwindSafe(|| (act.handle)(&mut tx, &body, asked, codec))),
+            Some(why) => Ok(Answers::Failed(Failure {
+                code: "not-kept".into(),
+                message: why.to_owned(),
+                retriable: true,
+                effect: FailureEffect::None,
+            })),
+        };
+        let answers = match making.left(is_answer(&answers) && !tx.is_void())? {
+            Left::Kept | Left::Undone => answers,
+            // Nothing of it took effect, as it says itself: often it is what the constraint was for.
+            Left::Refused(_) if matches!(answers, Ok(Answers::Rejected(..))) => {
+                tx.forget();
+                answers
+            }
+            Left::Refused(why) => Ok(Answers::NotKept(why)),
+        };
         let kept = match answers {
             Ok(Answers::Failed(failure)) => {
                 making.counts.failed += 1;
@@ -284,7 +301,7 @@ impl Worker {
         message: &Message,
         error: StoreError,
     ) -> Result<(String, Body), StoreError> {
-        if error.is_final() {
+        if !error.is_of_one_record() {
             return Err(error);
         }
         tracing::error!(participant = self.service.name, "A record can't be used: {error}");
@@ -320,6 +337,14 @@ impl Worker {
     }
 }
 
+/// Whether a handler said what became of its command, and that can be remembered.
+fn is_answer(answers: &std::thread::Result<Answers>) -> bool {
+    match answers {
+        Ok(Answers::Done(_, Ok(reply)) | Answers::Rejected(_, Ok(reply))) => fits(reply),
+        _ => false,
+    }
+}
+
 /// Whether a reply can be remembered.
 fn fits(reply: &Body) -> bool {
     reply.bytes.len() <= CHANGES_BYTES_MAX
@@ -349,6 +374,7 @@ impl Trouble {
             Ok(Answers::Undecodable(error)) => {
                 Self { code: "undecodable", text: error.to_string(), retriable: false }
             }
+            Ok(Answers::NotKept(text)) => Self { code: "not-kept", text, retriable: true },
             Ok(Answers::Failed(failure)) => {
                 Self { code: "failed", text: failure.message, retriable: failure.retriable }
             }

@@ -7,9 +7,9 @@ use crate::{
         asked::{Heard, Unanswerable},
         remembered::{expiry_key, heard_key, write},
         traced::Place,
-        tx::{Tx, Void},
+        tx::Void,
     },
-    store::StoreError,
+    store::{Left, StoreError},
 };
 use dirigent_connectors::{Message, names};
 use dirigent_model::message::Body;
@@ -38,19 +38,27 @@ impl Worker {
                 making.counts.repeated += 1;
                 return Ok(Ok(()));
             }
-            Err(error) if error.is_final() => return Err(error),
+            Err(error) if !error.is_of_one_record() => return Err(error),
             Err(error) => return dead("damaged", error.to_string()),
         }
         let body = match envelope::format_of(&message.attributes) {
             Ok(format) => Body { format, bytes: message.body.to_vec() },
             Err(text) => return dead("undecodable", text),
         };
+        if let Some(why) = making.given_up {
+            return dead("not-kept", why.to_owned());
+        }
         let codec = &*self.service.codec;
-        let mut tx = Tx::on(&making.batch, codec);
-        match catch_unwind(AssertUnwindSafe(|| act(&mut tx, &body, &heard, codec))) {
+        let mut tx = making.tx(codec);
+        let done = catch_unwind(AssertUnwindSafe(|| act(&mut tx, &body, &heard, codec)));
+        let left = making.left(matches!(done, Ok(Ok(()))) && !tx.is_void())?;
+        match done {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return dead("undecodable", error.to_string()),
             Err(panic) => return dead("panicked", said(&*panic)),
+        }
+        if let Left::Refused(why) = left {
+            return dead("not-kept", why);
         }
         match tx.finish() {
             Ok(kept) => {
@@ -69,7 +77,7 @@ impl Worker {
                 making.counts.heard += 1;
                 Ok(Ok(()))
             }
-            Err(Void::Store(error)) if error.is_final() => Err(error),
+            Err(Void::Store(error)) if !error.is_of_one_record() => Err(error),
             Err(Void::Store(error)) => dead("damaged", error.to_string()),
             Err(Void::Impossible(text)) => dead("impossible", text),
         }

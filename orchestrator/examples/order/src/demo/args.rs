@@ -45,6 +45,9 @@ pub struct DemoArgs {
     /// The schema registry
     #[command(flatten)]
     pub registry: RegistryArgs,
+    /// Services that keep their ledgers in PostgreSQL
+    #[command(flatten)]
+    pub postgres: PostgresArgs,
     /// Loses, doubles, delays and reorders messages on their way in and out
     #[arg(long)]
     pub chaos: bool,
@@ -71,9 +74,21 @@ pub struct ParticipantsArgs {
     /// The schema registry
     #[command(flatten)]
     pub registry: RegistryArgs,
+    /// Services that keep their ledgers in PostgreSQL
+    #[command(flatten)]
+    pub postgres: PostgresArgs,
     /// Each service keeps its ledger in a folder of its own in here
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
+}
+
+/// Where inventory and payment keep their ledgers.
+#[derive(Debug, Clone, Default, Args)]
+pub struct PostgresArgs {
+    /// A PostgreSQL: inventory and payment keep their ledgers there in a table of their own, in one transaction with their
+    /// answers; wants a build with `--features postgres`
+    #[arg(long, value_name = "URI", env = "ORDER_POSTGRES", hide_env_values = true)]
+    pub postgres: Option<String>,
 }
 
 /// Where schemas are agreed on.
@@ -135,6 +150,9 @@ pub struct ReconcileArgs {
     /// The folder of the orchestrator
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
+    /// Services that keep their ledgers in PostgreSQL
+    #[command(flatten)]
+    pub postgres: PostgresArgs,
     /// The folder of the services
     #[arg(long, value_name = "DIR")]
     pub services: PathBuf,

@@ -4,7 +4,8 @@ use super::{
     args::ReconcileArgs,
     end_of,
     report::Ledger,
-    stores::{self, NoStore},
+    stores::{NoStore, Stores},
+    tables::{self, NoTables, Tables},
 };
 use crate::{
     ledger,
@@ -62,6 +63,9 @@ pub enum AtRestFailed {
         #[source]
         source: NoStore,
     },
+    /// The ledgers in PostgreSQL.
+    #[error(transparent)]
+    Tables(#[from] NoTables),
     /// A store.
     #[error("reading sagas and ledgers")]
     Store(#[from] StoreError),
@@ -77,10 +81,17 @@ pub fn reconcile_at_rest(args: &ReconcileArgs) -> Result<AtRest, AtRestFailed> {
     let filter = ListFilter { saga: Some("order".into()), ..ListFilter::default() };
     let sagas = reader.list(&filter)?;
     let mut entries = Vec::new();
+    let tables = Tables::at(&args.postgres, tables::SHARED)?;
+    let kept = Stores { folder: Some(&args.services), tables };
     for (service, _) in services(Rates::none(0)) {
-        let store = stores::open(Some(&args.services), service)
-            .map_err(|source| AtRestFailed::Service { service, source })?;
-        entries.extend(ledger::read(&*store)?);
+        if !kept.is_in_tables(service) {
+            let store =
+                kept.open(service).map_err(|source| AtRestFailed::Service { service, source })?;
+            entries.extend(ledger::read(&*store)?);
+        }
+    }
+    if let Some(tables) = &kept.tables {
+        entries.extend(tables.entries()?);
     }
     Ok(at_rest(&sagas, entries))
 }

@@ -15,10 +15,11 @@ mod external;
 mod registry;
 mod report;
 mod stores;
+mod tables;
 
 pub use args::{
-    BrokerKind, ConformanceArgs, DemoArgs, ParticipantsArgs, PublishArgs, RateArgs, ReconcileArgs,
-    RegistryArgs, Verb,
+    BrokerKind, ConformanceArgs, DemoArgs, ParticipantsArgs, PostgresArgs, PublishArgs, RateArgs,
+    ReconcileArgs, RegistryArgs, Verb,
 };
 pub use at_rest::{AtRest, AtRestFailed, reconcile_at_rest};
 pub use broker::{DELAY_MAX, Found, NoBroker, find, find_shared};
@@ -27,6 +28,7 @@ pub use customers::{Customers, NotPlaced, WINDOW_MAX};
 pub use external::ExternalFailed;
 pub use report::{Ledger, Report};
 pub use stores::NoStore;
+pub use tables::NoTables;
 
 use crate::{
     ledger,
@@ -55,6 +57,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use tables::Tables;
 use uuid::Uuid;
 
 /// Orders under way at the most: a few windows of every queue on the way, far from filling any.
@@ -89,6 +92,9 @@ pub enum DemoError {
     /// A service has no store.
     #[error(transparent)]
     NoStore(#[from] NoStore),
+    /// The ledgers in PostgreSQL.
+    #[error(transparent)]
+    NoTables(#[from] NoTables),
     /// A service did not start, or had to end.
     #[error(transparent)]
     Participant(#[from] ParticipantError),
@@ -150,10 +156,11 @@ pub async fn demo(args: &DemoArgs, traces: &Arc<Traces>) -> Result<Report, DemoE
     if external.is_some() {
         participants.retain(|(name, _)| *name != Service::Inventory.name());
     }
+    let tables = Tables::at(&args.postgres, &place.prefix)?;
     let services = Services::start(
         participants,
         &connector,
-        place.services.as_deref(),
+        stores::Stores { folder: place.services.as_deref(), tables },
         registry.as_ref(),
         traces,
     )
@@ -336,30 +343,34 @@ fn report(snapshot: &Snapshot, details: Reconciliation, seconds: f64, broker: St
 /// Running services and their stores.
 struct Services {
     running: Vec<Running>,
+    /// Of those whose ledger is in their store.
     stores: Vec<(&'static str, Arc<dyn Store>)>,
+    tables: Option<Tables>,
 }
 
 impl Services {
     async fn start(
         participants: impl IntoIterator<Item = (&'static str, Participant)>,
         connector: &Arc<dyn Connector>,
-        folder: Option<&Path>,
+        kept: stores::Stores<'_>,
         registry: Option<&Arc<SchemaRegistry>>,
         traces: &Arc<Traces>,
     ) -> Result<Self, DemoError> {
         let (mut starting, mut stores) = (Vec::new(), Vec::new());
         for (name, participant) in participants {
-            let store = stores::open(folder, name)?;
+            let store = kept.open(name)?;
             let mut participant = participant.spans(traces.spans());
             if let Some(registry) = registry {
                 participant = participant.schema_registry(Arc::clone(registry));
             }
             starting.push(participant.start(Arc::clone(connector), Arc::clone(&store)));
-            stores.push((name, store));
+            if !kept.is_in_tables(name) {
+                stores.push((name, store));
+            }
         }
         // Side by side: each waits for its broker several times.
         let running = futures::future::try_join_all(starting).await?;
-        Ok(Self { running, stores })
+        Ok(Self { running, stores, tables: kept.tables })
     }
 
     fn entries(&self) -> Result<Vec<ledger::Entry>, DemoError> {
@@ -367,6 +378,9 @@ impl Services {
         for (service, store) in &self.stores {
             let read = ledger::read(&**store);
             entries.extend(read.map_err(|source| DemoError::Ledger { service, source })?);
+        }
+        if let Some(tables) = &self.tables {
+            entries.extend(tables.entries()?);
         }
         Ok(entries)
     }
@@ -399,10 +413,11 @@ pub async fn participants(
 ) -> Result<(), DemoError> {
     let registry = registry::find(&args.registry)?;
     let found = find_shared(args.broker).await?;
+    let tables = Tables::at(&args.postgres, tables::SHARED)?;
+    let kept = stores::Stores { folder: Some(&args.data), tables };
     let both = services(args.rates.rates()).into_iter().chain(crate::trip::services::services());
     let mut services =
-        Services::start(both, &found.connector, Some(&args.data), registry.as_ref(), traces)
-            .await?;
+        Services::start(both, &found.connector, kept, registry.as_ref(), traces).await?;
     let names: Vec<_> = services.running.iter().map(Running::name).collect();
     let ready = format!("ready: {} run · {}", names.join(", "), found.how);
     // Whoever started this waits for the line, whatever is logged; a reader that has gone away is no error.

@@ -1,5 +1,7 @@
-//! The stores of services: each in a folder of its own, or in memory.
+//! The stores of services: each in a folder of its own, or in memory; some of them in PostgreSQL.
 
+use super::tables::{NoTables, Tables};
+use crate::order::samples::Service;
 use dirigent::store::{
     DataFolder, FolderError, MemoryStore, SledStore, Store, StoreError, StoreOptions,
 };
@@ -17,14 +19,35 @@ pub enum NoStore {
     /// What is in it.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The database.
+    #[error(transparent)]
+    Tables(#[from] NoTables),
 }
 
-/// The store of a service: in its own folder within `folder`, or in memory.
-///
-/// # Errors
-/// The folder can't be used.
-pub(super) fn open(folder: Option<&Path>, service: &str) -> Result<Arc<dyn Store>, NoStore> {
-    let Some(folder) = folder else { return Ok(Arc::new(MemoryStore::new())) };
-    let folder = DataFolder::open(folder.join(service))?;
-    Ok(Arc::new(SledStore::open(&folder, StoreOptions { cache_bytes: CACHE_BYTES })?))
+/// Where services keep what.
+pub(super) struct Stores<'a> {
+    /// In memory without one.
+    pub folder: Option<&'a Path>,
+    pub tables: Option<Tables>,
+}
+
+impl Stores<'_> {
+    /// Whether this service's ledger is a table.
+    pub(super) fn is_in_tables(&self, service: &str) -> bool {
+        let are = [Service::Inventory, Service::Payment];
+        self.tables.is_some() && are.iter().any(|one| one.name() == service)
+    }
+
+    /// The store of a service.
+    ///
+    /// # Errors
+    /// Its folder, or the database, can't be used.
+    pub(super) fn open(&self, service: &str) -> Result<Arc<dyn Store>, NoStore> {
+        if let Some(tables) = self.tables.as_ref().filter(|_| self.is_in_tables(service)) {
+            return Ok(tables.open(service)?);
+        }
+        let Some(folder) = self.folder else { return Ok(Arc::new(MemoryStore::new())) };
+        let folder = DataFolder::open(folder.join(service))?;
+        Ok(Arc::new(SledStore::open(&folder, StoreOptions { cache_bytes: CACHE_BYTES })?))
+    }
 }

@@ -74,7 +74,7 @@ impl At<'_> {
         match self.broker.kind() {
             Kind::Kafka => "kafka",
             Kind::RabbitMq => "rabbitmq",
-            Kind::SchemaRegistry => unreachable!("it is no broker"),
+            Kind::SchemaRegistry | Kind::Postgres => unreachable!("it is no broker"),
         }
     }
 
@@ -173,7 +173,13 @@ impl At<'_> {
     }
 
     pub fn services(&self) -> Process {
-        self.starts(&["participants", "--data", "services", "--broker", self.word(), "--seed", "7"])
+        self.services_with(&[])
+    }
+
+    /// Services that are told more.
+    pub fn services_with(&self, more: &[&str]) -> Process {
+        let told = ["participants", "--data", "services", "--broker", self.word(), "--seed", "7"];
+        self.starts(&[&told, more].concat())
     }
 
     /// Places the orders above `placed`, up to `until`.
@@ -202,8 +208,13 @@ impl At<'_> {
     }
 
     pub fn reconciled(&self) -> Value {
-        let arguments = ["reconcile", "--data", "orchestrator", "--services", "services", "--json"];
-        let output = self.order(&arguments).output().unwrap();
+        self.reconciled_with(&[])
+    }
+
+    /// Of services that were told more.
+    pub fn reconciled_with(&self, more: &[&str]) -> Value {
+        let told = ["reconcile", "--data", "orchestrator", "--services", "services", "--json"];
+        let output = self.order(&[&told, more].concat()).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"))
     }

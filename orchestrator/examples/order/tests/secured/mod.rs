@@ -252,6 +252,6 @@ pub fn word(broker: &Broker) -> &'static str {
     match broker.kind() {
         Kind::Kafka => "kafka",
         Kind::RabbitMq => "rabbitmq",
-        Kind::SchemaRegistry => unreachable!("it is no broker"),
+        Kind::SchemaRegistry | Kind::Postgres => unreachable!("it is no broker"),
     }
 }
