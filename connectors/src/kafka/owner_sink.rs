@@ -209,7 +209,9 @@ impl OwnerSink {
                 let first = &window[part[0]];
                 let meant = failed(error.code(), &first.channel, first.kind);
                 match aborted {
-                    Ok(()) if topics::forbidden(error.code()) => Ended::Refused(error.code()),
+                    // Brokers have nothing to abort where the refused topic was the only one, and say that by an error. The producer is
+                    // thrown away, and the next one aborts what there is.
+                    _ if topics::forbidden(error.code()) => Ended::Refused(error.code()),
                     Ok(()) if part.iter().any(|index| is_unsent(&outcomes[*index])) => {
                         Ended::Aborted
                     }
