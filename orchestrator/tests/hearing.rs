@@ -58,6 +58,8 @@ impl Clock for ByHand {
 struct Reachable {
     broker: MemoryBroker,
     health: Health,
+    /// How long opening takes, by which clock.
+    opens_in: (Duration, Arc<ByHand>),
 }
 
 #[async_trait]
@@ -75,6 +77,8 @@ impl Connector for Reachable {
     }
 
     async fn source(&self, spec: SourceSpec) -> Result<Box<dyn Source>, ConnectorError> {
+        let (opens_in, clock) = &self.opens_in;
+        clock.passes(*opens_in);
         let (inner, health) = (self.broker.source(spec).await?, self.health.clone());
         Ok(Box::new(Listening { inner, health }))
     }
@@ -137,7 +141,14 @@ impl Stage {
     }
 
     async fn starts(&self) -> Engine {
-        let connector = Reachable { broker: self.broker.clone(), health: self.health.clone() };
+        self.starts_with(Duration::ZERO).await
+    }
+
+    /// Starts with a source that takes so long to open.
+    async fn starts_with(&self, opens_in: Duration) -> Engine {
+        let (broker, health) = (self.broker.clone(), self.health.clone());
+        let opens_in = (opens_in, Arc::clone(&self.clock));
+        let connector = Reachable { broker, health, opens_in };
         let folder: &Path = self.folder.path();
         Orchestrator::builder("shop")
             .saga(errand())
@@ -229,6 +240,23 @@ async fn while_no_process_ran_no_command_ran_out_of_time() {
     let engine = stage.starts().await;
     // Less than the limit, and every timer that is due has its turn.
     stage.clock.passes(WITHIN / 2);
+    let more = tokio::time::timeout(Duration::from_millis(700), asked.source.receive(1)).await;
+    assert!(more.is_err(), "asked once: {more:?}");
+    asked.sends(reply_to(&command)).await;
+    completes(&engine).await;
+    engine.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_a_source_opens_no_command_runs_out_of_time() {
+    let stage = Stage::new();
+    let engine = stage.starts().await;
+    let mut asked = stage.asked().await;
+    let command = asked.next().await.message;
+    // Most of the limit passes while somebody listens, and the rest of it while the next one is about to.
+    stage.clock.passes(WITHIN * 2 / 3);
+    engine.stop().await.unwrap();
+    let engine = stage.starts_with(WITHIN).await;
     let more = tokio::time::timeout(Duration::from_millis(700), asked.source.receive(1)).await;
     assert!(more.is_err(), "asked once: {more:?}");
     asked.sends(reply_to(&command)).await;

@@ -36,9 +36,17 @@ struct Heard {
 }
 
 impl Hearing {
-    /// Begins to listen: what was said before was not heard here.
+    /// Hears nothing yet, and heard nothing before: a source takes its time to open, after a killed owner until that one's place
+    /// is given away. The first word of its intake ends that.
+    pub(crate) fn not_yet() -> Self {
+        Self(Mutex::new(Heard { lost: Some(Timestamp(0)), gaps: VecDeque::new() }))
+    }
+
+    /// Of a connector that nothing is read from: only what was before does not count.
     pub(crate) fn from(now: Timestamp) -> Self {
-        Self(Mutex::new(Heard { lost: None, gaps: VecDeque::from([(Timestamp(0), now)]) }))
+        let hearing = Self::not_yet();
+        hearing.tell(true, now);
+        hearing
     }
 
     /// Says whether replies are heard as of now.
@@ -98,6 +106,15 @@ mod tests {
         assert!(hearing.begins_anew(at(40), at(100)));
         assert!(!hearing.begins_anew(at(100), at(101)));
         assert!(!hearing.begins_anew(at(99), at(109)), "a moment of ten seconds");
+    }
+
+    #[test]
+    fn the_time_that_a_source_takes_to_open_does_not_count() {
+        let hearing = Hearing::not_yet();
+        assert!(hearing.begins_anew(at(5), at(15)), "nothing is heard yet");
+        hearing.tell(true, at(15));
+        assert!(hearing.begins_anew(at(5), at(16)));
+        assert!(!hearing.begins_anew(at(15), at(25)));
     }
 
     #[test]

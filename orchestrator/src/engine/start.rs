@@ -192,6 +192,11 @@ impl Engine {
             let wake = Arc::clone(&wakes[usize::from(routes.lane(channel))]);
             (channel.to_owned(), wake)
         });
+        let hearing = parts.lanes.iter().map(|lane| match lane.reads.is_empty() {
+            true => Hearing::from(parts.clock.now()),
+            false => Hearing::not_yet(),
+        });
+        let hearing = hearing.collect();
         let shared = Arc::new(Shared {
             destinations: Arc::new(Destinations::new(destinations, &parts.protections)),
             registry: Arc::new(parts.registry),
@@ -200,7 +205,7 @@ impl Engine {
             envelopes: Envelopes::new(&parts.app, &parts.replies),
             dead_letters: parts.dead_letters,
             routes,
-            hearing: (0..lanes).map(|_| Hearing::from(parts.clock.now())).collect(),
+            hearing,
             clock: parts.clock,
             observer: parts.observer,
             table,
