@@ -445,7 +445,9 @@ fn without_file_descriptors_a_process_goes_on_and_answers_once_there_are_some() 
 /// How the machine refuses something from a thread's `nth` call on.
 fn refusing(calls: &str, error: &str, nth: &str, folder: &Path) -> Output {
     let plain = child("runs_with_customers", folder);
-    let mut traced = Command::new("strace");
+    // A process that goes on in spite of the error would go on for ever.
+    let mut traced = Command::new("timeout");
+    traced.args(["--kill-after=5", "60", "strace"]);
     traced.args(["-f", "--seccomp-bpf", "-qq", "-o", "/dev/null"]);
     traced.args(["-e", &format!("trace={calls}")]);
     traced.args(["-e", &format!("inject={calls}:error={error}:when={nth}")]);

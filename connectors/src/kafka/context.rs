@@ -22,6 +22,8 @@ use std::sync::{
 /// Forwards the log to ours, and says once that all brokers are gone.
 #[derive(Debug)]
 pub(super) struct Context {
+    /// Whether there is anything to forget once a broker answers: looked at for each message.
+    troubled: AtomicBool,
     gone: AtomicBool,
     /// Why brokers and we do not come together, as last heard.
     refusal: Mutex<Option<Refusal>>,
@@ -38,6 +40,7 @@ impl Context {
     /// Tells it to the health of whose client this is.
     pub(super) fn of(role: Role, health: &Health) -> Self {
         Self {
+            troubled: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             refusal: Mutex::default(),
             health: health.clone(),
@@ -47,9 +50,12 @@ impl Context {
 
     /// Something was heard of a broker.
     pub(super) fn heard(&self) {
-        if self.gone.load(Ordering::Relaxed) && self.gone.swap(false, Ordering::Relaxed) {
+        if !self.troubled.load(Ordering::Relaxed) || !self.troubled.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        if self.gone.swap(false, Ordering::Relaxed) {
             tracing::info!("Kafka answers again.");
-            *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = None;
             self.health.reconnected();
             self.health.ready();
         }
@@ -60,12 +66,30 @@ impl Context {
         *self.refusal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// One broker refuses us, and perhaps others serve: only remembered until all are down.
     fn refused(&self, refusal: Refusal, reason: &str) {
-        let known = self.refusal.lock().unwrap_or_else(PoisonError::into_inner).replace(refusal);
-        self.gone.store(true, Ordering::Relaxed);
-        self.health.degraded(format!("the brokers do not let us in: {refusal}"));
-        if known != Some(refusal) {
-            tracing::warn!(%refusal, reason, "Kafka does not let us in, trying until it does.");
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).replace(refusal);
+        self.troubled.store(true, Ordering::Relaxed);
+        tracing::debug!(%refusal, reason, "A broker does not let us in.");
+    }
+
+    /// No broker serves us. One that refuses us counts as down, too.
+    fn all_down(&self, reason: &str) {
+        let told = self.gone.swap(true, Ordering::Relaxed);
+        self.troubled.store(true, Ordering::Relaxed);
+        match self.refusal() {
+            Some(refusal) => {
+                self.health.degraded(format!("the brokers do not let us in: {refusal}"));
+                if !told {
+                    tracing::warn!(%refusal, reason, "Kafka does not let us in, trying until it does.");
+                }
+            }
+            None => {
+                self.health.away(format!("no broker can be reached: {reason}"));
+                if !told {
+                    tracing::warn!(reason, "Kafka can't be reached, trying until it can.");
+                }
+            }
         }
     }
 }
@@ -94,13 +118,7 @@ impl ClientContext for Context {
         if let Some(refusal) = Refusal::of(code, reason) {
             self.refused(refusal, reason);
         } else if code == Some(RDKafkaErrorCode::AllBrokersDown) {
-            // A broker that refuses us counts as down, too.
-            if self.refusal().is_none() {
-                self.health.away(format!("no broker can be reached: {reason}"));
-            }
-            if !self.gone.swap(true, Ordering::Relaxed) {
-                tracing::warn!(reason, "Kafka can't be reached, trying until it can.");
-            }
+            self.all_down(reason);
         } else {
             tracing::debug!(%error, reason, "A Kafka client reports an error.");
         }
@@ -114,4 +132,43 @@ impl ProducerContext for Context {
     type DeliveryOpaque = ();
 
     fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tells(context: &Context, code: RDKafkaErrorCode, reason: &str) {
+        context.error(KafkaError::Global(code), reason);
+    }
+
+    const DENIED: (RDKafkaErrorCode, &str) =
+        (RDKafkaErrorCode::Authentication, "SASL authentication error: Authentication failed");
+
+    #[test]
+    fn one_broker_that_refuses_us_is_no_trouble_while_others_serve() {
+        let health = Health::new();
+        health.ready();
+        let context = Context::of(Role::Reader, &health);
+        tells(&context, DENIED.0, DENIED.1);
+        assert!(health.standing().is_ready() && context.refusal().is_some());
+        context.heard();
+        assert!(context.refusal().is_none());
+        tells(&context, RDKafkaErrorCode::AllBrokersDown, "1/1 brokers are down");
+        let said = format!("{:?}", health.standing());
+        assert!(said.contains("no broker can be reached"), "{said}");
+    }
+
+    #[test]
+    fn where_all_are_down_the_refusal_says_why_until_one_answers() {
+        let health = Health::new();
+        health.ready();
+        let context = Context::of(Role::Reader, &health);
+        tells(&context, DENIED.0, DENIED.1);
+        tells(&context, RDKafkaErrorCode::AllBrokersDown, "1/1 brokers are down");
+        let said = format!("{:?}", health.standing());
+        assert!(said.contains("do not let us in"), "{said}");
+        context.heard();
+        assert!(health.standing().is_ready() && context.refusal().is_none());
+    }
 }

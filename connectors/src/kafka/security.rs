@@ -15,6 +15,12 @@ use crate::{
 use rdkafka::{ClientConfig, consumer::BaseConsumer, types::RDKafkaErrorCode};
 use std::{fmt, path::PathBuf};
 
+/// What a property may not say, TLS asked for by properties or by settings: nobody would know who answers.
+const UNVERIFIED: &[(&str, &[&str])] = &[
+    ("enable.ssl.certificate.verification", &["false", "0", "f"]),
+    ("ssl.endpoint.identification.algorithm", &["none"]),
+];
+
 /// The properties that TLS and SASL lead to: said beside them, nobody could tell which one counts.
 const OURS: &[&str] = &[
     "enable.ssl.certificate.verification",
@@ -142,6 +148,18 @@ impl KafkaSettings {
 
     fn find_flaw(&self) -> Result<(), Flaw> {
         let wrong = |setting, text: String| Err(Flaw { setting, text });
+        for (name, refused) in UNVERIFIED {
+            let said = self.properties.get(*name).map(|value| value.trim().to_ascii_lowercase());
+            if let Some(value) = said.filter(|value| refused.contains(&value.as_str())) {
+                return wrong(
+                    "properties",
+                    format!(
+                        "`{name}` = `{value}` would leave the brokers' certificates unverified; remove it, and name the authority \
+                         that signed them by `tls.ca`"
+                    ),
+                );
+            }
+        }
         if self.tls.is_none() && self.sasl.is_none() {
             return Ok(());
         }
@@ -352,6 +370,22 @@ mod tests {
         let told = settings.check_security().expect_err("refused").to_string();
         assert!(told.contains("`sasl.password`") && !told.contains("s3cret"), "{told}");
         assert!(!format!("{settings:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_property_that_would_leave_certificates_unverified_is_refused_whoever_asked_for_tls() {
+        for (name, value) in [
+            ("enable.ssl.certificate.verification", " False"),
+            ("ssl.endpoint.identification.algorithm", "none"),
+        ] {
+            let mut settings = settings();
+            settings.properties.insert("security.protocol".into(), "ssl".into());
+            settings.properties.insert(name.into(), value.into());
+            let told = settings.check_security().expect_err("refused").to_string();
+            assert!(told.contains(name) && told.contains("unverified"), "{told}");
+            settings.properties.insert(name.into(), "https".into());
+            settings.check_security().expect("nothing is given up");
+        }
     }
 
     #[test]

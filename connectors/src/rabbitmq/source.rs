@@ -437,7 +437,7 @@ impl Session {
     async fn consume(&mut self, reader: &Reader, index: usize) -> Result<(), Trouble> {
         let queue = queue_of(&reader.channels[index], &reader.group);
         reader.asks(Some(&queue));
-        let consumer = self
+        let answer = self
             .amqp
             .basic_consume(
                 queue.as_str().into(),
@@ -446,9 +446,10 @@ impl Session {
                 BasicConsumeOptions::default(),
                 FieldTable::default(),
             )
-            .await
-            .map_err(|error| Trouble::of(format!("to consume queue {queue}"), error))?;
+            .await;
         reader.asks(None);
+        let consumer =
+            answer.map_err(|error| Trouble::of(format!("to consume queue {queue}"), error))?;
         let events = consumer
             .map(move |delivered| match delivered {
                 Ok(delivery) => Event::Delivered(index, delivery),

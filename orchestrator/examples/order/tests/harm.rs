@@ -1,7 +1,7 @@
 //! Harm beyond kills of our own processes: the broker is killed, processes and broker stand still, the disk is full.
 //! Nothing is lost or done twice, and what can go on does.
 //!
-//! By default a short version. `DIRIGENT_KILLS=20 DIRIGENT_ORDERS=20000 DIRIGENT_TEST_STILL_SECONDS=30 cargo test --release
+//! By default a short version. `DIRIGENT_TEST_KILLS=20 DIRIGENT_TEST_ORDERS=20000 DIRIGENT_TEST_STILL_SECONDS=30 cargo test --release
 //! -p order --test harm -- --nocapture --test-threads=1` kills a broker twenty times. Run when named, as it does harm to brokers of its own.
 
 #![allow(clippy::unwrap_used, reason = "a test, its helpers included")]

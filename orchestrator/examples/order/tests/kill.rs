@@ -1,7 +1,7 @@
 //! Processes of their own at a real broker: the orchestrator and the services are killed in the middle, and nothing is lost or done twice.
 //!
-//! By default at five chosen moments. `DIRIGENT_KILLS=20 DIRIGENT_ORDERS=5000 cargo test --release -p order --test kill -- --nocapture`
-//! kills at twenty random ones; `DIRIGENT_SEED` repeats them.
+//! By default at five chosen moments. `DIRIGENT_TEST_KILLS=20 DIRIGENT_TEST_ORDERS=5000 cargo test --release -p order --test kill -- --nocapture`
+//! kills at twenty random ones; `DIRIGENT_TEST_SEED` repeats them.
 
 // Clippy takes the helpers of an integration test for code that is no test.
 #![allow(clippy::unwrap_used)]

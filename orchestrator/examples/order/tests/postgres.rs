@@ -1,6 +1,6 @@
 //! Inventory and payment with their ledgers in PostgreSQL: killed at random moments, their tables and their answers agree.
 //!
-//! Five kills by default; `DIRIGENT_KILLS` and `DIRIGENT_ORDERS` ask for more, `DIRIGENT_SEED` repeats the moments.
+//! Five kills by default; `DIRIGENT_TEST_KILLS` and `DIRIGENT_TEST_ORDERS` ask for more, `DIRIGENT_TEST_SEED` repeats the moments.
 //! `cargo test -p order --features postgres --test postgres -- --nocapture`
 
 // Clippy takes the helpers of an integration test for code that is no test.

@@ -22,13 +22,13 @@ use std::{
 };
 
 /// Repeats the random moments of a run, which prints it.
-pub const SEED: &str = "DIRIGENT_SEED";
+pub const SEED: &str = "DIRIGENT_TEST_SEED";
 
 /// Says how often the orchestrator is killed, at random moments.
-pub const KILLS: &str = "DIRIGENT_KILLS";
+pub const KILLS: &str = "DIRIGENT_TEST_KILLS";
 
 /// Says how many orders are placed: half of them at once, the others in slices before each kill.
-pub const ORDERS: &str = "DIRIGENT_ORDERS";
+pub const ORDERS: &str = "DIRIGENT_TEST_ORDERS";
 
 /// How long a start may take, the wait for a killed owner's place at a Kafka included.
 const READY_WITHIN: Duration = Duration::from_secs(60);
