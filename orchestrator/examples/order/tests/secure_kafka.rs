@@ -73,7 +73,7 @@ fn whoever_is_not_let_in_is_told_why_and_what_to_do_instead_of_waiting() {
     let good = settings(&house.broker, &client);
     let by_name = house.broker.secured().unwrap().replace("127.0.0.1", "localhost");
     let file = |name: &str| client.file(name);
-    let cases: Vec<(&str, Vec<(&str, String)>, Vec<&str>)> = vec![
+    let cases: Vec<secured::Case<'_>> = vec![
         (
             "a wrong authority",
             vec![("DIRIGENT_KAFKA_TLS_CA", file("stranger-ca.pem"))],

@@ -68,7 +68,7 @@ fn whoever_is_not_let_in_is_told_why_at_once_and_what_to_do() {
     let by_name = address.replace("127.0.0.1", "localhost");
     let plain = broker.address().replace("amqp://", "amqps://");
     let file = |name: &str| client.file(name);
-    let cases: Vec<(&str, Vec<(&str, String)>, Vec<&str>)> = vec![
+    let cases: Vec<secured::Case<'_>> = vec![
         (
             "a wrong authority",
             vec![("DIRIGENT_RABBITMQ_TLS_CA", file("stranger-ca.pem"))],

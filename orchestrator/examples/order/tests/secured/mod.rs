@@ -146,6 +146,9 @@ impl Client {
     }
 }
 
+/// A start that fails: what is wrong, the settings that are said otherwise, and what has to be told.
+pub type Case<'a> = (&'a str, Vec<(&'a str, String)>, Vec<&'a str>);
+
 /// A process that ends with the test.
 pub struct Running(Child);
 
