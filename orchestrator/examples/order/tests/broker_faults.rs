@@ -261,10 +261,7 @@ fn an_orchestrator_that_stood_still_is_fenced_off_by_the_one_that_took_over() {
 
     // Only the second one goes on, and what the first had begun ends there.
     let mut services = second_at.services();
-    while second_at.may_be_under_way() {
-        assert!(begin.elapsed() < 2 * PATIENCE, "some order does not end");
-        thread::sleep(Duration::from_millis(500));
-    }
+    second_at.until_all_have_ended(ORDERS, PATIENCE, || ());
     second.stops();
     services.stops();
     second_at.audits();
