@@ -1,7 +1,7 @@
 //! The participant kit's store in PostgreSQL, at real servers: its promises, its duties, and what happens when the server, the
 //! network or another worker does harm.
 //!
-//! `cargo test -p integration-tests --features postgres --test postgres`. `DIRIGENT_CUT_STEP` says at which distance, in bytes,
+//! `cargo test -p integration-tests --features postgres --test postgres`. `DIRIGENT_TEST_CUT_STEP` says at which distance, in bytes,
 //! the dialogue with the server is cut.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
@@ -31,6 +31,17 @@ use std::{
 };
 use tokio::task::spawn_blocking;
 use tokio_postgres::{Client, NoTls};
+
+/// A server that all these tests may use, each in schemas of its own.
+macro_rules! server {
+    ($found:expr) => {{
+        let Some(server) = require!(spawn_blocking($found).await.unwrap()) else { return };
+        server
+    }};
+}
+
+#[path = "postgres/trouble.rs"]
+mod trouble;
 
 const SHELF: Channel = Channel::json("shelf");
 const REPLIES: &str = "replies";
@@ -249,14 +260,6 @@ fn failure(reply: &Sending) -> Failure {
     serde_json::from_slice(&reply.body).unwrap()
 }
 
-/// A server that all these tests may use, each in schemas of its own.
-macro_rules! server {
-    ($found:expr) => {{
-        let Some(server) = require!(spawn_blocking($found).await.unwrap()) else { return };
-        server
-    }};
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_service_writes_into_its_own_tables_is_kept_with_its_answer_or_not_at_all() {
     let server = server!(postgres);
@@ -316,7 +319,7 @@ async fn a_server_that_is_killed_and_started_again_keeps_what_was_answered_and_d
 async fn a_connection_cut_anywhere_in_the_dialogue_costs_nothing_and_repeats_nothing() {
     let server = server!(postgres);
     let mut bench = Bench::at(server.address()).await;
-    let step = std::env::var("DIRIGENT_CUT_STEP").map_or(499, |step| step.parse().unwrap());
+    let step = std::env::var("DIRIGENT_TEST_CUT_STEP").map_or(499, |step| step.parse().unwrap());
     let director = Arc::new(Every::byte_below(8_000, step, 7));
     let port = server.address().rsplit_once(':').unwrap().1.split('/').next().unwrap().to_owned();
     let proxy = Bound::any().await.unwrap();

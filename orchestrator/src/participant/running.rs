@@ -166,7 +166,8 @@ const OPEN_TRIES_MAX: u32 = 8;
 /// often one of them is, before it is answered by a failure instead of holding up all behind it.
 const TRIES_MAX: u32 = 5;
 
-/// What became of a window so far. A store that is away is waited for, however long.
+/// What became of a window so far. A store that is away is waited for, however long; what it gave up before then counts no more, as
+/// it may have been for the same reason.
 #[derive(Default)]
 struct Tries {
     given_up: u32,
@@ -175,15 +176,20 @@ struct Tries {
 }
 
 impl Tries {
-    fn failed(&mut self, error: &StoreError) {
-        if let StoreError::GivenUp { source, .. } = error {
-            self.given_up += 1;
-            let cause = std::error::Error::source(&**source).unwrap_or(&**source);
-            self.why = format!("its transaction was given up {TRIES_MAX} times: {cause}");
-            if self.given_up >= TRIES_MAX && !self.is_alone {
-                (self.is_alone, self.given_up) = (true, 0);
-            }
+    /// Counts a try with this many deliveries. Whether they are taken one by one from now on.
+    fn failed(&mut self, error: &StoreError, part: usize) -> bool {
+        let StoreError::GivenUp { source, .. } = error else {
+            self.given_up = 0;
+            return false;
+        };
+        self.given_up += 1;
+        self.why = format!("its transaction was given up {TRIES_MAX} times: {source}");
+        self.is_alone |= part == 1;
+        let is_new = self.given_up >= TRIES_MAX && !self.is_alone;
+        if is_new {
+            (self.is_alone, self.given_up) = (true, 0);
         }
+        is_new
     }
 
     fn succeeded(&mut self) {
@@ -229,7 +235,8 @@ impl AtWork {
                 match self.write_positions().await {
                     Err(ParticipantError::Store { source, .. }) if source.is_passing() => {
                         let participant = &self.service.name;
-                        tracing::warn!(participant, "Positions are written later: {source}");
+                        let cause = std::error::Error::source(&source).map(ToString::to_string);
+                        tracing::warn!(participant, cause, "Positions are written later: {source}");
                     }
                     written => written?,
                 }
@@ -294,7 +301,9 @@ impl AtWork {
             self.worker = Some(worker);
             let turn = match turn {
                 Err(error) if error.is_passing() => {
-                    tries.failed(&error);
+                    if tries.failed(&error, part) {
+                        delays.succeeded();
+                    }
                     window = deliveries;
                     if self.take_up(error, &mut delays).await? == Goes::ToItsEnd {
                         return Ok(Goes::ToItsEnd);

@@ -10,6 +10,10 @@ use tokio_postgres::{
 /// How long one try to connect may take.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 
+/// How long an answer of the server may take, where nothing else is said. Beyond what the server allows a statement itself, so that
+/// its word comes first.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
 /// How long bytes may stay unacknowledged, and the connection idle before it is probed: a server that fell silent is noticed.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
@@ -18,6 +22,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 pub struct PostgresAddress {
     pub(super) config: Config,
     pub(super) schema: String,
+    pub(super) answer_within: Duration,
 }
 
 /// Why an address is none.
@@ -81,7 +86,7 @@ impl PostgresAddress {
         if config.get_tcp_user_timeout().is_none() {
             config.tcp_user_timeout(SILENCE_MAX).keepalives_idle(SILENCE_MAX);
         }
-        Ok(Self { config, schema: SCHEMA.to_owned() })
+        Ok(Self { config, schema: SCHEMA.to_owned(), answer_within: ANSWER_WITHIN })
     }
 
     /// The password, where it is not in the address.
@@ -111,6 +116,13 @@ impl PostgresAddress {
     pub fn schema(mut self, name: impl Into<String>) -> Result<Self, AddressError> {
         self.schema = checked(name.into())?;
         Ok(self)
+    }
+
+    /// How long the server may take to answer a statement until its connection counts as lost and the statement is cancelled; 60 s if
+    /// not said. To be longer than the server's `statement_timeout`, whose word tells more.
+    pub fn answer_within(mut self, time: Duration) -> Self {
+        self.answer_within = time;
+        self
     }
 
     /// The schema in which handlers find the service's own tables, where the role's path does not lead there.

@@ -79,6 +79,11 @@ impl Session {
         Ok(self.keep_alive(link, client))
     }
 
+    /// Whether there is a connection to be asked.
+    pub(super) fn is_there(&self) -> bool {
+        self.client.is_some()
+    }
+
     /// The connection is of no more use.
     pub(super) fn lost(&mut self) {
         self.client = None;

@@ -57,7 +57,8 @@ pub enum SqlError {
         "`{0}` is the kit's own: a handler's statements are one transaction with its answer; use `attempt` for a part of it"
     )]
     OfTransactions(String),
-    /// The connection is lost, or the transaction met another one: whatever is answered now, the handler is called again.
+    /// The connection is lost, the transaction met another one or waited too long for a lock, or the server could not do it now:
+    /// whatever is answered now, the handler is called again, some times at the most.
     #[error("the transaction came to nothing, the handler is called again")]
     ComesAgain,
     /// The participant's store is none of PostgreSQL.
@@ -205,9 +206,12 @@ impl<'a> Sql<'a> {
     }
 }
 
-/// What the database said about a statement, without its details.
+/// What the database said, without its details; or why it could not be asked.
 pub(super) fn said(error: &Error) -> String {
-    SqlError::of(error).to_string()
+    match error.as_db_error() {
+        Some(_) => SqlError::of(error).to_string(),
+        None => with_cause(error),
+    }
 }
 
 fn with_cause(error: &Error) -> String {

@@ -1,9 +1,13 @@
 //! What an error of the server means: try again, give up, or tell the handler.
 //!
-//! Codes are those of PostgreSQL's appendix A; their first two letters say the class.
+//! Codes are those of PostgreSQL's appendix A; their first two letters say the class. One code means different things, depending on
+//! whose statement met it: the kit's own are right by themselves, so what hinders them passes and is waited for. What hinders a
+//! handler's may be its own doing, so it is tried some times and then answered: nothing that a command does holds up all behind it.
+//! No error carries the details that the server adds: they may show what is in rows.
 
-use super::link::Link;
+use super::{link::Link, sql::said};
 use crate::store::StoreError;
+use std::io;
 use tokio_postgres::{
     Error,
     error::{DbError, Severity},
@@ -16,6 +20,8 @@ pub(super) enum Fate {
     Away,
     /// Another transaction was in the way: everything may be done again at once.
     GivenUp,
+    /// It waited for a lock, or was at work, for longer than the server lets it; or somebody cancelled it.
+    Held,
     /// A prepared statement is of no more use: prepared again, it is.
     Stale,
     /// The server does not let us do that, today or tomorrow.
@@ -34,7 +40,21 @@ const LOCAL: [&str; 6] = [
     "query returned an unexpected number of rows",
 ];
 
+/// Where the server checks its timers and what else interrupts a statement.
+const INTERRUPTS: &str = "ProcessInterrupts";
+
 impl Fate {
+    /// What an error of a handler's statement means, which may be that statement's own doing: waited for is a server only that ends
+    /// the session, or says that it is going down or may not write.
+    pub(super) fn of_service(error: &Error) -> Self {
+        match (Self::of(error), error.as_db_error()) {
+            (Fate::Away, Some(said)) if !is_leaving(said) => Fate::GivenUp,
+            (Fate::Held, _) => Fate::GivenUp,
+            (fate, _) => fate,
+        }
+    }
+
+    /// What an error of the kit's own statement means.
     pub(super) fn of(error: &Error) -> Self {
         let Some(said) = error.as_db_error() else {
             let text = error.to_string();
@@ -52,8 +72,7 @@ impl Fate {
             };
         }
         match (class(said), said.code().code()) {
-            // Its time was over, or somebody cancelled it.
-            (_, "57014") => Fate::Refused,
+            (_, "55P03" | "57014") => Fate::Held,
             (_, "25006") | ("08" | "53" | "57" | "58" | "XX", _) => Fate::Away,
             ("40", _) => Fate::GivenUp,
             // A plan that was kept does not fit a table that was changed.
@@ -69,19 +88,77 @@ fn class(said: &DbError) -> &str {
     said.code().code().get(..2).unwrap_or_default()
 }
 
+/// Whether the server, and not the statement, is the reason.
+fn is_leaving(said: &DbError) -> bool {
+    let ends = matches!(said.parsed_severity(), Some(Severity::Fatal | Severity::Panic));
+    let code = said.code().code();
+    ends || code == "25006" || code.starts_with("57P0")
+}
+
+/// Whether a lock was asked for by `NOWAIT`, and not had: that answers a question, nothing was waited for.
+pub(super) fn was_not_waited_for(error: &Error) -> bool {
+    error.as_db_error().is_some_and(|said| {
+        said.code().code() == "55P03" && said.routine().is_some_and(|routine| routine != INTERRUPTS)
+    })
+}
+
 /// The error of a statement of our own.
-pub(super) fn of_ours(link: &Link, doing: &str, error: Error) -> StoreError {
-    let (doing, place) = (doing.to_owned(), link.place.clone());
-    match Fate::of(&error) {
-        Fate::Away => StoreError::Unreached { doing, place, source: Box::new(error) },
+pub(super) fn of_ours(link: &Link, doing: &str, error: &Error) -> StoreError {
+    let (doing, place, source) = (doing.to_owned(), link.place.clone(), said(error).into());
+    match Fate::of(error) {
+        Fate::Away | Fate::Held => StoreError::Unreached { doing, place, source },
         Fate::Forbidden => {
-            let advice = advice(&error).to_owned();
-            StoreError::Unusable { doing, place, advice, source: Box::new(error) }
+            let advice = advice(error).to_owned();
+            StoreError::Unusable { doing, place, advice, source }
         }
-        // Nothing that we ask for is wrong by itself: a trigger on our tables, a constraint that waited for the commit.
-        Fate::GivenUp | Fate::Stale | Fate::Refused => {
-            StoreError::GivenUp { doing, place, source: Box::new(error) }
+        // Nothing that we ask for is wrong by itself: a trigger on our tables.
+        Fate::GivenUp | Fate::Stale | Fate::Refused => StoreError::GivenUp { doing, place, source },
+    }
+}
+
+/// The error of what handlers do: of a statement of theirs, or of a constraint or trigger that waited for the commit.
+pub(super) fn of_service(link: &Link, doing: &str, error: &Error) -> StoreError {
+    let (doing, place, source) = (doing.to_owned(), link.place.clone(), said(error).into());
+    match Fate::of_service(error) {
+        Fate::Away => StoreError::Unreached { doing, place, source },
+        Fate::GivenUp | Fate::Held | Fate::Stale | Fate::Forbidden | Fate::Refused => {
+            StoreError::GivenUp { doing, place, source }
         }
+    }
+}
+
+/// The server did not answer.
+pub(super) fn silent(link: &Link, doing: &str, source: io::Error) -> StoreError {
+    let (doing, place) = (doing.to_owned(), link.place.clone());
+    StoreError::Unreached { doing, place, source: Box::new(source) }
+}
+
+/// The same, where no handler had a part in it: it is waited for, and no delivery pays for it.
+pub(super) fn waited_for(error: StoreError) -> StoreError {
+    match error {
+        StoreError::GivenUp { doing, place, source } => {
+            StoreError::Unreached { doing, place, source }
+        }
+        other => other,
+    }
+}
+
+/// The same once more, for whoever asks later why a transaction came to nothing.
+pub(super) fn copy(error: &StoreError) -> StoreError {
+    match error {
+        StoreError::Unreached { doing, place, source } => {
+            let (doing, place) = (doing.clone(), place.clone());
+            StoreError::Unreached { doing, place, source: source.to_string().into() }
+        }
+        StoreError::Unusable { doing, place, advice, source } => {
+            let (doing, place, advice) = (doing.clone(), place.clone(), advice.clone());
+            StoreError::Unusable { doing, place, advice, source: source.to_string().into() }
+        }
+        StoreError::GivenUp { doing, place, source } => {
+            let (doing, place) = (doing.clone(), place.clone());
+            StoreError::GivenUp { doing, place, source: source.to_string().into() }
+        }
+        _ => StoreError::Stopped,
     }
 }
 

@@ -29,6 +29,9 @@ use tokio_postgres::{
 /// Statements of handlers within [`Sql::attempt`] within each other at the most.
 const ATTEMPTS_MAX: u32 = 16;
 
+/// What is being done where a handler's statement is.
+const OF_SERVICE: &str = "carrying out a statement of the service";
+
 /// A transaction of PostgreSQL.
 pub struct Turn {
     link: Arc<Link>,
@@ -42,16 +45,21 @@ struct Within {
     depth: u32,
     /// Why the innermost of them was gone back to.
     refused: Option<String>,
-    /// Why the whole transaction comes to nothing.
+    /// Why the whole transaction comes to nothing. Stays: whatever is asked from then on, this is the answer.
     lost: Option<StoreError>,
     is_open: bool,
 }
 
 impl Turn {
+    /// What hinders that is waited for: no handler had a part in it.
     pub(super) fn begin(
         link: &Arc<Link>,
         session: &Arc<Turns<Session>>,
     ) -> Result<Self, StoreError> {
+        Self::try_to_begin(link, session).map_err(trouble::waited_for)
+    }
+
+    fn try_to_begin(link: &Arc<Link>, session: &Arc<Turns<Session>>) -> Result<Self, StoreError> {
         let mut session = block_on(Arc::clone(session).lock_owned());
         let client = session.client(link)?;
         let epoch = session.epoch;
@@ -112,10 +120,11 @@ impl Turn {
         match answered {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) => Err(self.refused(&mut within, error)),
+            // It may be at work for as long whenever it is tried again.
             Err(silent) => {
-                let (doing, place) = ("carrying out a statement".into(), self.link.place.clone());
-                let source = Box::new(silent);
-                within.give_up(StoreError::Unreached { doing, place, source });
+                self.fall_silent(&mut within);
+                let (doing, place) = (OF_SERVICE.into(), self.link.place.clone());
+                within.give_up(StoreError::GivenUp { doing, place, source: Box::new(silent) });
                 Err(SqlError::ComesAgain)
             }
         }
@@ -148,6 +157,9 @@ impl Turn {
     /// It has ended; says why nothing of it is kept, though it was to be.
     pub(super) fn attempted(&self, depth: u32, keeps: bool) -> Result<Option<String>, SqlError> {
         let mut within = self.within();
+        if within.lost.is_some() {
+            return Err(SqlError::ComesAgain);
+        }
         let refused = within.refused.take();
         let (name, keeps_it) = (savepoint(depth), keeps && refused.is_none());
         let back = if keeps_it { String::new() } else { format!("ROLLBACK TO SAVEPOINT {name}; ") };
@@ -173,8 +185,14 @@ impl Turn {
 
     /// A statement was refused: everything since the innermost savepoint is undone, so that the kit can go on.
     fn refused(&self, within: &mut Within, error: Error) -> SqlError {
-        let doing = "carrying out a statement of the service";
-        match Fate::of(&error) {
+        let fate = match Fate::of_service(&error) {
+            // Within an attempt, who asks for a lock without waiting wants to know.
+            Fate::GivenUp if within.depth > 1 && trouble::was_not_waited_for(&error) => {
+                Fate::Refused
+            }
+            fate => fate,
+        };
+        match fate {
             Fate::Refused | Fate::Forbidden => {
                 let told = SqlError::of(&error);
                 let back = format!("ROLLBACK TO SAVEPOINT {}", savepoint(within.depth));
@@ -186,11 +204,13 @@ impl Turn {
                     Err(lost) => lost,
                 }
             }
-            fate @ (Fate::Away | Fate::GivenUp | Fate::Stale) => {
-                if fate == Fate::Stale {
-                    within.session.forget_prepared();
+            Fate::Away | Fate::GivenUp | Fate::Held | Fate::Stale => {
+                match fate {
+                    Fate::Stale => within.session.forget_prepared(),
+                    Fate::Away => within.session.lost(),
+                    _ => {}
                 }
-                within.give_up(trouble::of_ours(&self.link, doing, error));
+                within.give_up(trouble::of_service(&self.link, OF_SERVICE, &error));
                 SqlError::ComesAgain
             }
         }
@@ -198,12 +218,39 @@ impl Turn {
 
     /// Our own words within the transaction: where they fail, all of it is lost.
     fn control(&self, within: &mut Within, words: &str) -> Result<(), SqlError> {
-        let done =
-            self.link.ask(&self.client, "guarding a handler", self.client.batch_execute(words));
+        let done = self.asked(within, "guarding a handler", self.client.batch_execute(words));
         done.map_err(|error| {
             within.give_up(error);
             SqlError::ComesAgain
         })
+    }
+
+    /// Asks by our own statement.
+    fn asked<T>(
+        &self,
+        within: &mut Within,
+        doing: &str,
+        question: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, StoreError> {
+        match self.link.answered(question) {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(error)) => {
+                if Fate::of(&error) == Fate::Away {
+                    within.session.lost();
+                }
+                Err(trouble::of_ours(&self.link, doing, &error))
+            }
+            Err(silent) => {
+                self.fall_silent(within);
+                Err(trouble::silent(&self.link, doing, silent))
+            }
+        }
+    }
+
+    /// The server did not answer in time: nothing more is asked by this connection.
+    fn fall_silent(&self, within: &mut Within) {
+        self.link.cancel(&self.client);
+        within.session.lost();
     }
 
     /// Our own reads and writes.
@@ -213,14 +260,9 @@ impl Turn {
         ask: impl AsyncFnOnce(&Client) -> Result<T, Error>,
     ) -> Result<T, StoreError> {
         let mut within = self.within();
-        if let Some(lost) = within.lost.take() {
-            return Err(lost);
-        }
-        let asked = self.link.ask(&self.client, doing, ask(&self.client));
-        if let Err(StoreError::Unreached { .. }) = &asked {
-            within.session.lost();
-        }
-        asked
+        within.stands()?;
+        let asked = self.asked(&mut within, doing, ask(&self.client));
+        asked.map_err(|error| within.give_up(error))
     }
 
     fn within(&self) -> MutexGuard<'_, Within> {
@@ -229,12 +271,14 @@ impl Turn {
 }
 
 impl Within {
-    /// The first reason counts.
-    fn give_up(&mut self, why: StoreError) {
-        if matches!(why, StoreError::Unreached { .. }) {
-            self.session.lost();
-        }
-        self.lost.get_or_insert(why);
+    /// Unless it came to nothing.
+    fn stands(&self) -> Result<(), StoreError> {
+        self.lost.as_ref().map_or(Ok(()), |lost| Err(trouble::copy(lost)))
+    }
+
+    /// Answers why it comes to nothing: the first reason counts.
+    fn give_up(&mut self, why: StoreError) -> StoreError {
+        trouble::copy(self.lost.get_or_insert(why))
     }
 }
 
@@ -289,9 +333,7 @@ impl Transaction for Turn {
     /// savepoint that is undone: the next handler finds them deferred as they were declared, and the commit asks again.
     fn leave(&self, keeps: bool) -> Result<Left, StoreError> {
         let mut within = self.within();
-        if let Some(lost) = within.lost.take() {
-            return Err(lost);
-        }
+        within.stands()?;
         let refused = within.refused.take();
         if std::mem::take(&mut within.depth) == 0 {
             return Ok(if keeps { Left::Kept } else { Left::Undone });
@@ -308,33 +350,53 @@ impl Transaction for Turn {
                 let doing = "checking what a handler has left";
                 match self.link.answered(self.client.batch_execute(&keep)) {
                     Ok(Ok(())) => return Ok(Left::Kept),
-                    Ok(Err(error)) if Fate::of(&error) == Fate::Refused => {
-                        Left::Refused(said(&error))
-                    }
-                    Ok(Err(error)) => {
-                        let lost = trouble::of_ours(&self.link, doing, error);
-                        within.give_up(lost);
-                        return Err(within.lost.take().expect("it was just given up"));
-                    }
+                    Ok(Err(error)) => match Fate::of_service(&error) {
+                        Fate::Refused | Fate::Forbidden => Left::Refused(said(&error)),
+                        fate => {
+                            if fate == Fate::Away {
+                                within.session.lost();
+                            }
+                            let lost = trouble::of_service(&self.link, doing, &error);
+                            return Err(within.give_up(lost));
+                        }
+                    },
                     Err(silent) => {
-                        within.session.lost();
+                        self.fall_silent(&mut within);
                         let (doing, place) = (doing.into(), self.link.place.clone());
                         let source = Box::new(silent);
-                        return Err(StoreError::Unreached { doing, place, source });
+                        let lost = StoreError::GivenUp { doing, place, source };
+                        return Err(within.give_up(lost));
                     }
                 }
             }
         };
         match self.control(&mut within, &undo) {
             Ok(()) => Ok(left),
-            Err(_) => Err(within.lost.take().expect("our own words failed")),
+            Err(_) => within.stands().map(|()| left),
         }
     }
 
+    /// What was deferred is asked here once more, so what it says is the handlers' doing; without an answer it is in doubt.
     fn commit(self: Box<Self>) -> Result<(), StoreError> {
-        self.ours("committing a transaction", async |client| client.batch_execute("COMMIT").await)?;
-        self.within().is_open = false;
-        Ok(())
+        let doing = "committing a transaction";
+        let mut within = self.within();
+        within.stands()?;
+        match self.link.answered(self.client.batch_execute("COMMIT")) {
+            Ok(Ok(())) => {
+                within.is_open = false;
+                Ok(())
+            }
+            Ok(Err(error)) => {
+                if Fate::of_service(&error) == Fate::Away {
+                    within.session.lost();
+                }
+                Err(within.give_up(trouble::of_service(&self.link, doing, &error)))
+            }
+            Err(silent) => {
+                self.fall_silent(&mut within);
+                Err(within.give_up(trouble::silent(&self.link, doing, silent)))
+            }
+        }
     }
 
     fn postgres(&self) -> Option<&Turn> {
@@ -346,9 +408,9 @@ impl Transaction for Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut within = self.within();
-        if within.is_open && !self.client.is_closed() {
-            let undone =
-                self.link.ask(&self.client, "undoing", self.client.batch_execute("ROLLBACK"));
+        // A connection that is lost ends with this, and its transaction with it.
+        if within.is_open && within.session.is_there() && !self.client.is_closed() {
+            let undone = self.asked(&mut within, "undoing", self.client.batch_execute("ROLLBACK"));
             if undone.is_err() {
                 within.session.lost();
             }
