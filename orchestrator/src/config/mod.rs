@@ -61,6 +61,7 @@ const ELSEWHERE: &[&str] = &[
     "DIRIGENT_KEEP",
     "DIRIGENT_CI_BOUNDED",
     "DIRIGENT_RABBITMQCTL",
+    "DIRIGENT_POSTGRES",
 ];
 const TESTS: &str = "DIRIGENT_TEST_";
 

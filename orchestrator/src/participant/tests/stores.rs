@@ -1,8 +1,12 @@
 //! The stores that the suite around runs on: in memory, or as `DIRIGENT_TEST_PARTICIPANT_STORE` says `sled`, or the `postgres://…`
 //! of a server.
 
-use crate::store::{MemoryStore, Store};
+use crate::store::{
+    Change, DataFolder, Glanced, KeyRange, MemoryStore, Page, SledStore, Space, Store, StoreError,
+    StoreOptions,
+};
 use std::sync::Arc;
+use tempfile::TempDir;
 
 /// An empty store.
 pub(super) fn store() -> Arc<dyn Store> {
@@ -13,13 +17,41 @@ pub(super) fn store() -> Arc<dyn Store> {
     }
 }
 
-/// Its folder goes with it, once nobody looks into it.
-fn on_disk() -> Arc<dyn Store> {
-    use crate::store::{DataFolder, SledStore, StoreOptions};
+/// A store, and the folder that goes with it once nobody looks into it.
+struct OnDisk {
+    store: SledStore,
+    // Dropped behind the store: fields go in this order.
+    _folder: DataFolder,
+    _place: TempDir,
+}
 
+fn on_disk() -> Arc<dyn Store> {
     let place = tempfile::tempdir().unwrap();
     let folder = DataFolder::open(place.path()).unwrap();
-    Arc::new(SledStore::open(&folder, StoreOptions::default()).unwrap())
+    let store = SledStore::open(&folder, StoreOptions::default()).unwrap();
+    Arc::new(OnDisk { store, _folder: folder, _place: place })
+}
+
+impl Store for OnDisk {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.store.get(space, key)
+    }
+
+    fn write(&self, changes: &[Change]) -> Result<(), StoreError> {
+        self.store.write(changes)
+    }
+
+    fn scan(&self, space: Space, range: KeyRange<'_>, limit: usize) -> Result<Page, StoreError> {
+        self.store.scan(space, range, limit)
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.store.sync()
+    }
+
+    fn glance(&self, space: Space, keys: &[Vec<u8>]) -> Result<Vec<Glanced>, StoreError> {
+        self.store.glance(space, keys)
+    }
 }
 
 #[cfg(feature = "postgres")]

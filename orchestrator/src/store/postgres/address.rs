@@ -188,7 +188,7 @@ mod tests {
             "postgres://db:5433/shop PostgresAddress(postgres://db:5433/shop, schema dirigent_participant)"
         );
         for odd in [
-            "postgres://me:s3cret/@db/shop",
+            "postgres://me:s3cret@db/shop?s3cret=1",
             "postgres://me:s3cret@db:x/y",
             "password=s3cret s3cret=1",
         ] {

@@ -2,7 +2,7 @@
 
 use crate::order::{Rates, samples::Service};
 use clap::{Args, Subcommand, ValueEnum};
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 /// The verbs of this example.
 #[derive(Debug, Clone, Subcommand)]
@@ -83,12 +83,21 @@ pub struct ParticipantsArgs {
 }
 
 /// Where inventory and payment keep their ledgers.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Clone, Default, Args)]
 pub struct PostgresArgs {
     /// A PostgreSQL: inventory and payment keep their ledgers there in a table of their own, in one transaction with their
-    /// answers; wants a build with `--features postgres`
+    /// answers; wants a build with `--features postgres`. Others on this machine can read flags, so prefer ORDER_POSTGRES where
+    /// a password is in it
     #[arg(long, value_name = "URI", env = "ORDER_POSTGRES", hide_env_values = true)]
     pub postgres: Option<String>,
+}
+
+/// Whether there is one: a password may be in the address.
+impl fmt::Debug for PostgresArgs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.postgres.as_ref().map(|_| "…");
+        f.debug_struct("PostgresArgs").field("postgres", &shown).finish()
+    }
 }
 
 /// Where schemas are agreed on.
@@ -222,6 +231,13 @@ mod tests {
         let rates = Rates { seed: 7, reject: 0.2, silent: 0.01 };
         assert_eq!((demo.orders, demo.rates.rates(), demo.json), (5, rates, true));
         assert_eq!(demo.inventory.as_deref(), Some("inventory.py"));
+    }
+
+    #[test]
+    fn the_address_of_a_database_is_not_in_what_is_shown_of_arguments() {
+        let demo = demo("order demo --postgres postgres://me:s3cret@db/shop").unwrap();
+        assert!(demo.postgres.postgres.as_ref().unwrap().contains("s3cret"));
+        assert!(!format!("{demo:?}").contains("s3cret"));
     }
 
     #[test]
