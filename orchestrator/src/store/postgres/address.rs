@@ -192,8 +192,11 @@ mod tests {
             "postgres://me:s3cret@db:x/y",
             "password=s3cret s3cret=1",
         ] {
-            let error = PostgresAddress::parse(odd).unwrap_err();
-            assert!(!format!("{error} {error:?}").contains("s3cret"), "{odd}");
+            let shown = match PostgresAddress::parse(odd) {
+                Ok(address) => format!("{address} {address:?}"),
+                Err(error) => format!("{error} {error:?}"),
+            };
+            assert!(!shown.contains("s3cret"), "{odd}");
         }
     }
 
