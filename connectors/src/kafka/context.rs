@@ -66,11 +66,27 @@ impl Context {
         *self.refusal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One broker refuses us, and perhaps others serve: only remembered until all are down.
+    /// Why no broker serves us, where those that are there refuse us.
+    pub(super) fn shut_out(&self) -> Option<String> {
+        self.gone.load(Ordering::Relaxed).then(|| self.refusal()).flatten().map(told)
+    }
+
+    /// One broker refuses us. Perhaps others serve: only remembered until all are down. If they are, it is told at once, since librdkafka
+    /// says that they are down once only, and the one that refuses us may have been away then.
     fn refused(&self, refusal: Refusal, reason: &str) {
-        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).replace(refusal);
+        let before = self.refusal.lock().unwrap_or_else(PoisonError::into_inner).replace(refusal);
         self.troubled.store(true, Ordering::Relaxed);
         tracing::debug!(%refusal, reason, "A broker does not let us in.");
+        if self.gone.load(Ordering::Relaxed) {
+            self.not_let_in(refusal, reason, before != Some(refusal));
+        }
+    }
+
+    fn not_let_in(&self, refusal: Refusal, reason: &str, is_news: bool) {
+        self.health.degraded(told(refusal));
+        if is_news {
+            tracing::warn!(%refusal, reason, "Kafka does not let us in, trying until it does.");
+        }
     }
 
     /// No broker serves us. One that refuses us counts as down, too.
@@ -78,12 +94,7 @@ impl Context {
         let told = self.gone.swap(true, Ordering::Relaxed);
         self.troubled.store(true, Ordering::Relaxed);
         match self.refusal() {
-            Some(refusal) => {
-                self.health.degraded(format!("the brokers do not let us in: {refusal}"));
-                if !told {
-                    tracing::warn!(%refusal, reason, "Kafka does not let us in, trying until it does.");
-                }
-            }
+            Some(refusal) => self.not_let_in(refusal, reason, !told),
             None => {
                 self.health.away(format!("no broker can be reached: {reason}"));
                 if !told {
@@ -92,6 +103,10 @@ impl Context {
             }
         }
     }
+}
+
+fn told(refusal: Refusal) -> String {
+    format!("the brokers do not let us in: {refusal}")
 }
 
 impl ClientContext for Context {
@@ -152,11 +167,27 @@ mod tests {
         let context = Context::of(Role::Reader, &health);
         tells(&context, DENIED.0, DENIED.1);
         assert!(health.standing().is_ready() && context.refusal().is_some());
+        assert_eq!(context.shut_out(), None);
         context.heard();
         assert!(context.refusal().is_none());
         tells(&context, RDKafkaErrorCode::AllBrokersDown, "1/1 brokers are down");
         let said = format!("{:?}", health.standing());
         assert!(said.contains("no broker can be reached"), "{said}");
+    }
+
+    #[test]
+    fn brokers_that_were_away_and_come_back_refusing_us_are_told_with_the_reason() {
+        let health = Health::new();
+        health.ready();
+        let context = Context::of(Role::Reader, &health);
+        tells(&context, RDKafkaErrorCode::AllBrokersDown, "1/1 brokers are down");
+        assert!(format!("{:?}", health.standing()).contains("no broker can be reached"));
+        tells(&context, DENIED.0, DENIED.1);
+        let said = format!("{:?}", health.standing());
+        assert!(said.contains("do not let us in"), "{said}");
+        assert!(context.shut_out().is_some_and(|why| said.contains(&why)), "{said}");
+        context.heard();
+        assert!(health.standing().is_ready() && context.shut_out().is_none());
     }
 
     #[test]

@@ -162,6 +162,16 @@ impl Ownership {
         self.consumer.commit(&own, CommitMode::Sync)
     }
 
+    /// Why no broker serves us, where those that are there refuse us.
+    pub(super) fn shut_out(&self) -> Option<String> {
+        self.consumer.context().context.shut_out()
+    }
+
+    /// Something was heard of the brokers: what they refused before is over.
+    pub(super) fn heard(&self) {
+        self.consumer.context().context.heard();
+    }
+
     /// What the group has committed for these partitions.
     pub(super) fn committed(
         &self,

@@ -266,8 +266,7 @@ impl Reader {
             }
             let wait = if self.suspended { POLL_WAIT_MAX } else { Duration::ZERO };
             if self.ownership.serve(wait)? != Held::Ours {
-                self.suspend();
-                self.look_at_the_record()?;
+                self.doubt()?;
                 continue;
             }
             if self.suspended || self.holding.is_asked() {
@@ -399,13 +398,13 @@ impl Reader {
             if topics::permanent(&error) {
                 return Err(self.refused(&error));
             }
-            self.suspend();
             tracing::debug!(%error, group = self.group, "The group is not ours yet.");
-            self.look_at_the_record()?;
+            self.doubt()?;
             // Asked again with the next turn.
             std::thread::sleep(POLL_WAIT_MAX);
             return Ok(());
         }
+        self.ownership.heard();
         if !self.record_is_ours()? {
             return Ok(());
         }
@@ -415,6 +414,16 @@ impl Reader {
             tracing::info!(group = self.group, "The group is ours again, reading goes on.");
         }
         Ok(())
+    }
+
+    /// The group may be another's. Where brokers refuse us, that is what a person has to know. An error once it is another's.
+    fn doubt(&mut self) -> Result<(), ConnectorError> {
+        self.suspend();
+        // The consumer that reads is not asked now, and hears of nothing.
+        if let Some(why) = self.ownership.shut_out() {
+            self.inbox.health().degraded(why);
+        }
+        self.look_at_the_record()
     }
 
     /// While the group is in doubt: an error once it is another's.
@@ -499,6 +508,7 @@ impl Reader {
             let Ok((low, high)) = answer else { return Ok(()) };
             // Also when there is nothing to read.
             self.consumer.context().heard();
+            self.ownership.heard();
             let log = Log { low: low.max(0) as u64, high: high.max(0) as u64, committed: None };
             // A position below the beginning is refused by the next fetch, which knows better whether it still matters.
             if next.is_some_and(|next| next > log.high)
