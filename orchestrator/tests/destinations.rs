@@ -15,36 +15,16 @@ use dirigent_model::{
     definition::{Definition, DefinitionErrors, saga, step},
     message::{self, Channel, Command, Event, Message as _, Never},
     retry::Retry,
-    time::Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
-use support::{Stranger, event, orchestrator, purchase, reply, reply_to};
-
-/// A clock that stands still unless it is moved.
-struct ByHand(AtomicU64);
-
-impl ByHand {
-    fn new() -> Arc<Self> {
-        Arc::new(Self(AtomicU64::new(1_767_225_600_000)))
-    }
-
-    fn passes(&self, span: Duration) {
-        self.0.fetch_add(span.as_millis().try_into().unwrap(), Ordering::AcqRel);
-    }
-}
-
-impl Clock for ByHand {
-    fn now(&self) -> Timestamp {
-        Timestamp(self.0.load(Ordering::Acquire))
-    }
-}
+use support::{Stranger, clock::ByHand, event, orchestrator, purchase, reply, reply_to};
 
 const AWAY: Channel = Channel::json("away");
 

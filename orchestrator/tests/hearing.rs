@@ -6,10 +6,7 @@
 mod support;
 
 use async_trait::async_trait;
-use dirigent::{
-    Orchestrator,
-    engine::{Clock, Engine},
-};
+use dirigent::{Orchestrator, engine::Engine};
 use dirigent_connectors::{
     ChannelSpec, Connector, ConnectorError, Delivery, Health, Memory, Message, Settler, Sink,
     Source, SourceSpec, memory::MemoryBroker, names,
@@ -17,42 +14,19 @@ use dirigent_connectors::{
 use dirigent_model::{
     definition::{Definition, DefinitionErrors, saga, step},
     retry::Retry,
-    time::Timestamp,
 };
 use std::{
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
-use support::{Begun, Reserve, Stranger, reply_to};
+use support::{Begun, Reserve, Stranger, clock::ByHand, reply_to};
 
 /// The time for a reply; three attempts have it.
 const WITHIN: Duration = Duration::from_secs(10);
 
 /// How long what is to happen may take.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A clock that stands still unless it is moved.
-struct ByHand(AtomicU64);
-
-impl ByHand {
-    fn new() -> Arc<Self> {
-        Arc::new(Self(AtomicU64::new(1_767_225_600_000)))
-    }
-
-    fn passes(&self, span: Duration) {
-        self.0.fetch_add(span.as_millis().try_into().unwrap(), Ordering::AcqRel);
-    }
-}
-
-impl Clock for ByHand {
-    fn now(&self) -> Timestamp {
-        Timestamp(self.0.load(Ordering::Acquire))
-    }
-}
 
 /// The memory broker, with sources that hand out nothing while their health says that they are away.
 struct Reachable {

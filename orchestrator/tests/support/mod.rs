@@ -7,6 +7,7 @@
     reason = "shared by several test binaries, each of which uses a part"
 )]
 
+pub mod clock;
 pub mod invoices;
 pub mod stubborn;
 
