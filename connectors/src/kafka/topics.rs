@@ -19,6 +19,10 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// Events of a client that are fetched to learn why it was not let in (events).
 const TOLD_MAX: usize = 100;
 
+/// How long nothing may come before all of them count as fetched. Not zero: librdkafka's own log stands in the same queue, and a
+/// call that may not wait ends at the first line of it.
+const TOLD_SILENCE: Duration = Duration::from_millis(20);
+
 /// A topic that is to exist.
 #[derive(Debug, Clone)]
 pub(super) struct Wanted {
@@ -135,7 +139,7 @@ impl<'a> Probe<'a> {
     fn refusal(&self) -> Option<Refusal> {
         // What it tells waits to be fetched. Bounded by how much can have come up meanwhile.
         for _ in 0..TOLD_MAX {
-            if self.consumer.poll(Duration::ZERO).is_none() {
+            if self.consumer.poll(TOLD_SILENCE).is_none() {
                 break;
             }
         }
