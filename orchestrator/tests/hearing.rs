@@ -1,18 +1,21 @@
-//! The time of a command counts only while its reply could have been heard: neither a broker that is away nor a restart uses up
-//! attempts. On the memory broker, with a source that can be made deaf; time is moved by hand.
+//! The time of a command counts only while its reply could have been heard, that of a wait only while its event could: neither a
+//! broker that is away nor a restart uses up attempts, or ends a wait. On the memory broker, with a source that can be made deaf; time is moved by hand.
 
 #![allow(clippy::unwrap_used, reason = "a test, its helpers included")]
 
 mod support;
 
 use async_trait::async_trait;
-use dirigent::{Orchestrator, engine::Engine};
+use dirigent::{
+    Orchestrator, OrchestratorBuilder,
+    engine::{Engine, Snapshot},
+};
 use dirigent_connectors::{
     ChannelSpec, Connector, ConnectorError, Delivery, Health, Memory, Message, Settler, Sink,
     Source, SourceSpec, memory::MemoryBroker, names,
 };
 use dirigent_model::{
-    definition::{Definition, DefinitionErrors, saga, step},
+    definition::{Definition, DefinitionErrors, OnTimeout, pause, saga, step, wait},
     retry::Retry,
 };
 use std::{
@@ -20,7 +23,12 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use support::{Begun, Reserve, Stranger, clock::ByHand, reply_to};
+use support::{
+    Begun, Reserve, Stranger,
+    clock::ByHand,
+    invoices::{Paid, payment},
+    reply_to,
+};
 
 /// The time for a reply; three attempts have it.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -99,8 +107,16 @@ fn errand() -> Result<Definition<u64>, DefinitionErrors> {
         .ends()
 }
 
-/// An engine that works on that saga, and the one whom it asks.
+/// One wait that has as long, and turns the saga back when nothing comes.
+fn invoice() -> Result<Definition<u64>, DefinitionErrors> {
+    saga("invoice", 1, |event: &Begun| event.id, |event: Begun| event.id)
+        .then(wait("paid", |event: &Paid| event.id, |_, _| {}).within(WITHIN, OnTimeout::Reject))
+        .ends()
+}
+
+/// An engine that works on one saga, and the one whom it asks.
 struct Stage {
+    saga: fn(OrchestratorBuilder) -> OrchestratorBuilder,
     clock: Arc<ByHand>,
     broker: MemoryBroker,
     health: Health,
@@ -109,9 +125,13 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
+        Self::of(|builder| builder.saga(errand()))
+    }
+
+    fn of(saga: fn(OrchestratorBuilder) -> OrchestratorBuilder) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (broker, health) = (MemoryBroker::new(), Health::new());
-        Self { clock: ByHand::new(), broker, health, folder }
+        Self { saga, clock: ByHand::new(), broker, health, folder }
     }
 
     async fn starts(&self) -> Engine {
@@ -124,8 +144,7 @@ impl Stage {
         let opens_in = (opens_in, Arc::clone(&self.clock));
         let connector = Reachable { broker, health, opens_in };
         let folder: &Path = self.folder.path();
-        Orchestrator::builder("shop")
-            .saga(errand())
+        (self.saga)(Orchestrator::builder("shop"))
             .connector(Arc::new(connector))
             .clock(Arc::clone(&self.clock) as _)
             .data(folder)
@@ -164,8 +183,12 @@ impl Stage {
 }
 
 async fn completes(engine: &Engine) {
+    comes_to(engine, |snapshot| snapshot.completed == 1).await;
+}
+
+async fn comes_to(engine: &Engine, is_so: fn(&Snapshot) -> bool) {
     let begun = Instant::now();
-    while engine.handle().snapshot().completed == 0 {
+    while !is_so(&engine.handle().snapshot()) {
         assert!(begun.elapsed() < PATIENCE, "{:?}", engine.handle().snapshot());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -235,5 +258,82 @@ async fn while_a_source_opens_no_command_runs_out_of_time() {
     assert!(more.is_err(), "asked once: {more:?}");
     asked.sends(reply_to(&command)).await;
     completes(&engine).await;
+    engine.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wait_goes_on_while_its_broker_is_away_and_takes_the_event_that_is_sent_after_it_is_back()
+{
+    let stage = Stage::of(|builder| builder.saga(invoice()));
+    let engine = stage.starts().await;
+    let mut payer = stage.asked().await;
+    comes_to(&engine, |snapshot| snapshot.in_flight == 1).await;
+    stage.health.away("it was stopped");
+    stage.a_minute_passes().await;
+    assert_eq!(engine.handle().snapshot().in_flight, 1, "away longer than it waits");
+    stage.health.ready();
+    payer.sends(payment(7, 1)).await;
+    completes(&engine).await;
+    engine.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wait_ends_once_it_had_its_time_though_its_broker_was_away_and_its_process_not_there() {
+    let stage = Stage::of(|builder| builder.saga(invoice()));
+    let engine = stage.starts().await;
+    stage.asked().await;
+    comes_to(&engine, |snapshot| snapshot.in_flight == 1).await;
+    stage.health.away("it was stopped");
+    stage.a_minute_passes().await;
+    engine.stop().await.unwrap();
+    stage.clock.passes(Duration::from_secs(3_600));
+    stage.health.ready();
+    let engine = stage.starts().await;
+    assert_eq!(engine.handle().snapshot().in_flight, 1);
+    let begun = Instant::now();
+    while engine.handle().snapshot().compensated == 0 {
+        assert!(begun.elapsed() < PATIENCE, "{:?}", engine.handle().snapshot());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        stage.clock.passes(Duration::from_secs(1));
+    }
+    engine.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_no_process_ran_a_wait_did_not_end_and_takes_the_event_that_came_meanwhile() {
+    let stage = Stage::of(|builder| builder.saga(invoice()));
+    let engine = stage.starts().await;
+    let mut payer = stage.asked().await;
+    comes_to(&engine, |snapshot| snapshot.in_flight == 1).await;
+    engine.stop().await.unwrap();
+    stage.clock.passes(Duration::from_secs(3_600));
+    stage.health.away("it is not there yet");
+    let engine = stage.starts().await;
+    stage.a_minute_passes().await;
+    payer.sends(payment(7, 1)).await;
+    stage.health.ready();
+    completes(&engine).await;
+    engine.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sagas_deadline_and_its_pauses_go_on_while_its_broker_is_away() {
+    let stage = Stage::of(|builder| {
+        let late = saga("late", 1, |event: &Begun| event.id, |event: Begun| event.id)
+            .deadline(WITHIN * 2)
+            .then(
+                wait("paid", |event: &Paid| event.id, |_, _| {})
+                    .within(WITHIN * 9, OnTimeout::Reject),
+            );
+        let rest = saga("rest", 1, |event: &Begun| event.id, |event: Begun| event.id)
+            .then(pause("rest", WITHIN));
+        builder.saga(late.ends()).saga(rest.ends())
+    });
+    let engine = stage.starts().await;
+    stage.asked().await;
+    comes_to(&engine, |snapshot| snapshot.in_flight == 2).await;
+    stage.health.away("it was stopped");
+    stage.a_minute_passes().await;
+    comes_to(&engine, |snapshot| snapshot.completed == 1 && snapshot.compensated == 1).await;
     engine.stop().await.unwrap();
 }

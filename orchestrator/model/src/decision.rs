@@ -36,6 +36,13 @@ pub enum Input {
         /// When it is asked again, where it is not still on its way.
         until: Timestamp,
     },
+    /// A wait's time is over, but its event could not have been heard for a part of it.
+    Unheard {
+        /// Which wait.
+        node: NodeId,
+        /// Until when it goes on.
+        until: Timestamp,
+    },
     /// A command could not be handed to the broker for good.
     Unsent {
         /// Whose command.

@@ -58,6 +58,8 @@ pub enum What {
     Unknown,
     /// A command is held by its destination.
     Held,
+    /// The event of a wait could not have been heard for a part of its time.
+    Unheard,
 }
 
 /// What was decided about an input.
@@ -180,6 +182,15 @@ impl History {
         lines
     }
 
+    /// The latest line, where it can be read.
+    pub fn last(&self) -> Option<Line> {
+        let (mut at, mut last) = (0, None);
+        while let Some((encoded, next)) = self.line_at(at) {
+            (at, last) = (next, Some(encoded));
+        }
+        last.and_then(|encoded| postcard::from_bytes(encoded).ok())
+    }
+
     /// The stored form.
     pub fn encode(&self) -> Vec<u8> {
         postcard::to_stdvec(self).expect("a history holds nothing that postcard can't write")
@@ -238,6 +249,7 @@ mod tests {
         (0..1_000).for_each(|at| drop(history.append(&line(at))));
         let lines = history.lines();
         assert_eq!(lines.last().map(|line| line.at.0), Some(999));
+        assert_eq!(history.last(), lines.last().cloned());
         assert_eq!(lines[0].at.0, u64::from(history.forgotten()));
         assert!(history.encode().len() <= HISTORY_BYTES_MAX + 16);
     }

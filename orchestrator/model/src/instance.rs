@@ -186,8 +186,13 @@ pub enum NodeState {
     Chosen(Option<u16>),
     /// A step whose command is out.
     Open(Ask),
-    /// A wait or a pause, until this instant.
-    Waiting(Timestamp),
+    /// A wait or a pause.
+    Waiting {
+        /// Until this instant.
+        until: Timestamp,
+        /// Of the time of a wait, what came before this instant is accounted for.
+        since: Timestamp,
+    },
     /// Done; with the reply of a step.
     Done(Option<Body>),
     /// A step that may or may not have taken effect, and whose participant is asked which.
@@ -218,7 +223,7 @@ impl NodeState {
             Self::Idle
             | Self::Entered
             | Self::Chosen(_)
-            | Self::Waiting(_)
+            | Self::Waiting { .. }
             | Self::Done(_)
             | Self::InDoubt
             | Self::NoEffect(_)
@@ -405,7 +410,7 @@ impl Core {
             let at = match state {
                 NodeState::Open(ask) | NodeState::Undoing(_, ask) => ask.next.at(),
                 NodeState::InQuestion(question) => question.ask.next.at(),
-                NodeState::Waiting(until) => *until,
+                NodeState::Waiting { until, .. } => *until,
                 NodeState::Idle
                 | NodeState::Entered
                 | NodeState::Chosen(_)
@@ -466,7 +471,7 @@ pub enum StoredError {
 }
 
 /// The stored form this release writes.
-pub const FORMAT: u8 = 1;
+pub const FORMAT: u8 = 2;
 
 impl Instance {
     /// The stored form, without the history.
@@ -486,6 +491,10 @@ impl Instance {
             Some((&FORMAT, rest)) => postcard::take_from_bytes(rest)
                 .map_err(|error| StoredError::Damaged { text: error.to_string() }),
             Some((&found, _)) if found > FORMAT => Err(StoredError::Newer { found }),
+            Some((&found, _)) if found > 0 => {
+                let text = format!("its format {found} is older than the first release");
+                Err(StoredError::Damaged { text })
+            }
             _ => Err(StoredError::Damaged { text: "it has no format".into() }),
         }
     }

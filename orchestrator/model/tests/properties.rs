@@ -102,6 +102,8 @@ enum Act {
     /// About a status: not done, or unknown.
     Status(Index, bool),
     Held(Index, u8),
+    /// Of any node: only for a wait that is open it means anything.
+    Unheard(Index),
     Due,
     Event(Index, u8),
     Cancel,
@@ -121,6 +123,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => at().prop_map(Act::Unsent),
         3 => (at(), any::<bool>()).prop_map(|(at, known)| Act::Status(at, known)),
         3 => (at(), 0..3_u8).prop_map(|(at, hold)| Act::Held(at, hold)),
+        1 => at().prop_map(Act::Unheard),
         6 => Just(Act::Due),
         3 => (at(), 0..4_u8).prop_map(|(at, id)| Act::Event(at, id)),
         1 => Just(Act::Cancel),
@@ -253,6 +256,9 @@ impl Run {
                 self.held.insert((node, leg));
                 let until = self.now + seconds(30);
                 Input::Held { node, leg, attempt, hold, until }
+            }
+            Act::Unheard(at) => {
+                Input::Unheard { node: *at.get(&ids), until: self.now + seconds(30) }
             }
             Act::Due => {
                 let (at, _) = self.instance.core.next_due()?;
@@ -399,7 +405,7 @@ impl Run {
                     NodeState::Undone
                         | NodeState::Open(_)
                         | NodeState::InQuestion(_)
-                        | NodeState::Waiting(_)
+                        | NodeState::Waiting { .. }
                 ));
             }
         }
@@ -451,7 +457,7 @@ fn is_settled(graph: &Graph, state: &NodeState, id: NodeId) -> bool {
         NodeState::Done(_) | NodeState::InDoubt => !is_undone_by_command,
         NodeState::Open(_)
         | NodeState::InQuestion(_)
-        | NodeState::Waiting(_)
+        | NodeState::Waiting { .. }
         | NodeState::Undoing(..)
         | NodeState::Stuck(..) => false,
         _ => true,

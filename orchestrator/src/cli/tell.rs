@@ -199,6 +199,7 @@ fn what(line: &Line, undoing: &BTreeSet<NodeId>) -> &'static str {
         What::NotDone => "not done",
         What::Unknown => "unknown",
         What::Held => "held",
+        What::Unheard => "unheard",
     }
 }
 

@@ -7,6 +7,7 @@ use super::{
     Shared,
     accounts::Accounts,
     headroom::Writer,
+    hearing,
     kept::{KeptLayer, changes_of},
     shard::{Fatal, ToShard},
     table::Layer,
@@ -165,7 +166,8 @@ fn write(shared: &Shared, checkpoint: Checkpoint) -> Result<(), Fatal> {
     let gone_through = table.bundles_below(floor)?;
     let mark = postcard::to_stdvec(&Mark { seq: seq.0, keep_from: keep_from.0, accounts })?;
     write(&gone_through)?;
-    write(&[Change::put(Space::Meta, MARK, mark)])?;
+    let heard = hearing::change_of(&shared.hearing, shared.clock.now());
+    write(&[heard, Change::put(Space::Meta, MARK, mark)])?;
     sync()?;
     drop(entries);
     drop(layer);

@@ -43,6 +43,10 @@ const CHECKPOINT_BYTES: u64 = 48 * 1024 * 1024;
 /// Time after which a checkpoint is due, if anything changed.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
 
+/// Time after which one is due while sagas are under way, though nothing changed: the next process is to know how long this one
+/// listened for what they wait for.
+const CHECKPOINT_IDLE_EVERY: Duration = Duration::from_secs(60);
+
 /// Instances that wait for a checkpoint, before the committer waits for the store.
 const UNCHECKPOINTED_MAX: usize = 400_000;
 
@@ -370,10 +374,12 @@ impl Committer {
         if let Some(done) = self.checkpointer.finished(now)? {
             self.journal.retire(done)?;
         }
+        let (changed, since) = (self.written.bytes_since > 0, self.written.checkpoint_at.elapsed());
+        let awaits = self.accounts.tally.in_flight() > 0;
         let due = self.written.bytes_since >= CHECKPOINT_BYTES
-            || self.written.checkpoint_at.elapsed() >= CHECKPOINT_EVERY
-                && self.written.bytes_since > 0;
-        if self.checkpointer.is_busy() || !(due || now && self.written.bytes_since > 0) {
+            || since >= CHECKPOINT_EVERY && changed
+            || since >= CHECKPOINT_IDLE_EVERY && awaits;
+        if self.checkpointer.is_busy() || !(due || now && (changed || awaits)) {
             return Ok(());
         }
         // A store that runs out of room is of no more use until it is opened again; until then the journal has it all.

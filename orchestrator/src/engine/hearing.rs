@@ -1,14 +1,23 @@
-//! Hearing: the time limit of a command counts only while its reply could have been heard.
+//! Hearing: time limits count only while what is awaited could have been heard.
 //!
 //! ```text
-//! intake: how its source stands ─► Hearing ─► shard, when a command's time is over: begin it anew, or take it for unanswered?
+//! intake: how its source stands ─► Hearing ─► shard, when a time is over: does it count, or does it go on?
+//!                                     └─► checkpoint, so that the next process knows when nobody listened
 //! ```
 //!
-//! While the broker of a connector is away nobody hears its replies, nor do participants there hear commands. Commands that were
-//! out then would all run out of time and use up their attempts, although nothing failed but the way. One for each connector that
-//! is read; in memory only: what a process did not hear itself because it did not live yet, does not count either.
+//! While the broker of a connector is away nobody hears its replies and events, nor do participants there hear commands.
+//!
+//! - A *command's* time begins anew where much of it was not heard: its participant heard nothing either. What was before this
+//!   process counts as not heard.
+//! - A *wait's* time, which may be months, is prolonged by what was not heard of it, no more. Therefore gaps outlive the process:
+//!   they are written with each checkpoint, with the instant up to which was listened. A gap between two processes begins
+//!   there, so it is told too long by what lies between the last checkpoint and the end, never too short.
+//!
+//! One for each connector that is read.
 
+use crate::store::{Change, Space, Store, StoreError};
 use dirigent_model::time::Timestamp;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::VecDeque,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -23,7 +32,20 @@ const GAPS_MAX: usize = 64;
 /// and then would keep every command from ever being asked again.
 const UNHEARD_SHARE: u32 = 4;
 
-/// Whether the replies on one connector are heard, and when they were not.
+/// While nothing is heard, a wait whose time is over is looked at again after so long at the least, and has so long at the least
+/// once something is heard: what was sent meanwhile has to be read first.
+const LISTEN_AGAIN: Duration = Duration::from_secs(30);
+
+/// Under which key of the store's single records it lies.
+const KEY: &[u8] = b"heard";
+
+/// The stored form this release writes: this byte, then one [`Record`] for each connector in postcard.
+const FORMAT: u8 = 1;
+
+/// From when to when nothing was heard.
+type Gap = (Timestamp, Timestamp);
+
+/// Whether what comes on one connector is heard, and when it was not.
 #[derive(Debug)]
 pub(crate) struct Hearing(Mutex<Heard>);
 
@@ -31,25 +53,36 @@ pub(crate) struct Hearing(Mutex<Heard>);
 struct Heard {
     /// Since when nothing is heard.
     lost: Option<Timestamp>,
-    /// From when to when nothing was heard, in order.
-    gaps: VecDeque<(Timestamp, Timestamp)>,
+    /// Of this process, in order. The first one begins with time itself.
+    gaps: VecDeque<Gap>,
+    /// What the processes before knew.
+    before: Record,
+}
+
+/// What a process leaves to the next one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    gaps: Vec<Gap>,
+    /// Up to where it listened.
+    heard_until: Timestamp,
 }
 
 impl Hearing {
-    /// Hears nothing yet, and heard nothing before: a source takes its time to open, after a killed owner until that one's place
-    /// is given away. The first word of its intake ends that.
-    pub(crate) fn not_yet() -> Self {
-        Self(Mutex::new(Heard { lost: Some(Timestamp(0)), gaps: VecDeque::new() }))
+    /// Hears nothing yet, and heard nothing since what the last process left: a source takes its time to open, after a killed
+    /// owner until that one's place is given away. The first word of its intake ends that.
+    pub(crate) fn not_yet(before: Record) -> Self {
+        let lost = Some(Timestamp(0));
+        Self(Mutex::new(Heard { lost, gaps: VecDeque::new(), before }))
     }
 
     /// Of a connector that nothing is read from: only what was before does not count.
     pub(crate) fn from(now: Timestamp) -> Self {
-        let hearing = Self::not_yet();
+        let hearing = Self::not_yet(Record::default());
         hearing.tell(true, now);
         hearing
     }
 
-    /// Says whether replies are heard as of now.
+    /// Says whether messages are heard as of now.
     pub(crate) fn tell(&self, is_heard: bool, now: Timestamp) {
         let mut heard = self.lock();
         match (is_heard, heard.lost) {
@@ -71,9 +104,32 @@ impl Hearing {
         if heard.lost.is_some() {
             return true;
         }
-        let within = |(from, to): &(Timestamp, Timestamp)| to.since(asked.max(*from));
-        let unheard: Duration = heard.gaps.iter().map(within).sum();
+        let unheard = unheard_of(heard.gaps.iter().copied(), asked, now);
         !unheard.is_zero() && unheard * UNHEARD_SHARE >= now.since(asked)
+    }
+
+    /// How much longer a wait goes on that was to end at `until`, counted from `since`; `None` if it had all of its time.
+    pub(crate) fn lacks(
+        &self,
+        (since, until): (Timestamp, Timestamp),
+        now: Timestamp,
+    ) -> Option<Duration> {
+        let heard = self.lock();
+        let listened = now.since(since).saturating_sub(unheard_of(heard.known(now), since, now));
+        let lacks = until.since(since).saturating_sub(listened);
+        match heard.lost {
+            Some(_) => Some(lacks.max(LISTEN_AGAIN)),
+            None => Some(lacks).filter(|lacks| !lacks.is_zero()),
+        }
+    }
+
+    fn record(&self, now: Timestamp) -> Record {
+        let heard = self.lock();
+        let mut gaps: Vec<Gap> = heard.known(now).collect();
+        // The one that is open is told by where it began.
+        let heard_until = heard.lost.and_then(|_| gaps.pop()).map_or(now, |(from, _)| from);
+        gaps.drain(..gaps.len().saturating_sub(GAPS_MAX));
+        Record { gaps, heard_until }
     }
 
     fn lock(&self) -> MutexGuard<'_, Heard> {
@@ -81,12 +137,62 @@ impl Hearing {
     }
 }
 
+impl Heard {
+    /// All gaps, those of the processes before among them, and the one that is open as far as it goes.
+    fn known(&self, now: Timestamp) -> impl Iterator<Item = Gap> {
+        let left = self.before.heard_until;
+        let own = self.gaps.iter().copied().chain(self.lost.map(|since| (since, now)));
+        let own = own.map(move |(from, to)| (from.max(left), to));
+        self.before.gaps.iter().copied().chain(own)
+    }
+}
+
+/// How much of the time between two instants fell into gaps.
+fn unheard_of(gaps: impl Iterator<Item = Gap>, since: Timestamp, now: Timestamp) -> Duration {
+    gaps.map(|(from, to)| to.min(now).since(from.max(since))).sum()
+}
+
+/// What is to be kept of all connectors for the next process.
+pub(crate) fn change_of(all: &[Hearing], now: Timestamp) -> Change {
+    let records: Vec<Record> = all.iter().map(|hearing| hearing.record(now)).collect();
+    let value = postcard::to_extend(&records, vec![FORMAT]);
+    Change::put(Space::Meta, KEY, value.expect("numbers can be written by postcard"))
+}
+
+/// What the last process left, by connector. Where that can't be read nothing before counts as heard: a wait goes on for longer.
+pub(crate) fn recall(store: &dyn Store) -> Result<Vec<Record>, StoreError> {
+    let stored = match store.get(Space::Meta, KEY) {
+        Err(error) if error.is_final() => return Err(error),
+        stored => stored.ok().flatten(),
+    };
+    let Some(value) = stored else { return Ok(Vec::new()) };
+    let read = value.strip_prefix(&[FORMAT]).and_then(|rest| postcard::from_bytes(rest).ok());
+    if read.is_none() {
+        tracing::warn!(
+            "When the last process listened to its brokers can't be read; waits for events go on for longer."
+        );
+    }
+    Ok(read.unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::MemoryStore;
 
     fn at(seconds: u64) -> Timestamp {
         Timestamp(1_767_225_600_000 + seconds * 1_000)
+    }
+
+    fn seconds(seconds: u64) -> Option<Duration> {
+        Some(Duration::from_secs(seconds))
+    }
+
+    fn listening(from: u64) -> Hearing {
+        let before = Record { gaps: vec![], heard_until: at(from) };
+        let hearing = Hearing::not_yet(before);
+        hearing.tell(true, at(from));
+        hearing
     }
 
     #[test]
@@ -110,7 +216,7 @@ mod tests {
 
     #[test]
     fn the_time_that_a_source_takes_to_open_does_not_count() {
-        let hearing = Hearing::not_yet();
+        let hearing = Hearing::not_yet(Record::default());
         assert!(hearing.begins_anew(at(5), at(15)), "nothing is heard yet");
         hearing.tell(true, at(15));
         assert!(hearing.begins_anew(at(5), at(16)));
@@ -127,5 +233,72 @@ mod tests {
         }
         assert_eq!(hearing.lock().gaps.len(), GAPS_MAX);
         assert!(!hearing.begins_anew(at(990), at(1_000)));
+    }
+
+    #[test]
+    fn a_wait_is_prolonged_by_what_was_not_heard_of_it_once() {
+        let hearing = listening(0);
+        assert_eq!(hearing.lacks((at(0), at(100)), at(100)), None, "all of it was heard");
+        hearing.tell(false, at(110));
+        hearing.tell(true, at(130));
+        assert_eq!(hearing.lacks((at(100), at(200)), at(200)), seconds(20));
+        assert_eq!(hearing.lacks((at(200), at(220)), at(220)), None, "it had them");
+        assert_eq!(hearing.lacks((at(100), at(200)), at(225)), None, "looked at late, it has them");
+    }
+
+    #[test]
+    fn while_nothing_is_heard_a_wait_goes_on_and_has_a_moment_afterwards() {
+        let hearing = listening(0);
+        hearing.tell(false, at(99));
+        assert_eq!(hearing.lacks((at(0), at(100)), at(100)), Some(LISTEN_AGAIN));
+        assert_eq!(hearing.lacks((at(50), at(100)), at(3_600)), Some(LISTEN_AGAIN));
+        assert_eq!(hearing.lacks((at(90), at(190)), at(190)), seconds(91));
+        hearing.tell(true, at(4_000));
+        let listen_again = (at(3_990), at(3_990) + LISTEN_AGAIN);
+        assert_eq!(hearing.lacks(listen_again, listen_again.1), seconds(10));
+    }
+
+    #[test]
+    fn a_wait_ends_though_a_connection_breaks_again_and_again() {
+        let hearing = listening(0);
+        for second in 1..2_000 {
+            hearing.tell(false, at(second));
+            hearing.tell(true, at(second) + Duration::from_millis(500));
+        }
+        let (mut from, mut until, mut rounds) = (at(1_970), at(1_980), 0);
+        while let Some(lacks) = hearing.lacks((from, until), until) {
+            (from, until, rounds) = (until, until + lacks, rounds + 1);
+            assert!(rounds < 20, "it goes on for ever");
+        }
+        assert!(until >= at(1_989), "half of the time is heard: {until}");
+    }
+
+    #[test]
+    fn gaps_outlive_the_process_and_time_without_one_is_a_gap() {
+        let store = MemoryStore::default();
+        let first = listening(0);
+        first.tell(false, at(10));
+        first.tell(true, at(30));
+        store.write(&[change_of(std::slice::from_ref(&first), at(100))]).unwrap();
+        let second = Hearing::not_yet(recall(&store).unwrap().remove(0));
+        assert_eq!(second.lacks((at(0), at(200)), at(200)), seconds(120), "20 before, 100 since");
+        second.tell(true, at(160));
+        assert_eq!(second.lacks((at(0), at(200)), at(200)), seconds(80));
+        second.tell(false, at(210));
+        store.write(&[change_of(&[second], at(250))]).unwrap();
+        let third = Hearing::not_yet(recall(&store).unwrap().remove(0));
+        third.tell(true, at(300));
+        assert_eq!(third.lacks((at(0), at(300)), at(300)), seconds(20 + 60 + 90));
+    }
+
+    #[test]
+    fn where_no_record_can_be_read_nothing_before_was_heard() {
+        let store = MemoryStore::default();
+        assert_eq!(recall(&store).unwrap(), []);
+        store.write(&[Change::put(Space::Meta, KEY, [FORMAT + 1])]).unwrap();
+        assert_eq!(recall(&store).unwrap(), []);
+        let hearing = Hearing::not_yet(Record::default());
+        hearing.tell(true, at(100));
+        assert_eq!(hearing.lacks((at(0), at(90)), at(100)), seconds(90));
     }
 }

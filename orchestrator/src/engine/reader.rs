@@ -334,7 +334,7 @@ fn describe_state(state: &NodeState, status: Status) -> String {
         NodeState::Chosen(Some(arm)) => format!("took arm {}", arm + 1),
         NodeState::Chosen(None) => "took no arm".into(),
         NodeState::Open(ask) => format!("asked ({})", asked(ask.attempt, &ask.next)),
-        NodeState::Waiting(until) => format!("waiting until {until}"),
+        NodeState::Waiting { until, .. } => format!("waiting until {until}"),
         NodeState::Done(_) => "done".into(),
         NodeState::InQuestion(question) => {
             let ask = &question.ask;

@@ -9,7 +9,7 @@ use super::{
     committer::{Committer, Written},
     handle::Handle,
     headroom::Watcher,
-    hearing::Hearing,
+    hearing::{self, Hearing},
     kept::KeptTable,
     pausing,
     readiness::{Outbox, Watched},
@@ -192,9 +192,15 @@ impl Engine {
             let wake = Arc::clone(&wakes[usize::from(routes.lane(channel))]);
             (channel.to_owned(), wake)
         });
-        let hearing = parts.lanes.iter().map(|lane| match lane.reads.is_empty() {
-            true => Hearing::from(parts.clock.now()),
-            false => Hearing::not_yet(),
+        let mut heard = hearing::recall(&**table.store())
+            .map_err(|error| EngineError::Recovery(error.into()))?;
+        heard.resize(lanes, Default::default());
+        let hearing = parts.lanes.iter().zip(heard).map(|(lane, before)| {
+            if lane.reads.is_empty() {
+                Hearing::from(parts.clock.now())
+            } else {
+                Hearing::not_yet(before)
+            }
         });
         let hearing = hearing.collect();
         let shared = Arc::new(Shared {

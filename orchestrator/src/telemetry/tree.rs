@@ -278,6 +278,7 @@ fn closed(known: &mut Known, fact: &Fact, line: &Line) -> Vec<(Open, Outcome)> {
         | What::Woke
         | What::Cancelled
         | What::Operator
+        | What::Unheard
         // Its span goes on: the same attempt leaves later.
         | What::Held => Vec::new(),
     }
@@ -334,6 +335,7 @@ const fn input_of(what: What) -> &'static str {
         What::NotDone => "not-done",
         What::Unknown => "unknown",
         What::Held => "held",
+        What::Unheard => "unheard",
     }
 }
 

@@ -351,7 +351,7 @@ fn state_text(graph: &Graph, id: NodeId, state: &NodeState) -> Option<String> {
             Next::AskAgain(_) => format!("rests after attempt {}", ask.attempt),
             Next::Held(_) => format!("attempt {} is held", ask.attempt),
         },
-        NodeState::Waiting(_) => "waiting".into(),
+        NodeState::Waiting { .. } => "waiting".into(),
         NodeState::Done(_) => "done".into(),
         NodeState::InQuestion(question) => match question.ask.next {
             Next::GiveUp(_) => format!("question {} about its status is out", question.ask.attempt),

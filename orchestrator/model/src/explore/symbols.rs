@@ -219,7 +219,7 @@ impl Symbols {
                         Next::Held(_) => Next::Held(SOON),
                     }
                 }
-                Some(NodeState::Waiting(until)) => *until = SOON,
+                Some(NodeState::Waiting { until, .. }) => *until = SOON,
                 Some(_) => {}
                 None => instance.core.deadline = Some(SOON),
             }
@@ -359,7 +359,7 @@ impl Symbols {
         for node in self.graph().ids() {
             let state = core.state(node);
             let Some(step) = self.graph().step(node) else {
-                if matches!(state, NodeState::Waiting(_)) {
+                if matches!(state, NodeState::Waiting { .. }) {
                     moves.push(Move::Due(Some(node)));
                 }
                 continue;
@@ -447,7 +447,7 @@ impl Core {
                         Next::Held(_) => Next::Held(LATER),
                     }
                 }
-                NodeState::Waiting(until) => *until = LATER,
+                NodeState::Waiting { until, .. } => *until = LATER,
                 _ => {}
             }
         }

@@ -180,6 +180,14 @@ impl<D: Data> Scenario<D> {
         self.takes(&format!("`{step}` is held"), input, None)
     }
 
+    /// The event of a wait could not have been heard for a part of its time: it is awaited for `span` more.
+    #[track_caller]
+    pub fn unheard(self, wait: &str, span: Duration) -> Self {
+        let node = self.node(wait);
+        let input = Input::Unheard { node, until: self.now + span };
+        self.takes(&format!("nothing was heard for `{wait}`"), input, None)
+    }
+
     /// The instant up to which time was moved.
     pub fn now(&self) -> Timestamp {
         self.now
@@ -223,7 +231,7 @@ impl<D: Data> Scenario<D> {
         let at = match self.instance.core.state(node) {
             NodeState::Open(ask) | NodeState::Undoing(_, ask) => ask.next.at(),
             NodeState::InQuestion(question) => question.ask.next.at(),
-            NodeState::Waiting(until) => *until,
+            NodeState::Waiting { until, .. } => *until,
             state => self.fail(&format!("`{name}` waits for nothing: it is {state:?}")),
         };
         self.moves_to(at, &format!("`{name}` times out"))

@@ -31,7 +31,7 @@ impl Turn<'_> {
         for node in self.graph().ids() {
             let can_ask = self.graph().step(node).is_some_and(|step| step.status.is_some());
             let settled = match self.state(node) {
-                NodeState::Waiting(_) => NodeState::Ended,
+                NodeState::Waiting { .. } => NodeState::Ended,
                 NodeState::Open(ask) if is_resting(ask) && ask.doubt && can_ask => {
                     questioned.push((node, ask.clone()));
                     continue;
@@ -96,7 +96,7 @@ impl Turn<'_> {
                 | NodeState::Chosen(_)
                 | NodeState::Open(_)
                 | NodeState::InQuestion(_)
-                | NodeState::Waiting(_)
+                | NodeState::Waiting { .. }
                 | NodeState::Ended => {
                     unreachable!("what is open settles before anything is undone")
                 }

@@ -5,17 +5,27 @@
 use super::{Outcome, Told, Turn};
 use crate::{
     decision::Unreadable,
-    definition::{Kind, NodeId},
+    definition::{Graph, Kind, NodeId},
     history::{Verdict, What, Why},
     instance::{
         CauseKind, EARLY_EVENTS_MAX, EVENTS_TAKEN_MAX, Early, Leg, NodeState, Status, taken_id,
     },
     message::Body,
+    time::Timestamp,
 };
 use std::time::Duration;
 
 /// How long an early event is kept for its wait.
 const EARLY_EVENT_AGE_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// The channels on which what a wait awaits may come; none for other nodes.
+pub fn awaited_on(graph: &Graph, node: NodeId) -> impl Iterator<Item = &str> {
+    let (event, refusing) = match graph.nodes.get(node.index()).map(|node| &node.kind) {
+        Some(Kind::Wait { event, refusing, .. }) => (Some(event), refusing.as_ref()),
+        _ => (None, None),
+    };
+    event.into_iter().chain(refusing).map(|event| event.channel.as_str())
+}
 
 impl Turn<'_> {
     pub(super) fn event(
@@ -36,7 +46,7 @@ impl Turn<'_> {
         }
         let waits: Vec<NodeId> = self.graph().ids().filter(|id| self.awaits(*id, name)).collect();
         if let Some(node) =
-            waits.iter().copied().find(|id| matches!(self.state(*id), NodeState::Waiting(_)))
+            waits.iter().copied().find(|id| matches!(self.state(*id), NodeState::Waiting { .. }))
         {
             self.take_event(node, name, &body, cause)?;
             return Ok((Verdict::Applied, Told { node: Some(node), ..told }));
@@ -129,6 +139,25 @@ impl Turn<'_> {
             let text = format!("the kept event {} can't be read", kept.event);
             self.raise(node, Leg::Do, &text);
         }
+    }
+
+    /// The event of a wait could not have been heard for a part of its time: it is awaited for longer.
+    pub(super) fn unheard(&mut self, node: NodeId, until: Timestamp) -> Outcome {
+        let told = Told::of(What::Unheard, node);
+        if self.status().is_end() {
+            return told.ignored(Why::HasEnded);
+        }
+        let is_open = awaited_on(self.graph(), node).next().is_some()
+            && matches!(self.state(node), NodeState::Waiting { .. });
+        if !is_open {
+            return told.ignored(Why::AlreadySettled);
+        }
+        self.set(node, NodeState::Waiting { until, since: self.now });
+        // Looked at again and again while its broker is away, it would fill its history with that.
+        let last = self.instance.history.last();
+        self.is_told =
+            last.is_some_and(|line| line.what == What::Unheard && line.node == Some(node));
+        (Verdict::Applied, told.noting(&format!("awaited until {until}")))
     }
 
     fn cancelled_by_event(&mut self, name: &str, body: &Body) -> Result<Outcome, Unreadable> {

@@ -31,7 +31,7 @@ impl Turn<'_> {
             }
             Kind::Step(_) => self.ask_first(node, Leg::Do),
             Kind::Wait { within, .. } => {
-                self.set(node, NodeState::Waiting(self.now + *within));
+                self.set(node, self.waiting(*within));
                 self.offer_early(node);
             }
             Kind::All { branches } => {
@@ -60,8 +60,12 @@ impl Turn<'_> {
                 self.publish(Some(node), graph.name_of(node), body, (&event.channel, &event.name));
                 self.complete(node);
             }
-            Kind::Pause { span } => self.set(node, NodeState::Waiting(self.now + *span)),
+            Kind::Pause { span } => self.set(node, self.waiting(*span)),
         }
+    }
+
+    fn waiting(&self, span: Duration) -> NodeState {
+        NodeState::Waiting { until: self.now + span, since: self.now }
     }
 
     /// A node is done: what contains it goes on.

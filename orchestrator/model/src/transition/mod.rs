@@ -13,6 +13,7 @@ mod held;
 mod operator;
 mod questions;
 
+pub use events::awaited_on;
 pub use held::destination;
 
 use crate::{
@@ -101,6 +102,7 @@ pub fn apply(
         Input::Held { node, leg, attempt, hold, until } => {
             turn.held((node, leg, attempt), hold, until)
         }
+        Input::Unheard { node, until } => Ok(turn.unheard(node, until)),
         Input::Unsent { node, leg, attempt, text } => turn.unsent(node, leg, attempt, &text),
         Input::Operator { action, by, why } => Ok(turn.operator(&action, &by, &why)),
     };

@@ -154,6 +154,47 @@ fn r23_the_history_tells_of_a_hold_once() {
     });
 }
 
+#[test]
+fn r23_a_wait_whose_event_could_not_be_heard_goes_on_and_takes_it() {
+    let day = seconds(24 * 60 * 60);
+    secured(1_000)
+        .after(day - seconds(1))
+        .unheard("approval", seconds(600))
+        .says(&[])
+        .after(seconds(599))
+        .is_running()
+        .receives(OrderApproved { order: 1_000 })
+        .says(&["CapturePayment"]);
+    secured(1_000)
+        .after(day - seconds(1))
+        .unheard("approval", seconds(600))
+        .after(seconds(600))
+        .is_turning_back();
+}
+
+#[test]
+fn r23_the_history_tells_once_that_nothing_was_heard() {
+    let mut saga = secured(1_000);
+    for _ in 0..100 {
+        saga = saga.unheard("approval", seconds(30)).after(seconds(29));
+    }
+    saga.instance(|instance| {
+        let lines = instance.history.lines();
+        assert_eq!(lines.iter().filter(|line| line.what == What::Unheard).count(), 1);
+    });
+}
+
+#[test]
+fn r23_only_a_wait_that_is_open_is_prolonged() {
+    let asked = order(80).unheard("reserve-stock", seconds(30)).is_ignored("already-settled");
+    asked.times_out("reserve-stock").after(seconds(1)).says(&["ReserveStock (attempt 2)"]);
+    secured(1_000)
+        .receives(OrderApproved { order: 1_000 })
+        .unheard("approval", seconds(30))
+        .is_ignored("already-settled");
+    secured(1_000).kills("ann", "test").unheard("approval", seconds(30)).is_ignored("has-ended");
+}
+
 fn secured_but_stock() -> Scenario<Order> {
     order(80).succeeds("authorise-payment", authorised())
 }

@@ -57,8 +57,11 @@ fn a_stored_instance_is_refused_when_it_is_newer_damaged_or_of_another_shape() {
         |bytes: &[u8]| Instance::decode(&order_definition, bytes, History::default()).map(drop);
     read(&stored).unwrap();
     let mut newer = stored.clone();
-    newer[0] = 2;
-    assert!(read(&newer).unwrap_err().to_string().contains("reads up to 1"));
+    newer[0] = 3;
+    assert!(read(&newer).unwrap_err().to_string().contains("reads up to 2"));
+    let mut older = stored.clone();
+    older[0] = 1;
+    assert!(read(&older).unwrap_err().to_string().contains("older than the first release"));
     for length in 0..stored.len() {
         assert!(read(&stored[..length]).is_err(), "{length} bytes were taken for all");
     }

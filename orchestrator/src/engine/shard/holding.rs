@@ -1,4 +1,5 @@
-//! Commands that their destination holds: what a shard asks of destinations before it decides, and tells them afterwards.
+//! Commands that their destination holds, and waits whose event nobody could hear: what a shard asks of destinations and of its
+//! hearing before it decides, and tells destinations afterwards.
 //!
 //! The decision itself is the model's: it is handed what is known here as a part of the input.
 
@@ -10,21 +11,26 @@ use crate::{
 use dirigent_model::{
     decision::{Heard, Hold, Input},
     definition::{NodeId, Plan},
-    instance::{Core, Instance, InstanceId, Leg, Next},
+    instance::{Core, Instance, InstanceId, Leg, Next, NodeState},
     message::{Failure, Message as _},
     time::Timestamp,
     transition,
 };
+use std::time::Duration;
 
 impl Shard {
-    /// What is due in an instance: time that counts, or a command that its destination holds.
+    /// What is due in an instance: time that counts, a command that its destination holds, or a wait that goes on.
     pub(super) fn due_input(&self, id: InstanceId) -> Input {
-        self.live.get(&id).and_then(|live| self.held_input(live)).unwrap_or(Input::Due)
+        self.live.get(&id).and_then(|live| self.resting_input(live)).unwrap_or(Input::Due)
     }
 
-    fn held_input(&self, live: &Live) -> Option<Input> {
+    fn resting_input(&self, live: &Live) -> Option<Input> {
         let core = &live.instance.core;
         let node = core.next_due()?.1?;
+        if let NodeState::Waiting { until, since } = core.state(node) {
+            let until = self.batch.now + self.unheard(&live.plan, node, (*since, *until))?;
+            return Some(Input::Unheard { node, until });
+        }
         let (leg, ask) = core.state(node).asked()?;
         let destination = self.destination(&live.plan, node, leg)?;
         let stage = match ask.next {
@@ -50,6 +56,14 @@ impl Shard {
             channel.map_or_else(Default::default, |channel| self.shared.routes.lane(channel));
         let hearing = self.shared.hearing.get(usize::from(lane));
         hearing.is_none_or(|hearing| !hearing.begins_anew(asked, self.batch.now))
+    }
+
+    /// How much longer a wait goes on, since what it awaits could not have been heard all the time.
+    fn unheard(&self, plan: &Plan, node: NodeId, time: (Timestamp, Timestamp)) -> Option<Duration> {
+        let lanes =
+            transition::awaited_on(plan.graph(), node).map(|on| self.shared.routes.lane(on));
+        let hearings = lanes.filter_map(|lane| self.shared.hearing.get(usize::from(lane)));
+        hearings.filter_map(|hearing| hearing.lacks(time, self.batch.now)).max()
     }
 
     /// Until when the destination is held that a failure came from.

@@ -31,7 +31,7 @@ impl Symbols {
             key.push(match state {
                 NodeState::Idle => 0,
                 NodeState::Entered => 1,
-                NodeState::Waiting(_) => 2,
+                NodeState::Waiting { .. } => 2,
                 NodeState::Done(None) => 3,
                 NodeState::Done(Some(_)) => 4,
                 NodeState::InDoubt => 5,
@@ -57,7 +57,7 @@ impl Symbols {
                 }
             });
             // Only steps have a fate, and one that was never asked has none.
-            if !matches!(state, NodeState::Idle | NodeState::Entered | NodeState::Waiting(_)) {
+            if !matches!(state, NodeState::Idle | NodeState::Entered | NodeState::Waiting { .. }) {
                 key.push(fate.to_byte());
             }
         }
@@ -111,7 +111,7 @@ impl Symbols {
             *state = match code {
                 0 => NodeState::Idle,
                 1 => NodeState::Entered,
-                2 => NodeState::Waiting(LATER),
+                2 => NodeState::Waiting { until: LATER, since: NOW },
                 3 => NodeState::Done(None),
                 4 => NodeState::Done(Some(empty(Format::Json))),
                 5 => NodeState::InDoubt,
