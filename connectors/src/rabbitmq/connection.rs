@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 /// How long one try may take, handshake and topology included. A black hole must not eat the whole time limit of opening.
 const ATTEMPT_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// How long one try to rebuild may take, with topology and consumers. A broker that was killed answers `basic.consume` of its quorum
-/// queues late; giving up before that only begins the wait anew. A broker that is silent is found out by its heartbeats.
+/// How long one try to rebuild may take, with locks and topology. A broker that was killed answers late about its quorum
+/// queues; giving up before that only begins the wait anew. A broker that is silent is found out by its heartbeats.
 const REBUILD_TIME_MAX: Duration = Duration::from_secs(90);
 
 /// How long a goodbye may take. The broker notices the end of a connection without it, only later.
@@ -171,7 +171,7 @@ impl Dialer {
         }
     }
 
-    /// Tries until `attempt` succeeds, for ever, and says how it goes. What a person must mend is told to `report` each time it comes up.
+    /// Tries until `attempt` succeeds, for ever, and says how it goes; that all is well, the caller says. What a person must mend is told to `report` each time it comes up.
     pub(super) async fn for_ever<T, A>(
         &self,
         purpose: &str,
@@ -190,7 +190,6 @@ impl Dialer {
                 Ok(Ok(done)) => {
                     tracing::info!(%address, purpose, "Connected to RabbitMQ again.");
                     health.reconnected();
-                    health.ready();
                     return done;
                 }
                 Ok(Err(Trouble::Mend(error))) => {

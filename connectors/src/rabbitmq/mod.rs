@@ -1,7 +1,7 @@
 //! RabbitMQ: queues that hand each message to one reader, exchanges that copy events to each group's queue.
 //!
 //! ```text
-//! source ─► connection ─► owner ─► topology ─► consume ─► envelope ─► acks
+//! source ─► connection ─► owner ─► topology ─► a consumer for each queue ─► envelope ─► acks
 //! sink ─► line: connection ─► topology ─► envelope ─► publish the window ─► window: decided as a whole
 //! ```
 //!
@@ -12,7 +12,8 @@
 //!   would overtake its neighbours and break the order of a key. Who has the queue also has its lock, so that a second reader
 //!   is told: it is refused, or stands by where [`RabbitMqSettings::stand_by`] says so.
 //! - Dead letters lie in plain quorum queues, from which any tool takes them one by one.
-//! - Sources and sinks have a connection each: when the broker is short of memory or disk it stops reading from
+//! - A source has a connection for its locks and one for each queue, so that a queue that does not answer stops no other.
+//! - Sinks have connections of their own: when the broker is short of memory or disk it stops reading from
 //!   connections that publish, and acknowledgements must not wait behind that.
 //! - lapin's own recovery is off. A connection that breaks is built anew, with its topology, for ever.
 //!
@@ -21,9 +22,11 @@
 mod acks;
 mod config;
 mod connection;
+mod consumer;
 mod envelope;
 mod line;
 mod owner;
+mod silence;
 mod sink;
 mod source;
 mod tls;

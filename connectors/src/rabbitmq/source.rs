@@ -1,63 +1,52 @@
-//! Consuming: one task per source owns the connection and moves deliveries in and settlements out.
+//! Consuming: who has the queues of a group, and what comes from them on its way to the reader.
 //!
 //! ```text
-//! broker ─► pump ─► inbox (bounded by the prefetch) ─► receive
-//! settle ─► ledger ─► pump ─► broker
+//! pump: lock the queues ─► a consumer for each ─► look at the locks until they are lost ─► …
+//! broker ─► consumers ─► inbox (bounded by the prefetch) ─► receive
+//! settle ─► a ledger for each queue ─► consumers ─► broker
 //! ```
 //!
-//! All queues of a source are consumed on one AMQP channel, so that one delivery tag names one delivery and one
-//! acknowledgement can speak for many. When that channel is gone, the ledger starts anew and the broker hands out
-//! again what it was not told about.
+//! Each queue has a [`consumer`](super::consumer) with a connection of its own: RabbitMQ keeps whoever wants to consume a queue without
+//! a leader waiting for a minute, and then closes the connection. The others deliver meanwhile. What locks the queues is
+//! a connection that asks for nothing else, so that it stands as long as the broker does.
 
 use super::{
     NAME,
     acks::{Ledger, Telling},
     connection::{Dialer, Held, Trouble},
-    envelope, owner,
+    consumer::Consumer,
+    envelope, owner, silence,
     topology::{self, queue_of},
 };
 use crate::{
     ChannelSpec, ConnectorError, Delivery, Health, Receipt, Settle, Settler, Source, SourceSpec,
-    retry::Delays,
+    health::Figure, retry::Delays,
 };
 use async_trait::async_trait;
-use futures::{
-    FutureExt, StreamExt,
-    future::{maybe_done, ready},
-    stream::{self, BoxStream, ReadyChunks, SelectAll},
-};
-use lapin::{
-    Channel,
-    message::Delivery as AmqpDelivery,
-    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions},
-    types::FieldTable,
-};
+use lapin::message::Delivery as AmqpDelivery;
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, oneshot},
-    task::JoinHandle,
+    sync::{Notify, oneshot, watch},
+    task::{JoinHandle, JoinSet},
     time::{Instant, sleep, timeout},
 };
 
-/// Deliveries the pump moves at once before it looks at settlements again.
-const DELIVERIES_PER_TURN: usize = 256;
-
-/// After how long a queue that does not answer is told by its name while a connection is rebuilt. Shorter than one try may take.
-const SILENT_AFTER: Duration = Duration::from_secs(75);
+/// How often we look whether the locks of the queues stand. Costs a read of memory.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A connection that held for so long was a good one: the next rebuild starts with short delays again.
-const GOOD_CONNECTION: Duration = Duration::from_secs(10);
+pub(super) const GOOD_CONNECTION: Duration = Duration::from_secs(10);
 
 /// Reads the queues of its channels.
 pub(super) struct RabbitMqSource {
     inbox: Arc<Inbox>,
     unsettled_max: usize,
     pump: JoinHandle<()>,
-    /// Dropped with the source, which ends the pump and its connection.
+    /// Dropped with the source, which ends the pump and its connections.
     _stop: oneshot::Sender<()>,
 }
 
@@ -69,25 +58,28 @@ impl RabbitMqSource {
         let reader = Arc::new(Reader::new(&spec, dialer.settings().prefetch_max)?);
         let stand_by = dialer.settings().stand_by;
         let attempt = || async {
-            match Session::open(&dialer, &reader).await {
+            match own(&dialer, &reader).await {
                 Err(Trouble::Owned { .. }) if stand_by => Ok(None),
-                opened => opened.map(Some),
+                owned => owned.map(Some),
             }
         };
-        let opened = dialer.while_opening("opening a source", attempt).await;
-        let session = opened.map_err(|error| reader.naming_the_silent(error))?;
-        let inbox = Arc::new(Inbox::default());
-        if session.is_none() {
+        let owned = dialer.while_opening("opening a source", attempt).await?;
+        let inbox = Arc::new(Inbox::new(&reader));
+        let is_owner = owned.is_some();
+        if !is_owner {
             inbox.health.waiting("another connection reads its queues; this one stands by");
         }
         let (stop, stopped) = oneshot::channel();
+        let connect_time_max = dialer.settings().connect_time_max;
         let pump = Pump { dialer, reader, inbox: inbox.clone(), stopped };
-        Ok(Self {
-            inbox,
-            unsettled_max: spec.unsettled_max,
-            pump: tokio::spawn(pump.run(session)),
-            _stop: stop,
-        })
+        let pump = tokio::spawn(pump.run(owned));
+        let source = Self { inbox, unsettled_max: spec.unsettled_max, pump, _stop: stop };
+        if is_owner {
+            // What a person must mend is told at once. A queue that does not answer holds nobody up: it is told by the health.
+            let known = timeout(connect_time_max, source.inbox.first_outcomes()).await;
+            known.unwrap_or(Ok(()))?;
+        }
+        Ok(source)
     }
 }
 
@@ -119,22 +111,43 @@ impl Source for RabbitMqSource {
     }
 }
 
-/// Between the pump and the reader.
-#[derive(Default)]
-struct Inbox {
+/// How a queue stands with its consumer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum QueueStands {
+    /// Being asked for the first time.
+    Opening,
+    Consumed,
+    /// Asked, and it does not answer: what is known, and what a person can do.
+    Silent(String),
+    /// Refused, or its connection is lost.
+    Failing(String),
+}
+
+/// Between the consumers and the reader.
+pub(super) struct Inbox {
     state: Mutex<State>,
     /// Wakes the reader: something arrived, there is room again, or there is trouble.
     changed: Notify,
-    /// Wakes the pump: the broker is to be told something.
-    settled: Notify,
-    health: Health,
+    /// Wakes whoever opens the source: a queue stands in another way.
+    stood: Notify,
+    queues: Vec<Queue>,
+    pub(super) health: Health,
 }
 
-#[derive(Default)]
+struct Queue {
+    name: String,
+    channel: ChannelSpec,
+    /// Wakes its consumer: the broker is to be told something.
+    settled: Notify,
+}
+
 struct State {
-    /// Arrived and not handed out. No more than the prefetch of all queues, as none of them is acknowledged.
-    waiting: VecDeque<Delivery>,
-    ledger: Ledger,
+    /// Arrived and not handed out, with the queue. No more than the prefetch of all queues, as none of them is acknowledged.
+    waiting: VecDeque<(usize, Delivery)>,
+    /// By queue.
+    ledgers: Vec<Ledger>,
+    stands: Vec<QueueStands>,
+    arrived: u64,
     /// What a person must mend; the latest only.
     trouble: Option<ConnectorError>,
 }
@@ -144,65 +157,177 @@ impl State {
         if let Some(error) = self.trouble.take() {
             return Err(error);
         }
-        let room = unsettled_max.saturating_sub(self.ledger.handed_out());
+        let handed_out: usize = self.ledgers.iter().map(Ledger::handed_out).sum();
+        let room = unsettled_max.saturating_sub(handed_out);
         let count = max.min(room).min(self.waiting.len());
-        self.ledger.hand_out(count);
-        Ok(self.waiting.drain(..count).collect())
+        let mut taken = Vec::with_capacity(count);
+        for (queue, delivery) in self.waiting.drain(..count) {
+            self.ledgers[queue].hand_out(1);
+            taken.push(delivery);
+        }
+        Ok(taken)
+    }
+
+    /// Whether each queue has had a first outcome. An error where a person is needed.
+    fn is_known(&mut self) -> Result<bool, ConnectorError> {
+        match self.trouble.take() {
+            Some(error) => Err(error),
+            None => Ok(!self.stands.contains(&QueueStands::Opening)),
+        }
+    }
+
+    /// The AMQP channel of a queue is gone: what waits will be handed out again by the broker.
+    fn restart(&mut self, queue: usize) {
+        self.waiting.retain(|(from, _)| *from != queue);
+        self.ledgers[queue].restart();
     }
 }
 
 impl Inbox {
+    fn new(reader: &Reader) -> Self {
+        let queue = |channel: &ChannelSpec| Queue {
+            name: queue_of(channel, &reader.group),
+            channel: channel.clone(),
+            settled: Notify::new(),
+        };
+        let queues: Vec<Queue> = reader.channels.iter().map(queue).collect();
+        let state = State {
+            waiting: VecDeque::new(),
+            ledgers: queues.iter().map(|_| Ledger::default()).collect(),
+            stands: vec![QueueStands::Opening; queues.len()],
+            arrived: 0,
+            trouble: None,
+        };
+        Self {
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            stood: Notify::new(),
+            queues,
+            health: Health::new(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn arrive(&self, reader: &Reader, arrived: Vec<(usize, AmqpDelivery)>) {
+    pub(super) fn arrive(&self, queue: usize, arrived: Vec<AmqpDelivery>) {
+        let channel = &self.queues[queue].channel;
         let opened: Vec<_> = arrived
             .into_iter()
-            .map(|(index, delivery)| {
-                let channel = &reader.channels[index];
+            .map(|delivery| {
                 let tag = delivery.delivery_tag;
                 (tag, envelope::message_of(channel, &delivery.properties, delivery.data))
             })
             .collect();
         let mut state = self.lock();
         for (tag, message) in opened {
-            let receipt = state.ledger.arrived(tag);
-            // Receipts count the deliveries of this source from 1.
-            let offset = receipt.0 - 1;
-            state.waiting.push_back(Delivery { message, partition: 0, offset, receipt });
+            let receipt = self.receipt(queue, state.ledgers[queue].arrived(tag));
+            // Counts the deliveries of this source.
+            let offset = state.arrived;
+            state.arrived += 1;
+            state.waiting.push_back((queue, Delivery { message, partition: 0, offset, receipt }));
         }
         drop(state);
         self.changed.notify_one();
     }
 
-    /// What the broker does not know yet.
-    fn news(&self) -> Vec<Telling> {
-        self.lock().ledger.tell()
+    /// Ledgers count for themselves: a receipt of the source carries the queue, too.
+    fn receipt(&self, queue: usize, Receipt(own): Receipt) -> Receipt {
+        Receipt(own * self.queues.len() as u64 + queue as u64)
     }
 
-    fn report(&self, error: ConnectorError) {
+    /// What the broker does not know yet about this queue.
+    pub(super) fn news(&self, queue: usize) -> Vec<Telling> {
+        self.lock().ledgers[queue].tell()
+    }
+
+    /// Waits until something of this queue was settled.
+    pub(super) async fn settled(&self, queue: usize) {
+        self.queues[queue].settled.notified().await;
+    }
+
+    /// A person must mend this.
+    pub(super) fn report(&self, error: ConnectorError) {
         self.lock().trouble = Some(error);
         self.changed.notify_one();
+        self.stood.notify_one();
     }
 
-    /// The AMQP channel is gone: what waits will be handed out again by the broker.
-    fn restart(&self) {
+    /// The AMQP channel of this queue is gone.
+    pub(super) fn restart(&self, queue: usize) {
+        self.lock().restart(queue);
+    }
+
+    /// A queue stands so, and with it the source.
+    pub(super) fn stands(&self, queue: usize, stands: QueueStands) {
         let mut state = self.lock();
-        state.waiting.clear();
-        state.ledger.restart();
+        state.stands[queue] = stands;
+        self.tell_health(&state.stands);
+        drop(state);
+        self.stood.notify_one();
+    }
+
+    /// All queues are asked anew.
+    fn opening(&self) {
+        self.lock().stands.fill(QueueStands::Opening);
+    }
+
+    fn tell_health(&self, stands: &[QueueStands]) {
+        let figure = |(queue, stands): (&Queue, &QueueStands)| Figure {
+            measure: &silence::QUEUE_UP,
+            labels: vec![("queue", queue.name.clone())],
+            value: f64::from(u8::from(*stands == QueueStands::Consumed)),
+        };
+        self.health.show(self.queues.iter().zip(stands).map(figure).collect());
+        let (mut silent, mut failing, mut opening) = (Vec::new(), Vec::new(), false);
+        for stands in stands {
+            match stands {
+                QueueStands::Consumed => {}
+                QueueStands::Opening => opening = true,
+                QueueStands::Silent(why) => silent.push(why),
+                QueueStands::Failing(why) => failing.push(why),
+            }
+        }
+        let ailing = silent.len() + failing.len();
+        match silent.first().or(failing.first()) {
+            Some(why) if failing.len() == stands.len() => self.health.away(why.as_str()),
+            Some(why) if ailing > 1 => {
+                self.health.degraded(format!("{ailing} of {} queues: {why}", stands.len()));
+            }
+            Some(why) => self.health.degraded(why.as_str()),
+            None if opening => {}
+            None => self.health.ready(),
+        }
+    }
+
+    /// Waits until each queue has answered, failed or was found silent. An error where a person is needed.
+    async fn first_outcomes(&self) -> Result<(), ConnectorError> {
+        while !self.lock().is_known()? {
+            self.stood.notified().await;
+        }
+        Ok(())
     }
 }
 
 impl Settler for Inbox {
     fn settle(&self, settlements: &[(Receipt, Settle)]) {
+        let mut touched = vec![false; self.queues.len()];
+        let count = self.queues.len() as u64;
         let mut state = self.lock();
-        for (receipt, settle) in settlements {
-            state.ledger.settle(*receipt, *settle);
+        for (Receipt(receipt), settle) in settlements {
+            let Some(queue) = receipt.checked_rem(count).and_then(|at| usize::try_from(at).ok())
+            else {
+                continue;
+            };
+            state.ledgers[queue].settle(Receipt(receipt / count), *settle);
+            touched[queue] = true;
         }
         let may_go_on = !state.waiting.is_empty();
         drop(state);
-        self.settled.notify_one();
+        for (queue, _) in self.queues.iter().zip(touched).filter(|(_, touched)| *touched) {
+            queue.settled.notify_one();
+        }
         if may_go_on {
             self.changed.notify_one();
         }
@@ -210,13 +335,11 @@ impl Settler for Inbox {
 }
 
 /// What is read, by whom.
-struct Reader {
-    channels: Vec<ChannelSpec>,
-    group: String,
+pub(super) struct Reader {
+    pub(super) channels: Vec<ChannelSpec>,
+    pub(super) group: String,
     /// Deliveries the broker pushes ahead per queue.
-    prefetch: u16,
-    /// The queue whose answer is awaited.
-    asked: Mutex<Option<String>>,
+    pub(super) prefetch: u16,
 }
 
 impl Reader {
@@ -236,39 +359,19 @@ impl Reader {
             channels: spec.channels.clone(),
             group: spec.group.clone(),
             prefetch: u16::try_from(share).unwrap_or(prefetch_max),
-            asked: Mutex::default(),
         })
-    }
-
-    fn asks(&self, queue: Option<&str>) {
-        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = queue.map(Into::into);
-    }
-
-    /// The queue that keeps us waiting although the broker let us in, and what a person can do.
-    fn silent(&self) -> Option<String> {
-        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        let queue = asked.as_ref()?;
-        Some(format!(
-            "to consume queue {queue}, which does not answer: `rabbitmq-queues quorum_status {queue}` shows whether it has a leader"
-        ))
-    }
-
-    /// An opening that came to nothing over one queue names it.
-    fn naming_the_silent(&self, error: ConnectorError) -> ConnectorError {
-        match (error, self.silent()) {
-            (
-                ConnectorError::Unreachable { connector, address, doing, waited, source },
-                Some(silent),
-            ) => {
-                let doing = format!("{doing} (it was asked {silent})");
-                ConnectorError::Unreachable { connector, address, doing, waited, source }
-            }
-            (error, _) => error,
-        }
     }
 }
 
-/// The task that serves one session after the other.
+/// A connection that has the locks of all queues, which are declared.
+async fn own(dialer: &Dialer, reader: &Reader) -> Result<Held, Trouble> {
+    let connection = Held::new(dialer.dial(&format!("consume {}", reader.group)).await?);
+    owner::lock(&connection, &reader.channels, &reader.group).await?;
+    topology::declare(&connection, &reader.channels, Some(&reader.group)).await?;
+    Ok(connection)
+}
+
+/// The task that keeps the locks, and a consumer for each queue while it has them.
 struct Pump {
     dialer: Arc<Dialer>,
     reader: Arc<Reader>,
@@ -277,212 +380,83 @@ struct Pump {
 }
 
 impl Pump {
-    async fn run(mut self, opened: Option<Session>) {
+    async fn run(mut self, owned: Option<Held>) {
         let address = self.dialer.settings().uri.clone();
         let mut delays = Delays::new();
-        let mut session = match opened {
-            Some(session) => session,
-            None => tokio::select! {
-                biased;
-                _ = &mut self.stopped => return,
-                taken_over = rebuild(&self.dialer, &self.reader, &self.inbox, &mut delays) => taken_over,
-            },
-        };
+        let mut next = owned;
         loop {
+            let connection = match next.take() {
+                Some(connection) => connection,
+                None => tokio::select! {
+                    biased;
+                    _ = &mut self.stopped => return,
+                    rebuilt = rebuild(&self.dialer, &self.reader, &self.inbox, &mut delays) => rebuilt,
+                },
+            };
             let since = Instant::now();
-            match self.serve(&mut session).await {
-                Ended::Stopped => {
-                    // What was settled before the source was dropped is told before the goodbye.
-                    let _ = tell(&session.amqp, self.inbox.news()).await;
-                    return session.connection.close().await;
-                }
-                Ended::Lost(error) => {
-                    tracing::warn!(%address, group = self.reader.group, error,
-                        "The connection that consumes was lost, rebuilding it.");
-                    self.inbox.health.away(error);
-                }
+            self.inbox.opening();
+            let (stop, consumers) = self.consumers();
+            let stopped = tokio::select! {
+                biased;
+                _ = &mut self.stopped => true,
+                () = lost(&connection) => false,
+            };
+            // They tell what was settled before their goodbye.
+            stop.send_replace(true);
+            ended(consumers).await;
+            if stopped {
+                return connection.close().await;
             }
+            let group = &self.reader.group;
+            tracing::warn!(%address, group, "The connection that consumes was lost, rebuilding it.");
+            self.inbox
+                .health
+                .away(format!("the connection to RabbitMQ at {address} that consumes was lost"));
             // Lets its queues go, which the next one takes.
-            drop(session);
-            self.inbox.restart();
+            drop(connection);
             if since.elapsed() >= GOOD_CONNECTION {
                 delays.succeeded();
             }
-            session = tokio::select! {
-                biased;
-                _ = &mut self.stopped => return,
-                rebuilt = rebuild(&self.dialer, &self.reader, &self.inbox, &mut delays) => rebuilt,
-            };
         }
     }
 
-    async fn serve(&mut self, session: &mut Session) -> Ended {
-        loop {
-            let turn = tokio::select! {
-                biased;
-                _ = &mut self.stopped => return Ended::Stopped,
-                () = self.inbox.settled.notified() => tell(&session.amqp, self.inbox.news()).await,
-                happened = session.events.next() => {
-                    self.take_turn(session, happened.unwrap_or_default()).await
-                }
+    fn consumers(&self) -> (watch::Sender<bool>, JoinSet<()>) {
+        let (stop, stopped) = watch::channel(false);
+        let mut consumers = JoinSet::new();
+        for queue in 0..self.reader.channels.len() {
+            let consumer = Consumer {
+                dialer: self.dialer.clone(),
+                reader: self.reader.clone(),
+                inbox: self.inbox.clone(),
+                queue,
+                stopped: stopped.clone(),
             };
-            match turn {
-                Ok(()) => {}
-                Err(Trouble::Passing { doing, source }) => {
-                    let source = source.map(|source| source.to_string()).unwrap_or_default();
-                    return Ended::Lost(format!("RabbitMQ was asked {doing}: {source}"));
-                }
-                // Only dialling says so, and this connection stands.
-                Err(Trouble::Shut(error)) => return Ended::Lost(error.to_string()),
-                Err(Trouble::Mend(error)) => {
-                    let text = error.to_string();
-                    self.inbox.report(error);
-                    return Ended::Lost(text);
-                }
-                Err(Trouble::Owned { queue, .. }) => {
-                    return Ended::Lost(format!("another connection reads queue {queue}"));
-                }
-            }
+            consumers.spawn(consumer.run());
         }
-    }
-
-    async fn take_turn(&self, session: &mut Session, happened: Vec<Event>) -> Result<(), Trouble> {
-        let mut arrived = Vec::with_capacity(happened.len());
-        let mut outcome = Ok(());
-        for event in happened {
-            outcome = match event {
-                Event::Delivered(index, delivery) => {
-                    arrived.push((index, delivery));
-                    continue;
-                }
-                Event::Failed(error) => Err(Trouble::passing("to deliver", error)),
-                Event::Cancelled(index) => {
-                    let queue = queue_of(&self.reader.channels[index], &self.reader.group);
-                    tracing::warn!(
-                        queue,
-                        "RabbitMQ stopped delivering, was the queue deleted? Declaring it again."
-                    );
-                    session.resume(&self.reader, index).await
-                }
-            };
-            if outcome.is_err() {
-                break;
-            }
-        }
-        self.inbox.arrive(&self.reader, arrived);
-        outcome
+        (stop, consumers)
     }
 }
 
-async fn rebuild(dialer: &Dialer, reader: &Reader, inbox: &Inbox, delays: &mut Delays) -> Session {
+/// Waits for the consumers, and passes on their panics.
+async fn ended(mut consumers: JoinSet<()>) {
+    while let Some(joined) = consumers.join_next().await {
+        if let Err(error) = joined
+            && error.is_panic()
+        {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
+}
+
+/// Returns once the connection is gone.
+async fn lost(connection: &Held) {
+    while connection.status().connected() {
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn rebuild(dialer: &Dialer, reader: &Reader, inbox: &Inbox, delays: &mut Delays) -> Held {
     sleep(delays.after_failure()).await;
-    let open = || async {
-        let silent = || Trouble::Passing {
-            doing: reader.silent().unwrap_or_else(|| "to let us consume".into()),
-            source: None,
-        };
-        timeout(SILENT_AFTER, Session::open(dialer, reader)).await.unwrap_or_else(|_| Err(silent()))
-    };
+    let open = || own(dialer, reader);
     dialer.for_ever("consume", delays, &inbox.health, open, |error| inbox.report(error)).await
-}
-
-/// Why a session ended.
-enum Ended {
-    Stopped,
-    Lost(String),
-}
-
-/// What comes from the broker, with the index of the channel.
-#[expect(clippy::large_enum_variant, reason = "nearly every event is a delivery")]
-enum Event {
-    Delivered(usize, AmqpDelivery),
-    Failed(lapin::Error),
-    Cancelled(usize),
-}
-
-/// One connection with one AMQP channel and a consumer per queue.
-struct Session {
-    connection: Held,
-    amqp: Channel,
-    events: ReadyChunks<SelectAll<BoxStream<'static, Event>>>,
-}
-
-impl Session {
-    async fn open(dialer: &Dialer, reader: &Reader) -> Result<Self, Trouble> {
-        reader.asks(None);
-        let connection = Held::new(dialer.dial(&format!("consume {}", reader.group)).await?);
-        owner::lock(&connection, &reader.channels, &reader.group).await?;
-        topology::declare(&connection, &reader.channels, Some(&reader.group)).await?;
-        let opening = |error| Trouble::of("to open an AMQP channel for consuming", error);
-        let amqp = connection.create_channel().await.map_err(opening)?;
-        amqp.basic_qos(reader.prefetch, BasicQosOptions::default()).await.map_err(opening)?;
-        let mut all = SelectAll::new();
-        // Keeps the stream from ending while a cancelled consumer is being replaced.
-        all.push(stream::pending().boxed());
-        let events = all.ready_chunks(DELIVERIES_PER_TURN);
-        let mut session = Self { connection, amqp, events };
-        for index in 0..reader.channels.len() {
-            session.consume(reader, index).await?;
-        }
-        Ok(session)
-    }
-
-    /// Consumes a queue again whose consumer the broker has cancelled.
-    async fn resume(&mut self, reader: &Reader, index: usize) -> Result<(), Trouble> {
-        let channel = &reader.channels[index..=index];
-        topology::declare(&self.connection, channel, Some(&reader.group)).await?;
-        self.consume(reader, index).await
-    }
-
-    async fn consume(&mut self, reader: &Reader, index: usize) -> Result<(), Trouble> {
-        let queue = queue_of(&reader.channels[index], &reader.group);
-        reader.asks(Some(&queue));
-        let answer = self
-            .amqp
-            .basic_consume(
-                queue.as_str().into(),
-                // The broker makes up a tag, so that a new consumer is never taken for the cancelled one.
-                "".into(),
-                BasicConsumeOptions::default(),
-                FieldTable::default(),
-            )
-            .await;
-        reader.asks(None);
-        let consumer =
-            answer.map_err(|error| Trouble::of(format!("to consume queue {queue}"), error))?;
-        let events = consumer
-            .map(move |delivered| match delivered {
-                Ok(delivery) => Event::Delivered(index, delivery),
-                Err(error) => Event::Failed(error),
-            })
-            .chain(ready(Event::Cancelled(index)).into_stream());
-        self.events.get_mut().push(events.boxed());
-        Ok(())
-    }
-}
-
-/// Tells the broker, in this order.
-async fn tell(amqp: &Channel, tellings: Vec<Telling>) -> Result<(), Trouble> {
-    let mut under_way = Vec::with_capacity(tellings.len());
-    for telling in tellings {
-        let mut frame = Box::pin(maybe_done(tell_one(amqp, telling)));
-        // The first poll queues the frame, so the order is this loop's; waiting for each would send one at a time.
-        let _ = futures::poll!(frame.as_mut());
-        under_way.push(frame);
-    }
-    for mut frame in under_way {
-        frame.as_mut().await;
-        if let Some(Err(error)) = frame.as_mut().take_output() {
-            return Err(Trouble::passing("to take settlements", error));
-        }
-    }
-    Ok(())
-}
-
-async fn tell_one(amqp: &Channel, telling: Telling) -> lapin::Result<()> {
-    match telling {
-        Telling::AckThrough(tag) => amqp.basic_ack(tag, BasicAckOptions { multiple: true }).await,
-        Telling::Ack(tag) => amqp.basic_ack(tag, BasicAckOptions::default()).await,
-        Telling::Requeue(tag) => amqp.basic_reject(tag, BasicRejectOptions { requeue: true }).await,
-    }
 }

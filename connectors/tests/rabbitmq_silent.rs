@@ -1,0 +1,101 @@
+//! The RabbitMQ connector with a quorum queue that has no leader: everything else goes on, it is told, and it heals by itself once there is one.
+//!
+//! Skipped, and says so, as the tests of `rabbitmq_real.rs` are; it needs an administrator.
+
+use dirigent_connectors::{ChannelSpec, Connector, Sent, SourceSpec, health::Standing};
+use real::rabbitmq::*;
+
+mod real;
+
+/// A queue that lost its members' memory as one does whose first entry was not on the disk when the broker was killed: recovered as a
+/// new member that waits for its first election.
+fn lose_the_leader(ctl: &str, queue: &str) {
+    let lose = format!(
+        r#"{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{queue}">>)), ok = ra:force_delete_server(quorum_queues, {{list_to_atom("%2F_{queue}"), node()}}), {{[_], []}} = rabbit_quorum_queue:recover(<<"/">>, [Q]), well."#
+    );
+    assert_eq!(administered(ctl, &["eval", &lose]).trim(), "well");
+}
+
+/// What an operator does.
+fn elect_a_leader(ctl: &str, queue: &str) {
+    let elect = format!(r#"ra:trigger_election({{list_to_atom("%2F_{queue}"), node()}})."#);
+    assert_eq!(administered(ctl, &["eval", &elect]).trim(), "ok");
+}
+
+fn says(standing: &Standing, parts: &[&str]) {
+    let why = standing.why().unwrap_or_default();
+    assert!(parts.iter().all(|part| why.contains(part)), "{standing:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_without_a_leader_is_told_and_heals_while_the_others_of_its_source_deliver() {
+    let bench = broker_or_skip!("silent");
+    let Some(ctl) = require!("DIRIGENT_RABBITMQCTL") else { return };
+    let [sick, well] =
+        ["sick", "well"].map(|name| ChannelSpec::work(format!("{}-{name}", bench.prefix)));
+    bench.connector.prepare(&[sick.clone(), well.clone()]).await.expect("prepared");
+    lose_the_leader(&ctl, &sick.name);
+    let spec = SourceSpec {
+        channels: vec![sick.clone(), well.clone()],
+        group: bench.prefix.clone(),
+        positions: vec![],
+        unsettled_max: 10,
+    };
+    let mut source =
+        bench.connector.source(spec).await.expect("a source, though a queue is silent");
+    let standing = until(&source.health(), |standing| standing.name() == "degraded").await;
+    says(&standing, &[&sick.name, "quorum_status", "trigger_election"]);
+    let mut sink = bench.connector.sink().await.expect("a sink");
+    for round in 0..3 {
+        assert_eq!(sink.send(&window(&well, round..round + 1)).await, [Sent::Confirmed]);
+        let read = receive(source.as_mut(), 1).await;
+        assert_eq!(ids(&read), [round]);
+        done(source.as_ref(), &read);
+    }
+    let report = source.health().report();
+    let up = |queue: &ChannelSpec| {
+        let mut figures = report.figures.iter();
+        let found = figures.find(|figure| figure.labels == [("queue", queue.name.clone())]);
+        found.map(|figure| (figure.measure.name, figure.value))
+    };
+    assert_eq!(up(&sick), Some(("rabbitmq_queue_up", 0.0)));
+    assert_eq!(up(&well), Some(("rabbitmq_queue_up", 1.0)));
+    elect_a_leader(&ctl, &sick.name);
+    until(&source.health(), Standing::is_ready).await;
+    assert_eq!(sink.send(&window(&sick, 0..3)).await, vec![Sent::Confirmed; 3]);
+    let read = receive(source.as_mut(), 3).await;
+    assert_eq!(ids(&read), [0, 1, 2]);
+    done(source.as_ref(), &read);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_loses_its_leader_while_it_is_consumed_is_told_and_stops_no_other() {
+    let bench = broker_or_skip!("silenced");
+    let Some(ctl) = require!("DIRIGENT_RABBITMQCTL") else { return };
+    let [sick, well] =
+        ["sick", "well"].map(|name| ChannelSpec::work(format!("{}-{name}", bench.prefix)));
+    bench.connector.prepare(&[sick.clone(), well.clone()]).await.expect("prepared");
+    let spec = SourceSpec {
+        channels: vec![sick.clone(), well.clone()],
+        group: bench.prefix.clone(),
+        positions: vec![],
+        unsettled_max: 10,
+    };
+    let mut source = bench.connector.source(spec).await.expect("a source");
+    assert!(source.health().standing().is_ready());
+    lose_the_leader(&ctl, &sick.name);
+    // As after a restart of the broker, every consumer has to come anew.
+    administered(&ctl, &["close_all_connections", "a test"]);
+    let names_the_cure =
+        |standing: &Standing| standing.why().is_some_and(|why| why.contains("trigger_election"));
+    says(&until(&source.health(), names_the_cure).await, &[&sick.name]);
+    let mut sink = bench.connector.sink().await.expect("a sink");
+    assert_eq!(sink.send(&window(&well, 0..3)).await, vec![Sent::Confirmed; 3]);
+    let read = receive(source.as_mut(), 3).await;
+    assert_eq!(ids(&read), [0, 1, 2]);
+    done(source.as_ref(), &read);
+    elect_a_leader(&ctl, &sick.name);
+    until(&source.health(), Standing::is_ready).await;
+    assert_eq!(sink.send(&window(&sick, 0..3)).await, vec![Sent::Confirmed; 3]);
+    assert_eq!(ids(&receive(source.as_mut(), 3).await), [0, 1, 2]);
+}
