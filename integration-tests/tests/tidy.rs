@@ -55,6 +55,7 @@ const MODEL_NEEDS: &[&str] = &[
     "serde",
     "serde_bytes",
     "serde_json",
+    "sha1",
     "thiserror",
     "uuid",
 ];

@@ -46,7 +46,8 @@ impl MemorySource {
     fn take(&mut self, max: usize) -> Vec<Delivery> {
         let mut unsettled = self.out.lock();
         let room = self.out.unsettled_max.saturating_sub(unsettled.receipts.len()).min(max);
-        let mut deliveries = Vec::new();
+        let waiting: usize = self.out.queues.iter().map(|queue| queue.waiting()).sum();
+        let mut deliveries = Vec::with_capacity(room.min(waiting));
         let count = self.out.queues.len();
         for step in 0..count {
             let index = (self.turn + step) % count;

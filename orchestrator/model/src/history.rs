@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 /// Bytes of history kept per instance: some hundred inputs. The oldest half goes when it is reached.
 pub const HISTORY_BYTES_MAX: usize = 16 * 1024;
 
+/// Bytes of a line that room is made for at once: enough for nearly all.
+const LINE_BYTES: usize = 96;
+
 /// One input and its decision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
@@ -134,8 +137,9 @@ pub struct History {
 impl History {
     /// Appends a line and returns its encoded form, to be handed to [`History::append_encoded`] of a copy elsewhere.
     pub fn append(&mut self, line: &Line) -> Vec<u8> {
-        let encoded =
-            postcard::to_stdvec(line).expect("a line holds nothing that postcard can't write");
+        let room = Vec::with_capacity(LINE_BYTES);
+        let encoded = postcard::to_extend(line, room)
+            .expect("a line holds nothing that postcard can't write");
         self.append_encoded(&encoded);
         encoded
     }

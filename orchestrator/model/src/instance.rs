@@ -10,11 +10,24 @@ use crate::{
     time::Timestamp,
 };
 use serde::{Deserialize, Serialize};
+use sha1::{Digest, Sha1};
 use std::fmt;
 use uuid::Uuid;
 
 /// Ids of instances, and of all effects, are UUIDv5 under this name space.
 const NAMESPACE: Uuid = Uuid::from_u128(0x6469_7269_6765_6e74_0000_7361_6761_0001);
+
+/// A UUIDv5 (RFC 9562, section 5.5) of the parts of a name, one behind the other. Several of them are made for every event, and this
+/// SHA-1 knows the instructions that processors have for it.
+fn named(space: &Uuid, name: &[&[u8]]) -> Uuid {
+    let mut hash = Sha1::new();
+    hash.update(space.as_bytes());
+    name.iter().for_each(|part| hash.update(part));
+    let digest: [u8; 20] = hash.finalize().into();
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    uuid::Builder::from_sha1_bytes(bytes).into_uuid()
+}
 
 /// Names the place of a saga for one business key. Runs of the same key follow each other in the same place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -23,8 +36,7 @@ pub struct InstanceId(pub Uuid);
 impl InstanceId {
     /// The id for a definition's name and a key.
     pub fn of(definition: &str, key: &Key) -> Self {
-        let name = format!("{definition}\0{key}");
-        Self(Uuid::new_v5(&NAMESPACE, name.as_bytes()))
+        Self(named(&NAMESPACE, &[definition.as_bytes(), &[0], key.as_str().as_bytes()]))
     }
 }
 
@@ -369,7 +381,7 @@ pub const EVENTS_TAKEN_MAX: usize = 32;
 
 /// Ids come from outside and may be long; what is remembered of each is not.
 pub(crate) fn taken_id(instance: InstanceId, message_id: &str) -> Uuid {
-    Uuid::new_v5(&instance.0, message_id.as_bytes())
+    named(&instance.0, &[message_id.as_bytes()])
 }
 
 impl Core {
@@ -377,13 +389,9 @@ impl Core {
     pub fn idempotency_key(&self, node: &str, leg: Leg) -> Uuid {
         let run = match self.run {
             0 => self.id.0,
-            run => Uuid::new_v5(&self.id.0, &run.to_be_bytes()),
+            run => named(&self.id.0, &[&run.to_be_bytes()]),
         };
-        let mut name = Vec::with_capacity(node.len() + 12);
-        name.extend_from_slice(node.as_bytes());
-        name.push(0);
-        name.extend_from_slice(leg.as_str().as_bytes());
-        Uuid::new_v5(&run, &name)
+        named(&run, &[node.as_bytes(), &[0], leg.as_str().as_bytes()])
     }
 
     /// Whether the message with this id began this run, or was taken by one of its waits.
@@ -482,7 +490,10 @@ impl Instance {
             .expect("the core holds nothing that postcard can't write");
         // Data that was read from JSON, or began as a value, can be written as JSON unless its author's `Serialize` fails:
         // then the empty text is refused when it is read, instead of a wrong value being believed.
-        into.extend_from_slice(&self.data.to_json().unwrap_or_default());
+        let before = into.len();
+        if self.data.write_json(into).is_err() {
+            into.truncate(before);
+        }
     }
 
     /// The core and the JSON of the data from the stored form, for those who know no definition.
@@ -514,5 +525,17 @@ impl Instance {
             .read_data(json)
             .map_err(|error| StoredError::Damaged { text: error.to_string() })?;
         Ok(Self { core, data, history })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_what_rfc_9562_makes_of_them() {
+        let known = named(&Uuid::NAMESPACE_DNS, &[b"www.", b"example.com"]);
+        assert_eq!(known.to_string(), "2ed6657d-e927-568b-95e1-2665a8aea6a2");
+        assert_eq!(known, Uuid::new_v5(&Uuid::NAMESPACE_DNS, b"www.example.com"));
     }
 }

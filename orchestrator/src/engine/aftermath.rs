@@ -16,12 +16,15 @@ pub(super) struct Before {
     pub(super) ended: bool,
     pub(super) blocked: bool,
     pub(super) due: Option<Timestamp>,
+    /// Its stored form, when it was last written.
+    pub(super) bytes: usize,
 }
 
 impl Before {
-    pub(super) fn of(instance: &Instance, due: Option<Timestamp>) -> Self {
+    pub(super) fn of(instance: &Instance, due: Option<Timestamp>, bytes: usize) -> Self {
         let core = &instance.core;
-        Self { started: false, ended: core.status.is_end(), blocked: core.is_blocked(), due }
+        let (ended, blocked) = (core.status.is_end(), core.is_blocked());
+        Self { started: false, ended, blocked, due, bytes }
     }
 }
 

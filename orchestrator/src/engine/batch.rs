@@ -20,6 +20,9 @@ use std::sync::Arc;
 /// that would end the process, and the same inputs would come again.
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 
+/// Bytes that an instance's stored form grows by in one turn, as a rule.
+const STATE_GROWTH_BYTES: usize = 192;
+
 /// An instance that the batch changes. Its state is captured once, when the batch is handed over.
 #[derive(Default)]
 pub(super) struct Touched {
@@ -30,9 +33,14 @@ pub(super) struct Touched {
 }
 
 impl Touched {
-    /// Takes the instance as it is at the end of the batch.
-    pub(super) fn capture(&mut self, instance: &Instance, due: Option<Timestamp>) -> usize {
-        let mut state = Vec::with_capacity(512);
+    /// Takes the instance as it is at the end of the batch; `bytes_before` is what its stored form took the last time.
+    pub(super) fn capture(
+        &mut self,
+        instance: &Instance,
+        due: Option<Timestamp>,
+        bytes_before: usize,
+    ) -> usize {
+        let mut state = Vec::with_capacity(bytes_before + STATE_GROWTH_BYTES);
         instance.encode(&mut state);
         let bytes = state.len();
         let core = &instance.core;
@@ -77,6 +85,17 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
+    /// The next one after a batch that is sealed, with room for as much.
+    pub(super) fn after(sealed: &mut Self) -> Self {
+        Self {
+            touched: std::mem::take(&mut sealed.touched),
+            outgoing: Vec::with_capacity(sealed.group.outgoing.len()),
+            inputs: Vec::with_capacity(sealed.group.inputs.len()),
+            done: Vec::with_capacity(sealed.done.len()),
+            ..Self::default()
+        }
+    }
+
     /// How much is in it, against the bound.
     pub(super) fn inputs(&self) -> usize {
         self.done.len().max(self.touched.len()).max(self.kept.len())
@@ -143,10 +162,9 @@ impl Batch {
 
     /// Writes the group into a buffer.
     pub(super) fn seal(&mut self, buffer: Vec<u8>) {
-        let touched = std::mem::take(&mut self.touched);
-        self.rest.reserve(touched.len());
-        let mut changes = Vec::with_capacity(touched.len());
-        for (id, touched) in touched {
+        self.rest.reserve(self.touched.len());
+        let mut changes = Vec::with_capacity(self.touched.len());
+        for (id, touched) in self.touched.drain() {
             let mut resting = touched.captured.filter(|_| !touched.gone);
             let state = resting.as_mut().map(|resting| std::mem::take(&mut resting.state));
             let due = resting.as_ref().and_then(|resting| resting.due);

@@ -277,8 +277,10 @@ impl Committer {
     }
 
     fn send(&mut self, batch: &mut Batch, mut next: Vec<LaneSeq>) {
-        let mut lanes: Vec<Vec<_>> = self.relays.iter().map(|_| Vec::new()).collect();
-        for outgoing in std::mem::take(&mut batch.group.outgoing) {
+        let outgoing = std::mem::take(&mut batch.group.outgoing);
+        let room = if self.relays.len() == 1 { outgoing.len() } else { 0 };
+        let mut lanes: Vec<Vec<_>> = self.relays.iter().map(|_| Vec::with_capacity(room)).collect();
+        for outgoing in outgoing {
             let lane = usize::from(outgoing.lane);
             lanes[lane].push((next[lane], outgoing));
             next[lane] += 1;
@@ -292,9 +294,9 @@ impl Committer {
 
     fn settle(&mut self, batches: &[Batch]) {
         let mut settler: Option<&Arc<dyn Settler>> = None;
-        let mut settlements: Vec<(Receipt, Settle)> = Vec::new();
-        let done: Vec<&Arc<DeliveryDone>> = batches.iter().flat_map(|batch| &batch.done).collect();
-        for done in done {
+        let deliveries = batches.iter().map(|batch| batch.done.len()).sum();
+        let mut settlements: Vec<(Receipt, Settle)> = Vec::with_capacity(deliveries);
+        for done in batches.iter().flat_map(|batch| &batch.done) {
             if !done.committed() {
                 continue;
             }

@@ -305,25 +305,28 @@ fn take_outgoing(from: &mut Take<'_>) -> Result<Outgoing, Malformed> {
 
 /// Inputs lie together by channel and partition: their counts, then their offsets as distances.
 fn put_inputs(into: &mut Vec<u8>, inputs: &[InputDone]) {
-    let mut places: Vec<(&str, u32)> = Vec::new();
+    let mut places: Vec<((&str, u32), Counts, Vec<Covered>)> = Vec::new();
+    let mut last = 0;
     for input in inputs {
         let place = (&*input.channel, input.partition);
-        if !places.contains(&place) {
-            places.push(place);
+        // Neighbours are of the same place as a rule.
+        if places.get(last).is_none_or(|(known, ..)| *known != place) {
+            last = places.iter().position(|(known, ..)| *known == place).unwrap_or_else(|| {
+                places.push((place, Counts::default(), Vec::new()));
+                places.len() - 1
+            });
         }
+        let (_, counts, covered) = &mut places[last];
+        counts.add(input.count, 1);
+        covered.extend(input.covered);
     }
     into.number(places.len() as u64);
-    for place in places {
-        let here =
-            || inputs.iter().filter(move |input| (&*input.channel, input.partition) == place);
-        into.text(place.0);
-        into.number(u64::from(place.1));
-        let mut counts = Counts::default();
-        here().for_each(|input| counts.add(input.count, 1));
+    for ((channel, partition), counts, mut covered) in places {
+        into.text(channel);
+        into.number(u64::from(partition));
         for count in Count::ALL {
             into.number(counts.of(count));
         }
-        let mut covered: Vec<Covered> = here().filter_map(|input| input.covered).collect();
         covered.sort_unstable_by_key(|covered| covered.from);
         into.number(covered.len() as u64);
         let mut before = 0;

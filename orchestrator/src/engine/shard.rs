@@ -214,11 +214,12 @@ impl Shard {
         batch.number = number;
         for (id, touched) in &mut batch.touched {
             if let Some(live) = self.live.get_mut(id).filter(|_| !touched.gone) {
-                live.bytes = touched.capture(&live.instance, live.due);
+                live.bytes = touched.capture(&live.instance, live.due, live.bytes);
             }
         }
         batch.floor = self.schedule.floor();
         batch.seal(self.shared.buffers.take());
+        self.batch = Batch::after(&mut batch);
         let handing_over = Instant::now();
         let is_taken = self.to_committer.send(batch).is_ok();
         self.attention.waited(handing_over.elapsed());

@@ -61,7 +61,9 @@ impl Intake {
             if !self.waits_for_room() {
                 return Ok(());
             }
-            let mut jobs: Vec<Vec<Job>> = self.shards.iter().map(|_| Vec::new()).collect();
+            let room = received.len().div_ceil(self.shards.len().max(1));
+            let mut jobs: Vec<Vec<Job>> =
+                self.shards.iter().map(|_| Vec::with_capacity(room)).collect();
             for delivery in received {
                 if let Some((registry, id)) = self.unknown_schema(&delivery) {
                     // What came before it does not wait with it.

@@ -1,16 +1,17 @@
 //! Up to where messages are confirmed, though confirms come out of order.
 
 use crate::engine::LaneSeq;
-use std::collections::BTreeSet;
+use std::collections::VecDeque;
 
 pub(super) struct Watermark {
     next: LaneSeq,
-    above: BTreeSet<LaneSeq>,
+    /// From the first number that is not confirmed on: which ones are. Its first one never is.
+    confirmed: VecDeque<bool>,
 }
 
 impl Watermark {
     pub(super) fn new(next: LaneSeq) -> Self {
-        Self { next, above: BTreeSet::new() }
+        Self { next, confirmed: VecDeque::new() }
     }
 
     /// The first number that is not confirmed.
@@ -20,13 +21,17 @@ impl Watermark {
 
     pub(super) fn confirm(&mut self, seqs: &[LaneSeq]) {
         for seq in seqs {
-            if *seq == self.next {
-                self.next += 1;
-            } else if *seq > self.next {
-                self.above.insert(*seq);
+            let Some(at) = seq.checked_sub(self.next).and_then(|at| usize::try_from(at).ok())
+            else {
+                continue;
+            };
+            if at >= self.confirmed.len() {
+                self.confirmed.resize(at + 1, false);
             }
+            self.confirmed[at] = true;
         }
-        while self.above.remove(&self.next) {
+        while self.confirmed.front() == Some(&true) {
+            self.confirmed.pop_front();
             self.next += 1;
         }
     }
@@ -51,6 +56,6 @@ mod tests {
         watermark.confirm(&[1, 1, 2]);
         watermark.confirm(&[1]);
         assert_eq!(watermark.next(), 3);
-        assert!(watermark.above.is_empty());
+        assert!(watermark.confirmed.is_empty());
     }
 }

@@ -154,12 +154,11 @@ impl Fact {
     pub(crate) fn of(
         core: &Core,
         plan: &Plan,
-        line: Option<&(Line, Vec<u8>)>,
+        line: Option<Line>,
         effects: &[Effect],
         message: Option<&Message>,
     ) -> Self {
         let graph = plan.graph();
-        let line = line.map(|(line, _)| line.clone());
         let attributes = message.map(|message| &message.attributes);
         let attribute = |name: &str| attributes.and_then(|attributes| attributes.get(name));
         let (mut commands, mut published) = (Vec::new(), Vec::new());

@@ -10,8 +10,13 @@ use std::any::Any;
 
 /// A saga's own data.
 pub trait Data: Any + Send + Sync {
+    /// Appends it as JSON text.
+    fn write_json(&self, into: &mut Vec<u8>) -> Result<(), CodecError>;
     /// As JSON text.
-    fn to_json(&self) -> Result<Vec<u8>, CodecError>;
+    fn to_json(&self) -> Result<Vec<u8>, CodecError> {
+        let mut text = Vec::new();
+        self.write_json(&mut text).map(|()| text)
+    }
     /// A copy.
     fn copy(&self) -> Box<dyn Data>;
     /// For looking at its type.
@@ -21,8 +26,8 @@ pub trait Data: Any + Send + Sync {
 }
 
 impl<D: Serialize + DeserializeOwned + Clone + Send + Sync + 'static> Data for D {
-    fn to_json(&self) -> Result<Vec<u8>, CodecError> {
-        serde_json::to_vec(self).map_err(|error| {
+    fn write_json(&self, into: &mut Vec<u8>) -> Result<(), CodecError> {
+        serde_json::to_writer(into, self).map_err(|error| {
             CodecError::new(std::any::type_name::<D>(), crate::message::Format::Json, error)
         })
     }

@@ -273,6 +273,10 @@ impl<'a> Turn<'a> {
 }
 
 fn shorten(text: &str) -> String {
+    // No text has more characters than bytes.
+    if text.len() <= TEXT_CHARS_MAX {
+        return text.into();
+    }
     match text.char_indices().nth(TEXT_CHARS_MAX) {
         None => text.into(),
         Some((at, _)) => format!("{}…", &text[..at]),

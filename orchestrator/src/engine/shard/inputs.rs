@@ -233,7 +233,7 @@ impl Shard {
             return Ok(None);
         }
         let Live { instance, plan, batch, due, bytes } = live;
-        let before = Before::of(&instance, due);
+        let before = Before::of(&instance, due, bytes);
         // Only a second input within one batch needs a copy: before that, the table has what the handler may spoil.
         let spare = self.batch.has_touched(id).then(|| instance.clone());
         self.batch.bytes += bytes;
@@ -291,20 +291,15 @@ impl Shard {
         let due = self.shared.due_of(core, plan);
         let number = self.next_batch;
         let touched = self.batch.touch(id);
-        touched.lines.extend(line.iter().map(|(_, encoded)| encoded.clone()));
+        let (line, encoded) = line.unzip();
+        touched.lines.extend(encoded);
         note_tally(touched, &instance, &before, ended_now);
         if incidents_raised > 0 {
             let text = core.incidents.last().map_or("", |incident| incident.text.as_str());
             tracing::error!(instance = %id, saga = core.definition, key = %core.key, text, "A saga is blocked and wants a person.");
         }
         let fact = self.shared.observer.is_on().then(|| {
-            Fact::of(
-                core,
-                plan,
-                line.as_ref(),
-                &effects,
-                origin.message().map(|message| &**message),
-            )
+            Fact::of(core, plan, line, &effects, origin.message().map(|message| &**message))
         });
         self.batch.facts.extend(fact);
         for effect in effects {
@@ -315,8 +310,10 @@ impl Shard {
         }
         self.schedule.set(id, before.due, due, number);
         self.batch.settle(origin, count_of(verdict));
-        self.live
-            .insert(id, Live { instance, plan: Arc::clone(plan), batch: number, due, bytes: 0 });
+        self.live.insert(
+            id,
+            Live { instance, plan: Arc::clone(plan), batch: number, due, bytes: before.bytes },
+        );
     }
 
     fn send(&mut self, instance: &Instance, plan: &Plan, effect: Effect) {
