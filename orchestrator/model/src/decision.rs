@@ -85,6 +85,8 @@ pub struct Heard {
     pub leg: Leg,
     /// Whether it was answered, refusals included; otherwise it failed for now, or there was no reply in time.
     pub well: bool,
+    /// When its last attempt began.
+    pub left: Timestamp,
 }
 
 /// What an operator can do.

@@ -8,11 +8,15 @@
 //!
 //! Pure: outcomes and the time in, whether a command may leave out. Nygard, "Release It!" (2007), names the pattern.
 
-use super::Key;
+use super::{
+    Key,
+    outcomes::{Counts, Outcomes},
+};
 use dirigent_model::{instance::InstanceId, time::Timestamp};
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
-/// The last outcomes that are looked at, if not said otherwise. Enough that a few lost messages do not open it.
+/// The last outcomes that are looked at, if not said otherwise, beside all that became known since a command that failed had left.
+/// Enough that a few lost messages do not open it.
 pub const OUTCOMES_MAX: usize = 50;
 
 /// Outcomes before it may open, if not said otherwise. Below it, one saga with all its attempts could open it alone.
@@ -107,9 +111,7 @@ struct Row {
 pub(super) struct Circuit {
     settings: CircuitSettings,
     state: State,
-    /// Whether the last commands were answered, the oldest first.
-    outcomes: VecDeque<bool>,
-    failures: usize,
+    outcomes: Outcomes,
     /// The failures since the last command that was answered well.
     row: Option<Row>,
     /// When it last closed again.
@@ -119,12 +121,10 @@ pub(super) struct Circuit {
 
 impl Circuit {
     pub(super) fn new(settings: CircuitSettings) -> Self {
-        let outcomes = VecDeque::with_capacity(settings.outcomes.max(1));
         Self {
             settings,
             state: State::Closed,
-            outcomes,
-            failures: 0,
+            outcomes: Outcomes::default(),
             row: None,
             closed_at: None,
             opened: 0,
@@ -146,7 +146,8 @@ impl Circuit {
 
     /// How many outcomes are looked at, and how many of them are failures.
     pub(super) fn counts(&self) -> (usize, usize) {
-        (self.outcomes.len(), self.failures)
+        let Counts { seen, failed } = self.outcomes.last(self.settings.outcomes);
+        (seen, failed)
     }
 
     /// How often it opened, ever.
@@ -191,12 +192,18 @@ impl Circuit {
         }
     }
 
-    /// A command was answered, or was not.
-    pub(super) fn hear(&mut self, key: Key, well: bool, now: Timestamp) -> Option<Change> {
+    /// A command that left at `left` was answered, or was not.
+    pub(super) fn hear(
+        &mut self,
+        key: Key,
+        well: bool,
+        left: Timestamp,
+        now: Timestamp,
+    ) -> Option<Change> {
         match &mut self.state {
             State::Closed => {
                 self.note(key, well, now);
-                if well || !(self.is_failing() || self.is_failing_in_a_row(now)) {
+                if well || !(self.is_failing(left) || self.is_failing_in_a_row(now)) {
                     return None;
                 }
                 self.row = None;
@@ -214,7 +221,6 @@ impl Circuit {
                     self.state = State::Closed;
                     self.closed_at = Some(now);
                     self.outcomes.clear();
-                    self.failures = 0;
                     self.note(key, true, now);
                     return Some(Change::Closed(open));
                 }
@@ -241,9 +247,9 @@ impl Circuit {
         }
     }
 
-    /// Too many of the last outcomes are failures.
-    fn is_failing(&self) -> bool {
-        let (seen, failed) = (self.outcomes.len(), self.failures);
+    /// Too many of the outcomes since a command left, and of the last ones, are failures.
+    fn is_failing(&self, left: Timestamp) -> bool {
+        let Counts { seen, failed } = self.outcomes.since(left, self.settings.outcomes);
         seen >= self.settings.outcomes_min
             && failed * 100 >= seen * usize::from(self.settings.failing_percent)
     }
@@ -270,13 +276,7 @@ impl Circuit {
             row.count += 1;
             row.concerns_others |= instance != row.first;
         }
-        if self.outcomes.len() >= self.settings.outcomes.max(1)
-            && self.outcomes.pop_front() == Some(false)
-        {
-            self.failures -= 1;
-        }
-        self.outcomes.push_back(well);
-        self.failures += usize::from(!well);
+        self.outcomes.note(well, now);
     }
 }
 
@@ -293,12 +293,17 @@ mod tests {
         Timestamp(1_000_000 + seconds * 1_000)
     }
 
+    /// Of a command that left just before.
+    fn hear(circuit: &mut Circuit, key: Key, well: bool, now: Timestamp) -> Option<Change> {
+        circuit.hear(key, well, now, now)
+    }
+
     fn opened() -> Circuit {
         let mut circuit = Circuit::new(CircuitSettings::default());
         for number in 1..10 {
-            assert_eq!(circuit.hear(key(number), false, after(0)), None);
+            assert_eq!(hear(&mut circuit, key(number), false, after(0)), None);
         }
-        assert_eq!(circuit.hear(key(10), false, after(0)), Some(Change::Opened));
+        assert_eq!(hear(&mut circuit, key(10), false, after(0)), Some(Change::Opened));
         circuit
     }
 
@@ -306,16 +311,60 @@ mod tests {
     fn it_opens_when_too_many_of_the_last_outcomes_failed_and_not_before() {
         let mut circuit = Circuit::new(CircuitSettings::default());
         for number in 0..1_000 {
-            let change = circuit.hear(key(number), number % 5 < 3, after(0));
+            let now = after(u64::from(number));
+            let change = hear(&mut circuit, key(number), number % 5 < 3, now);
             assert_eq!(change, None, "two in five are not half of them");
         }
-        let failed = (0..50).find(|_| circuit.hear(key(1), false, after(0)).is_some());
+        let failed =
+            (0..50).find(|more| hear(&mut circuit, key(1), false, after(1_000 + more)).is_some());
         assert_eq!(
             failed,
             Some(6),
             "of the last fifty, twenty had failed, and five more make half"
         );
         assert!(!circuit.is_closed());
+    }
+
+    #[test]
+    fn a_few_lost_commands_of_many_that_left_together_open_nothing_when_they_run_out_of_time_together()
+     {
+        let mut circuit = Circuit::new(CircuitSettings::default());
+        for number in 0..1_000 {
+            assert_eq!(circuit.hear(key(number), true, after(1), after(2)), None);
+        }
+        for number in 1_000..1_060 {
+            assert_eq!(circuit.hear(key(number), false, after(1), after(11)), None);
+        }
+        assert!(circuit.is_closed(), "sixty of a thousand were lost");
+    }
+
+    #[test]
+    fn a_busy_destination_that_stops_answering_is_known_soon_after_its_time_limits() {
+        let at = |millis: u64| Timestamp(1_000_000 + millis);
+        let mut circuit = Circuit::new(CircuitSettings::default());
+        for milli in 0..10_000 {
+            assert_eq!(circuit.hear(key(1), true, at(milli), at(milli + 20)), None);
+        }
+        // A thousand a second that nobody answers, with a time limit of five seconds.
+        let failed = (10_000..15_000).position(|milli| {
+            let number = u16::try_from(milli).unwrap();
+            circuit.hear(key(number), false, at(milli), at(milli + 5_000)).is_some()
+        });
+        assert!(failed.is_some_and(|failed| failed < 200), "{failed:?}");
+    }
+
+    #[test]
+    fn half_of_a_busy_destination_that_stops_answering_opens_it() {
+        let at = |millis: u64| Timestamp(1_000_000 + millis);
+        let mut circuit = Circuit::new(CircuitSettings::default());
+        // One of two is answered at once, the other one never; each has five seconds.
+        let opened = (0..60_000).find(|milli| {
+            let answered = circuit.hear(key(1), true, at(*milli), at(milli + 20)).is_some();
+            let late = milli.checked_sub(5_000).map(|left| (at(left), at(*milli)));
+            let late = late.and_then(|(left, now)| circuit.hear(key(2), false, left, now));
+            answered || late.is_some()
+        });
+        assert!(opened.is_some_and(|milli| milli < 20_000), "{opened:?}");
     }
 
     #[test]
@@ -335,7 +384,7 @@ mod tests {
         let mut circuit = opened();
         circuit.lets_go(key(50), after(6));
         assert_eq!(
-            circuit.hear(key(50), true, after(7)),
+            hear(&mut circuit, key(50), true, after(7)),
             Some(Change::Closed(Duration::from_secs(7)))
         );
         assert_eq!(circuit.holds_until(after(7)), None);
@@ -347,40 +396,47 @@ mod tests {
     fn where_few_commands_go_it_opens_after_failures_in_a_row_of_several_sagas() {
         let mut circuit = Circuit::new(CircuitSettings::default());
         // All was well for long: of the last fifty, half would have to fail.
-        (0..50).for_each(|number| assert_eq!(circuit.hear(key(number), true, after(0)), None));
+        (0..50)
+            .for_each(|number| assert_eq!(hear(&mut circuit, key(number), true, after(0)), None));
         for minute in 1..5 {
-            assert_eq!(circuit.hear(key(minute), false, after(u64::from(minute) * 60)), None);
+            assert_eq!(hear(&mut circuit, key(minute), false, after(u64::from(minute) * 60)), None);
         }
-        assert_eq!(circuit.hear(key(5), false, after(300)), Some(Change::Opened));
+        assert_eq!(hear(&mut circuit, key(5), false, after(300)), Some(Change::Opened));
 
         // A fresh one, with fewer outcomes than the rate wants.
         let mut circuit = Circuit::new(CircuitSettings::default());
         for minute in 1..5 {
-            assert_eq!(circuit.hear(key(minute), false, after(u64::from(minute) * 60)), None);
+            assert_eq!(hear(&mut circuit, key(minute), false, after(u64::from(minute) * 60)), None);
         }
-        assert_eq!(circuit.hear(key(5), false, after(300)), Some(Change::Opened));
+        assert_eq!(hear(&mut circuit, key(5), false, after(300)), Some(Change::Opened));
     }
 
     #[test]
     fn failures_in_a_row_do_not_open_it_if_one_saga_has_them_or_they_are_over_in_a_moment() {
         let well_before = || {
             let mut circuit = Circuit::new(CircuitSettings::default());
-            (0..50).for_each(|number| assert_eq!(circuit.hear(key(number), true, after(0)), None));
+            (0..50).for_each(|number| {
+                assert_eq!(hear(&mut circuit, key(number), true, after(0)), None)
+            });
             circuit
         };
         let mut circuit = well_before();
         for minute in 1..10 {
-            assert_eq!(circuit.hear(key(1), false, after(minute * 60)), None, "one saga alone");
+            assert_eq!(
+                hear(&mut circuit, key(1), false, after(minute * 60)),
+                None,
+                "one saga alone"
+            );
         }
         let mut circuit = well_before();
         (1..10).for_each(|number| {
-            assert_eq!(circuit.hear(key(number), false, after(5)), None, "by chance");
+            assert_eq!(hear(&mut circuit, key(number), false, after(5)), None, "by chance");
         });
         let mut circuit = well_before();
         for minute in 1..20 {
             let well = minute % 5 == 0;
             let now = after(u64::from(minute) * 60);
-            assert_eq!(circuit.hear(key(minute), well, now), None, "answers come between");
+            assert_eq!(hear(&mut circuit, key(minute), well, now), None, "answers come between");
         }
     }
 
@@ -394,7 +450,7 @@ mod tests {
             waits.push(until.since(now).as_secs());
             now = until;
             circuit.lets_go(key(number), now);
-            let change = circuit.hear(key(number), false, now);
+            let change = hear(&mut circuit, key(number), false, now);
             assert!(matches!(change, Some(Change::Reopened(_))), "{change:?}");
         }
         assert_eq!(waits, [5, 10, 20, 40, 60, 60]);
@@ -404,11 +460,11 @@ mod tests {
     #[test]
     fn what_left_before_it_opened_says_nothing_about_now() {
         let mut circuit = opened();
-        assert_eq!(circuit.hear(key(70), true, after(1)), None);
+        assert_eq!(hear(&mut circuit, key(70), true, after(1)), None);
         circuit.lets_go(key(50), after(5));
-        assert_eq!(circuit.hear(key(71), false, after(6)), None);
-        assert_eq!(circuit.hear(key(72), true, after(6)), None);
-        assert!(matches!(circuit.hear(key(50), true, after(7)), Some(Change::Closed(_))));
+        assert_eq!(hear(&mut circuit, key(71), false, after(6)), None);
+        assert_eq!(hear(&mut circuit, key(72), true, after(6)), None);
+        assert!(matches!(hear(&mut circuit, key(50), true, after(7)), Some(Change::Closed(_))));
     }
 
     #[test]
@@ -417,7 +473,7 @@ mod tests {
         circuit.try_now(after(1));
         assert_eq!(circuit.holds_until(after(1)), None);
         circuit.lets_go(key(50), after(1));
-        assert!(matches!(circuit.hear(key(50), true, after(1)), Some(Change::Closed(_))));
+        assert!(matches!(hear(&mut circuit, key(50), true, after(1)), Some(Change::Closed(_))));
     }
 
     #[test]
@@ -437,6 +493,6 @@ mod tests {
         assert!(circuit.holds_until(after(100)).is_some());
         assert_eq!(circuit.holds_until(after(125)), None);
         circuit.lets_go(key(9), after(125));
-        assert!(matches!(circuit.hear(key(9), true, after(126)), Some(Change::Closed(_))));
+        assert!(matches!(hear(&mut circuit, key(9), true, after(126)), Some(Change::Closed(_))));
     }
 }

@@ -161,20 +161,26 @@ impl Gate {
         until
     }
 
-    pub(super) fn hear(&mut self, key: Key, well: bool, now: Timestamp) -> Option<Change> {
+    pub(super) fn hear(
+        &mut self,
+        key: Key,
+        well: bool,
+        left: Timestamp,
+        now: Timestamp,
+    ) -> Option<Change> {
         self.in_flight.remove(&key);
-        self.circuit.as_mut().and_then(|circuit| circuit.hear(key, well, now))
+        self.circuit.as_mut().and_then(|circuit| circuit.hear(key, well, left, now))
     }
 
     /// The broker did not confirm a command, which may have left all the same.
     pub(super) fn unconfirmed(&mut self, key: Key, now: Timestamp) -> Option<Change> {
-        self.circuit.as_mut().and_then(|circuit| circuit.hear(key, false, now))
+        self.circuit.as_mut().and_then(|circuit| circuit.hear(key, false, now, now))
     }
 
     /// A command that left was not answered. Of a closed circuit it says nothing: it was lost before that closed.
     pub(super) fn unconfirmed_while_open(&mut self, key: Key, now: Timestamp) -> Option<Change> {
         let circuit = self.circuit.as_mut().filter(|circuit| !circuit.is_closed())?;
-        circuit.hear(key, false, now)
+        circuit.hear(key, false, now, now)
     }
 
     /// The broker has confirmed what it had not confirmed before.
@@ -331,7 +337,7 @@ mod tests {
     fn open() -> Gate {
         let mut gate = Gate::new(Protection::default());
         for number in 0..10 {
-            gate.hear(key(number), false, NOW);
+            gate.hear(key(number), false, NOW, NOW);
         }
         gate
     }
@@ -343,7 +349,7 @@ mod tests {
         assert_eq!(gate.admit(key(2), NOW), Admission::Leaves);
         assert_eq!(gate.admit(key(3), NOW), Admission::Waits);
         assert_eq!(gate.admit(key(2), NOW), Admission::Leaves, "another attempt is the same one");
-        gate.hear(key(1), false, NOW);
+        gate.hear(key(1), false, NOW, NOW);
         assert_eq!(gate.admit(key(3), NOW), Admission::Leaves);
         assert_eq!(gate.admit(key(4), NOW), Admission::Waits);
         gate.forget(key(2));
@@ -377,7 +383,7 @@ mod tests {
         let later = NOW + Duration::from_secs(5);
         assert_eq!(gate.at_due(key(1), Stage::Resting, later), None);
         assert_eq!(gate.admit(key(1), later), Admission::Leaves);
-        assert!(gate.hear(key(1), true, later).is_some());
+        assert!(gate.hear(key(1), true, later, later).is_some());
         assert_eq!(gate.at_due(key(2), Stage::UnderWay(NOW), later), Some((Hold::Left, later)));
         let after = later + Duration::from_secs(1);
         assert_eq!(gate.at_due(key(2), Stage::UnderWay(after), after), None);
@@ -423,7 +429,7 @@ mod tests {
     fn without_a_circuit_failures_hold_nothing() {
         let mut gate = Gate::new(Protection { circuit: None, ..Protection::default() });
         for number in 0..1_000 {
-            gate.hear(key(number), false, NOW);
+            gate.hear(key(number), false, NOW, NOW);
         }
         assert!(gate.is_free(NOW));
         assert_eq!(gate.at_due(key(1), Stage::UnderWay(NOW), NOW), None);
@@ -434,7 +440,7 @@ mod tests {
         let settings = CircuitSettings { open_min: Duration::from_secs(1), ..Default::default() };
         let mut gate = Gate::new(Protection { circuit: Some(settings), ..Default::default() });
         for number in 0..10 {
-            gate.hear(key(number), false, NOW);
+            gate.hear(key(number), false, NOW, NOW);
         }
         gate.admit(key(1), NOW);
         assert_eq!(gate.view("a", NOW + Duration::from_secs(60)).held, 1);

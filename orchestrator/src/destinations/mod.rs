@@ -14,6 +14,7 @@
 mod bucket;
 mod circuit;
 mod gate;
+mod outcomes;
 
 pub use bucket::Rate;
 pub use circuit::{
@@ -83,7 +84,7 @@ pub struct DestinationView {
     pub paused: Option<Paused>,
     /// When it is tried again.
     pub next_try: Option<Timestamp>,
-    /// The last outcomes that are looked at.
+    /// The last outcomes that are looked at; at a high throughput, all of a tenth of a second.
     pub outcomes: usize,
     /// How many of them are failures: failed for now, no reply in time, or not confirmed by the broker.
     pub failures: usize,
@@ -163,10 +164,10 @@ impl Destination {
         questions(&mut self.gate())
     }
 
-    /// A command was answered, refusals included; or it failed for now, or was not answered in time.
-    pub(crate) fn hear(&self, key: Key, well: bool, now: Timestamp) {
+    /// A command that left at `left` was answered, refusals included; or it failed for now, or was not answered in time.
+    pub(crate) fn hear(&self, key: Key, well: bool, left: Timestamp, now: Timestamp) {
         let mut gate = self.gate();
-        let change = gate.hear(key, well, now);
+        let change = gate.hear(key, well, left, now);
         let (is_waited_for, counts) = (gate.has_queued(), gate.counts());
         drop(gate);
         if is_waited_for {

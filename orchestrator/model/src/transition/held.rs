@@ -19,7 +19,12 @@ use crate::{
 impl Turn<'_> {
     /// Notes what an input says of a command's destination.
     pub(super) fn hear(&mut self, node: NodeId, leg: Leg, well: bool) {
-        self.heard = Some(Heard { node, leg, well });
+        let left = match (leg, self.state(node)) {
+            (Leg::Do, NodeState::InQuestion(question)) => question.about.asked_at,
+            (Leg::Compensate, NodeState::Stuck(_, ask)) => ask.asked_at,
+            _ => self.ask_of(node, leg).map_or(self.now, |ask| ask.asked_at),
+        };
+        self.heard = Some(Heard { node, leg, well, left });
     }
 
     /// Whether a command may go on resting: turning back, no further attempt of a step starts.

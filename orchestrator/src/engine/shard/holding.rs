@@ -82,9 +82,9 @@ impl Shard {
 
     /// Tells a destination what an input says of it.
     pub(super) fn tell_destination(&self, instance: &Instance, plan: &Plan, heard: Heard) {
-        let Heard { node, leg, well } = heard;
+        let Heard { node, leg, well, left } = heard;
         if let Some(destination) = self.destination(plan, node, leg) {
-            destination.hear((instance.core.id, node, leg), well, self.batch.now);
+            destination.hear((instance.core.id, node, leg), well, left, self.batch.now);
         }
     }
 
