@@ -172,6 +172,41 @@ async fn aborted_transactions_leave_gaps_that_are_neither_read_nor_waited_for() 
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_hangs_holds_back_its_readers_until_the_next_owner_is_there() {
+    let Some(bootstrap) = bootstrap!() else { return };
+    let channel = topic(&bootstrap, "hangs", 1, &[]).await;
+    let (name, servers, wait) = (channel.name.clone(), bootstrap.clone(), Duration::from_secs(20));
+    // An owner that was lost within a window: what it wrote is neither there nor gone.
+    let hanging = tokio::task::spawn_blocking(move || {
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", servers)
+            .set("transactional.id", format!("{name}.owner"))
+            .create()?;
+        producer.init_transactions(wait)?;
+        producer.begin_transaction()?;
+        let sent = producer.send(BaseRecord::to(&name).key("k").payload("{}"));
+        sent.map_err(|(error, _)| error)?;
+        producer.flush(wait)?;
+        Ok::<_, rdkafka::error::KafkaError>(producer)
+    });
+    let hanging = hanging.await.expect("no panic").expect("written");
+    let connector = connector(&bootstrap);
+    let behind = message(&channel, 1);
+    let sent = connector.sink().await.expect("a sink").send(&[behind]).await;
+    assert_eq!(sent, [Sent::Confirmed]);
+    let mut other = spec(&channel, Vec::new());
+    other.group = unique("reads");
+    let mut reader = connector.source(other).await.expect("a source");
+    let early = tokio::time::timeout(Duration::from_secs(2), reader.receive(1)).await;
+    assert!(early.is_err(), "what lies behind an open transaction is not there yet: {early:?}");
+    let (mut source, _sink) = owner(&connector, &channel).await;
+    for source in [&mut reader, &mut source] {
+        assert_eq!(id(&receive(&mut **source, 1).await[0]), 1, "and nothing of the lost window");
+    }
+    drop(hanging);
+}
+
 /// Prints what transactions cost: `cargo test -p dirigent-connectors --test kafka_fence cost -- --nocapture`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_owners_windows_arrive_in_order_and_cost_what_they_cost() {

@@ -7,7 +7,9 @@ use dirigent_connectors::{
     kafka::{KafkaConnector, KafkaSettings},
 };
 use rdkafka::{Offset, TopicPartitionList, admin::AdminOptions};
-use real::kafka::{OwnerApart, admin, at, id, message, receive, spec, topic, unique};
+use real::kafka::{
+    OwnerApart, admin, at, connector_with, id, message, receive, spec, topic, unique,
+};
 use std::time::{Duration, Instant};
 
 mod real;
@@ -143,6 +145,26 @@ async fn a_message_too_large_for_its_topic_does_not_take_its_batch_with_it() {
     assert_eq!(sent.iter().filter(|sent| **sent == Sent::Confirmed).count(), 4, "{sent:?}");
     let mut source = connector.source(spec(&channel, Vec::new())).await.expect("a source");
     assert_eq!(receive(&mut *source, 4).await.len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_larger_than_a_fetch_is_handed_out_and_those_behind_it_as_well() {
+    let Some(bootstrap) = bootstrap!() else { return };
+    let most = 8 * 1024 * 1024;
+    let channel = topic(&bootstrap, "large", 1, &[("max.message.bytes", &most.to_string())]).await;
+    // As somebody sends who was set up for such messages; whoever reads is not, and fetches a megabyte at a time.
+    let sends = connector_with(&bootstrap, |settings| {
+        settings.properties.insert("message.max.bytes".into(), most.to_string());
+    });
+    let mut window: Vec<_> = (0..3).map(|id| message(&channel, id)).collect();
+    window[1].body = Bytes::from(vec![b'x'; 5 * 1024 * 1024]);
+    let sent = sends.sink().await.expect("a sink").send(&window).await;
+    assert_eq!(sent, [Sent::Confirmed, Sent::Confirmed, Sent::Confirmed]);
+    let reads = connector_to(bootstrap);
+    let mut source = reads.source(spec(&channel, Vec::new())).await.expect("a source");
+    let sizes: Vec<_> =
+        receive(&mut *source, 3).await.iter().map(|delivery| delivery.message.body.len()).collect();
+    assert_eq!(sizes, [200, 5 * 1024 * 1024, 200]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

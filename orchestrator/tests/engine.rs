@@ -13,7 +13,7 @@ use dirigent_connectors::{
     ChannelSpec, Connector, Sent, UnsentReason, memory::MemoryBroker, names,
 };
 use dirigent_model::definition::{Repeat, saga, step};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use support::{
     Begun, Broken, Finished, PANICS, Reserve, Stranger, event, orchestrator, purchase, reply_to,
     start_event, stubborn::Stubborn,
@@ -112,6 +112,44 @@ async fn what_nobody_can_use_becomes_a_dead_letter_with_its_reason_and_nothing_e
     let handle = engine.handle();
     engine.stop().await.unwrap();
     assert_eq!(handle.snapshot().inputs.quarantined, 6);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_at_which_reading_its_key_panics_becomes_a_dead_letter_and_those_behind_it_go_on()
+{
+    let broker = MemoryBroker::new();
+    let mut customer = customer(&broker).await;
+    let unlucky = saga(
+        "unlucky",
+        1,
+        |event: &Begun| {
+            assert_ne!(event.id, 13, "this key is unlucky");
+            event.id
+        },
+        |event: Begun| event.id,
+    );
+    let unlucky = unlucky
+        .then(
+            step("reserve", |id: &u64| Reserve { id: *id })
+                .reply_within(Duration::from_secs(10))
+                .nothing_to_compensate("it is a test"),
+        )
+        .ends();
+    let builder = Orchestrator::builder("shop").saga(unlucky).connector(Arc::new(broker.clone()));
+    let engine = builder.start().await.unwrap();
+    let mut letters =
+        Stranger::listening(&broker, ChannelSpec::work("shop.dead-letters"), "clerk").await;
+    let worker = participant(&broker).await;
+    customer.begins(13, 1).await;
+    customer.begins(14, 1).await;
+    let letter = letters.next().await.message;
+    assert_eq!(letter.attributes.get(envelope::DEAD_REASON), Some("handler-panicked"));
+    let text = letter.attributes.get(envelope::DEAD_TEXT).unwrap();
+    assert!(text.contains("this key is unlucky"), "{text}");
+    let handle = engine.handle();
+    until(|| handle.snapshot().completed == 1).await;
+    worker.abort();
+    engine.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -72,7 +72,7 @@ pub(super) fn unreadable_letter(unreadable: &Unreadable) -> DeadLetter {
     DeadLetter { reason, text }
 }
 
-pub(super) fn panic_letter(panic: &(dyn std::any::Any + Send)) -> DeadLetter {
+pub(crate) fn panic_letter(panic: &(dyn std::any::Any + Send)) -> DeadLetter {
     let said = panic.downcast_ref::<&str>().copied();
     let said = said
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))

@@ -61,6 +61,7 @@ pub use shard::INSTANCE_BYTES_MAX;
 pub use start::{Engine, EngineError, EngineParts, Lane as LaneParts};
 
 pub(crate) use accounts::Covered;
+pub(crate) use aftermath::panic_letter;
 pub(crate) use group::{Lane, LaneSeq, Outgoing, Sender};
 pub(crate) use job::{Confirm, DeliveryDone, DeliveryJob, Job, What};
 pub(crate) use readiness::Outbox;

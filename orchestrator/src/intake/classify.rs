@@ -1,7 +1,7 @@
 //! What a message is: a reply, a start event, an awaited event, or something to be set aside.
 
 use crate::{
-    engine::{Shared, What},
+    engine::{Shared, What, panic_letter},
     envelope::{self, DeadLetter},
 };
 use dirigent_connectors::{Message, names};
@@ -9,6 +9,7 @@ use dirigent_model::{
     instance::InstanceId,
     message::{Body, Key},
 };
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use uuid::Uuid;
 
 /// Whom a message concerns.
@@ -22,9 +23,11 @@ pub(super) fn nobody(seed: u32) -> InstanceId {
     InstanceId(Uuid::from_u64_pair(0, u64::from(seed)))
 }
 
-/// Whom a message concerns: at least one target.
+/// Whom a message concerns: at least one target. A panic in a decoder, or in the function of a saga that reads a key, costs its message:
+/// nobody knows whom it concerns, so it is set aside. It would end the process, and come again first after each restart.
 pub(crate) fn targets(shared: &Shared, message: &Message, body_bytes_max: usize) -> Vec<Target> {
-    classify(shared, message, body_bytes_max)
+    catch_unwind(AssertUnwindSafe(|| classify(shared, message, body_bytes_max)))
+        .unwrap_or_else(|panic| Err(panic_letter(&*panic)))
         .unwrap_or_else(|dead| vec![Target { instance: nobody(0), what: What::SetAside(dead) }])
 }
 
