@@ -2,8 +2,11 @@
 //!
 //! Skipped, and says so, as the tests of `rabbitmq_real.rs` are; it needs an administrator.
 
-use dirigent_connectors::{ChannelSpec, Connector, Sent, SourceSpec, health::Standing};
+use dirigent_connectors::{
+    ChannelSpec, Connector, Sent, SourceSpec, health::Standing, names, rabbitmq::RabbitMqConnector,
+};
 use real::rabbitmq::*;
+use std::time::{Duration, Instant};
 
 mod real;
 
@@ -98,4 +101,85 @@ async fn a_queue_that_loses_its_leader_while_it_is_consumed_is_told_and_stops_no
     until(&source.health(), Standing::is_ready).await;
     assert_eq!(sink.send(&window(&sick, 0..3)).await, vec![Sent::Confirmed; 3]);
     assert_eq!(ids(&receive(source.as_mut(), 3).await), [0, 1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_sent_to_a_queue_without_a_leader_is_unknown_and_others_are_confirmed() {
+    let bench = broker_or_skip!("unconfirmed");
+    let Some(ctl) = require!("DIRIGENT_RABBITMQCTL") else { return };
+    let [sick, well] =
+        ["sick", "well"].map(|name| ChannelSpec::work(format!("{}-{name}", bench.prefix)));
+    bench.connector.prepare(&[sick.clone(), well.clone()]).await.expect("prepared");
+    let mut settings = bench.settings.clone();
+    settings.confirm_time_max = Duration::from_secs(2);
+    let connector = RabbitMqConnector::new(settings);
+    let mut sink = connector.sink().await.expect("a sink");
+    lose_the_leader(&ctl, &sick.name);
+    // Far more for the queue than RabbitMQ lets be under way before it stops reading from the connection.
+    let mixed = |ids: std::ops::Range<usize>| {
+        ids.map(|id| message(if id % 2 == 0 { &sick } else { &well }, id)).collect::<Vec<_>>()
+    };
+    let mut open: Vec<usize> = (0..1_000).filter(|id| id % 2 == 1).collect();
+    let (begin, mut rounds) = (Instant::now(), 0);
+    let mut window = mixed(0..1_000);
+    while !open.is_empty() {
+        let outcomes = sink.send(&window).await;
+        for (one, sent) in window.iter().zip(&outcomes) {
+            let expected = *sent == Sent::Confirmed && one.channel == well.name;
+            assert!(expected || matches!(sent, Sent::Unknown { .. }), "{}: {sent:?}", one.channel);
+        }
+        let mut outcomes = outcomes.iter();
+        window.retain(|_| outcomes.next() != Some(&Sent::Confirmed));
+        open.retain(|id| {
+            window.iter().any(|one| one.attributes.get(names::ID) == Some(&id.to_string()))
+        });
+        rounds += 1;
+        assert!(
+            begin.elapsed() < HEALING_TIME_MAX,
+            "{} are open after {rounds} windows",
+            open.len()
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // It is known by now: nobody waits for it any more.
+    for _ in 0..5 {
+        let begin = Instant::now();
+        let outcomes = sink.send(&mixed(0..10)).await;
+        let confirmed: Vec<bool> = outcomes.iter().map(|sent| *sent == Sent::Confirmed).collect();
+        assert_eq!(confirmed, (0..10).map(|id| id % 2 == 1).collect::<Vec<_>>(), "{outcomes:?}");
+        assert!(begin.elapsed() < Duration::from_secs(2), "it waited for the silent one");
+    }
+    elect_a_leader(&ctl, &sick.name);
+    send_until_confirmed(sink.as_mut(), window.clone()).await;
+    until(&sink.health(), Standing::is_ready).await;
+    let mut source = bench.source(&sick, 1_000).await;
+    let mut seen = std::collections::BTreeSet::new();
+    while seen.len() < window.len() {
+        let read = receive(source.as_mut(), 1).await;
+        seen.extend(ids(&read));
+        done(source.as_ref(), &read);
+    }
+    assert!(seen.iter().all(|id| id % 2 == 0), "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_that_does_not_confirm_is_told_by_the_sink_with_its_cure() {
+    let bench = broker_or_skip!("unheard");
+    let Some(ctl) = require!("DIRIGENT_RABBITMQCTL") else { return };
+    let sick = bench.work();
+    bench.connector.prepare(std::slice::from_ref(&sick)).await.expect("prepared");
+    let mut settings = bench.settings.clone();
+    settings.confirm_time_max = Duration::from_secs(1);
+    let mut sink = RabbitMqConnector::new(settings).sink().await.expect("a sink");
+    lose_the_leader(&ctl, &sick.name);
+    assert!(matches!(sink.send(&window(&sick, 0..1)).await[..], [Sent::Unknown { .. }]));
+    assert!(matches!(sink.send(&window(&sick, 0..1)).await[..], [Sent::Unknown { .. }]));
+    let told = until(&sink.health(), |standing| standing.name() == "degraded").await;
+    says(&told, &[&sick.name, "quorum_status", "trigger_election"]);
+    let figures = sink.health().report().figures;
+    let silent = figures.iter().find(|figure| figure.measure.name == "rabbitmq_channels_silent");
+    assert_eq!(silent.map(|figure| figure.value), Some(1.0));
+    elect_a_leader(&ctl, &sick.name);
+    send_until_confirmed(sink.as_mut(), window(&sick, 0..1)).await;
+    until(&sink.health(), Standing::is_ready).await;
 }

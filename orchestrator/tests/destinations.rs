@@ -10,7 +10,9 @@ use dirigent::{
     destinations::{DestinationView, Protection},
     engine::{Clock, Handle, OperatorAction},
 };
-use dirigent_connectors::{ChannelSpec, Connector, Message, Settle, memory::MemoryBroker, names};
+use dirigent_connectors::{
+    ChannelSpec, Connector, Message, Sent, Settle, memory::MemoryBroker, names,
+};
 use dirigent_model::{
     definition::{Definition, DefinitionErrors, saga, step},
     message::{self, Channel, Command, Event, Message as _, Never},
@@ -24,7 +26,9 @@ use std::{
     },
     time::Duration,
 };
-use support::{Stranger, clock::ByHand, event, orchestrator, purchase, reply, reply_to};
+use support::{
+    Stranger, clock::ByHand, event, orchestrator, purchase, reply, reply_to, stubborn::Stubborn,
+};
 
 const AWAY: Channel = Channel::json("away");
 
@@ -185,6 +189,54 @@ async fn an_outage_costs_probes_only_fails_no_saga_and_delays_nobody_else() {
     assert_eq!((snapshot.completed, snapshot.compensated), (ERRANDS + purchases, 0));
     let view = destination(&handle, "away");
     assert_eq!((view.state.as_str(), view.failures), ("closed", 0), "{view:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_whose_messages_are_not_confirmed_delays_nobody_else_and_loses_nothing() {
+    const ERRANDS: u64 = 50;
+    let broker = MemoryBroker::new();
+    let mut customer = customer(&broker).await;
+    let is_well = Arc::new(AtomicBool::new(false));
+    let confirms = Arc::clone(&is_well);
+    let stubborn = Stubborn::around(&broker, move |message| {
+        let lost = message.channel == "away" && !confirms.load(Ordering::Acquire);
+        lost.then(|| Sent::Unknown { text: "its queue has no leader".into() })
+    });
+    let engine = Orchestrator::builder("shop")
+        .saga(purchase(1))
+        .saga(errand())
+        .connector(Arc::new(stubborn))
+        .protect_at("away", Protection { circuit: None, ..Protection::default() })
+        .clock(ByHand::new())
+        .start()
+        .await
+        .unwrap();
+    let handle = engine.handle();
+    let work = Stranger::listening(&broker, ChannelSpec::work("work"), "worker").await;
+    let worker = tokio::spawn(work.answers());
+    let mut place = Stranger::listening(&broker, ChannelSpec::work("away"), "fetcher").await;
+    for id in 0..ERRANDS {
+        wants(&mut customer, id).await;
+        customer.begins(id, 500).await;
+        customer.next().await;
+    }
+    let snapshot = handle.snapshot();
+    assert_eq!((snapshot.completed, snapshot.in_flight), (ERRANDS, ERRANDS));
+    is_well.store(true, Ordering::Release);
+    let mut asked = Vec::new();
+    while handle.snapshot().completed < 2 * ERRANDS {
+        for delivery in place.source.receive(256).await.unwrap() {
+            place.source.settler().settle(&[(delivery.receipt, Settle::Done)]);
+            place.sends(reply(&delivery.message, Fetched::NAME, b"{}".to_vec())).await;
+            asked.push(delivery.message.key.parse::<u64>().unwrap());
+        }
+        if asked.len() as u64 >= ERRANDS {
+            until(|| handle.snapshot().completed == 2 * ERRANDS).await;
+        }
+    }
+    assert_eq!(asked, (0..ERRANDS).collect::<Vec<_>>(), "each once, in its order");
+    worker.abort();
+    engine.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,6 +10,7 @@
 
 use super::{
     connection::{Dialer, Trouble},
+    probes::Silent,
     topology::{self, Prepared},
 };
 use crate::{ConnectorError, Health, retry::Delays};
@@ -83,10 +84,15 @@ impl Line {
         self.connection.status().connected() && self.connection.status().blocked()
     }
 
+    /// The broker is there, and reads from us.
+    pub(super) fn stands_open(&self) -> bool {
+        self.amqp.status().connected() && !self.is_blocked()
+    }
+
     fn is_usable(&self) -> bool {
         let unused =
             [Use::Idle as u8, Use::Proved as u8].contains(&self.use_.load(Ordering::Acquire));
-        unused && self.amqp.status().connected() && !self.is_blocked()
+        unused && self.stands_open()
     }
 
     fn stands(&self) -> Stands {
@@ -180,12 +186,13 @@ impl Keeper {
         dialer: Arc<Dialer>,
         prepared: Prepared,
         health: Health,
+        silent: Silent,
     ) -> Result<Self, ConnectorError> {
         let line =
             dialer.while_opening("opening a sink", || Line::open(&dialer, &prepared)).await?;
         let line = Arc::new(line);
         let (slot_in, slot) = watch::channel(Some(line.clone()));
-        let task = tokio::spawn(keep(dialer, prepared, health, line, slot_in));
+        let task = tokio::spawn(keep(dialer, prepared, (health, silent), line, slot_in));
         Ok(Self { slot, task })
     }
 
@@ -232,7 +239,7 @@ impl Keeper {
 async fn keep(
     dialer: Arc<Dialer>,
     prepared: Prepared,
-    health: Health,
+    (health, silent): (Health, Silent),
     mut line: Arc<Line>,
     slot: watch::Sender<Option<Arc<Line>>>,
 ) {
@@ -241,7 +248,15 @@ async fn keep(
     let lost = format!("the connection to RabbitMQ at {address} that publishes was lost");
     let mut delays = Delays::new();
     loop {
-        let fault = watch_over(&line, &health, &mut delays, &blocked, &lost).await;
+        let fault = watch_over(
+            &line,
+            || silent.tell(&health, &dialer),
+            &health,
+            &mut delays,
+            &blocked,
+            &lost,
+        )
+        .await;
         slot.send_replace(None);
         drop(line);
         if fault {
@@ -259,6 +274,7 @@ async fn keep(
 /// Looks at a line until it has ended. Says whether the way to the broker is at fault.
 async fn watch_over(
     line: &Line,
+    is_well: impl Fn(),
     health: &Health,
     delays: &mut Delays,
     blocked: &str,
@@ -266,7 +282,7 @@ async fn watch_over(
 ) -> bool {
     loop {
         match line.stands() {
-            Stands::Well => health.ready(),
+            Stands::Well => is_well(),
             Stands::Blocked => health.degraded(blocked),
             Stands::Breaking => health.away(lost),
             Stands::Ended { fault } => return fault,

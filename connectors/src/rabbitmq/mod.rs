@@ -3,6 +3,7 @@
 //! ```text
 //! source ─► connection ─► owner ─► topology ─► a consumer for each queue ─► envelope ─► acks
 //! sink ─► line: connection ─► topology ─► envelope ─► publish the window ─► window: decided as a whole
+//!      └► probes: a connection for each channel that does not confirm
 //! ```
 //!
 //! - A [channel of work](crate::ChannelKind::Work) is a durable quorum queue of that name, reached through the default exchange.
@@ -26,6 +27,7 @@ mod consumer;
 mod envelope;
 mod line;
 mod owner;
+mod probes;
 mod silence;
 mod sink;
 mod source;

@@ -7,7 +7,10 @@
 //! queue whose majority is away, for which the cure is to bring that back: so it is named, for a person, and asked again for ever.
 
 use super::RabbitMqUri;
-use crate::health::{Measure, MeasureKind};
+use crate::{
+    ChannelKind,
+    health::{Measure, MeasureKind},
+};
 
 /// Of each queue of a source.
 pub(super) static QUEUE_UP: Measure = Measure {
@@ -15,6 +18,24 @@ pub(super) static QUEUE_UP: Measure = Measure {
     help: "Whether a queue is consumed: 0 while it does not answer or its connection is lost",
     kind: MeasureKind::Gauge,
 };
+
+/// Of a sink.
+pub(super) static CHANNELS_SILENT: Measure = Measure {
+    name: "rabbitmq_channels_silent",
+    help: "Channels whose messages the broker does not confirm, while it confirms others",
+    kind: MeasureKind::Gauge,
+};
+
+/// What is known of a channel that does not confirm, and what a person can do.
+pub(super) fn of_channel(channel: &str, kind: ChannelKind, uri: &RabbitMqUri) -> String {
+    match kind {
+        ChannelKind::Work => of_queue(channel, uri),
+        ChannelKind::Events => format!(
+            "exchange {channel} does not confirm: a queue that is bound to it does not answer. `rabbitmqctl list_bindings` names them, \
+             `rabbitmq-queues quorum_status QUEUE` tells which has no leader"
+        ),
+    }
+}
 
 /// What is known of a queue that does not answer, and what a person can do.
 pub(super) fn of_queue(queue: &str, uri: &RabbitMqUri) -> String {

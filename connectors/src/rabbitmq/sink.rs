@@ -1,5 +1,8 @@
 //! Publishing: a whole window in flight on one confirming AMQP channel, then one decision over all of it.
 //!
+//! A channel of which nothing was confirmed in time, though the connection stands, is [silent](super::probes): its messages are unknown at once, and
+//! those of other channels go on without it.
+//!
 //! The connection is kept by the task of a [`line`](super::line); [`send`](RabbitMqSink::send) waits for it within its time limit.
 //! What was prepared and is gone, because somebody deleted it, is declared again and sent to once more before it counts as unroutable.
 
@@ -7,14 +10,20 @@ use super::{
     connection::{Dialer, code, refusal},
     envelope::{self, NAME_BYTES_MAX, Unfit},
     line::{BLOCKED, Keeper},
+    probes::{Probes, Silent},
     topology::{self, Prepared},
     window::{self, End, Heard, Returned},
 };
 use crate::{ChannelKind, ChannelSpec, ConnectorError, Health, Message, Sent, Sink, UnsentReason};
 use async_trait::async_trait;
-use futures::future::{MaybeDone, maybe_done};
+use futures::future::{FutureExt, ready};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, options::BasicPublishOptions};
-use std::{collections::BTreeSet, pin::Pin, sync::Arc};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
+};
 use tokio::time::{Instant, timeout_at};
 
 /// Sends windows to one broker.
@@ -22,6 +31,7 @@ pub(super) struct RabbitMqSink {
     dialer: Arc<Dialer>,
     prepared: Prepared,
     keeper: Keeper,
+    probes: Probes,
     health: Health,
 }
 
@@ -30,17 +40,24 @@ impl RabbitMqSink {
         dialer: Arc<Dialer>,
         prepared: Prepared,
     ) -> Result<Self, ConnectorError> {
-        let health = Health::new();
-        let keeper = Keeper::open(dialer.clone(), prepared.clone(), health.clone()).await?;
-        Ok(Self { dialer, prepared, keeper, health })
+        let (health, silent) = (Health::new(), Silent::default());
+        let keeper =
+            Keeper::open(dialer.clone(), prepared.clone(), health.clone(), silent.clone()).await?;
+        let probes = Probes::new(dialer.clone(), silent);
+        Ok(Self { dialer, prepared, keeper, probes, health })
     }
 
     /// Sends these messages, all in flight at once, and decides each of them.
     async fn send_part(&mut self, window: &[Message], deadline: Instant) -> Vec<Sent> {
         let mut hearing = Hearing::new(window.len());
         let mut sendable = Vec::with_capacity(window.len());
+        let silent = self.probes.silent.channels();
         for (index, message) in window.iter().enumerate() {
             match self.fit(message) {
+                Ok(properties) if silent.contains(&message.channel) => {
+                    self.probes.send(message, properties);
+                    hearing.heard[index] = Heard::Silent;
+                }
                 Ok(properties) => sendable.push((index, message, properties)),
                 Err(withheld) => hearing.heard[index] = withheld,
             }
@@ -52,7 +69,14 @@ impl RabbitMqSink {
             let end = End::TimedOut(self.silence());
             return window::decide(window, &hearing.heard, &[], &end);
         };
-        let in_time = timeout_at(deadline, publish(&line.amqp, sendable, &mut hearing)).await;
+        let in_time = {
+            let mut flight = Flight::begin(&line.amqp, sendable).await;
+            let in_time = timeout_at(deadline, flight.land(&mut hearing)).await;
+            if in_time.is_err() {
+                flight.land_what_is_there(&mut hearing);
+            }
+            in_time
+        };
         let end = match (in_time, hearing.broken.take()) {
             (Err(_), _) => End::TimedOut(self.silence()),
             (Ok(()), None) => End::Complete,
@@ -65,6 +89,9 @@ impl RabbitMqSink {
                 }
             }
         };
+        if matches!(end, End::TimedOut(_)) && line.stands_open() {
+            self.probes.silent.suspect(window::unheard_channels(window, &hearing.heard));
+        }
         if !matches!(end, End::Complete) {
             tracing::warn!(?end, messages = window.len(), "A window was not confirmed as a whole.");
         }
@@ -181,6 +208,13 @@ impl Hearing {
         Self { heard: vec![Heard::Nothing; messages], returned: Vec::new(), broken: None }
     }
 
+    fn hear(&mut self, index: usize, confirmed: lapin::Result<Confirmation>) {
+        match confirmed {
+            Ok(confirmation) => self.confirmation(index, confirmation),
+            Err(error) => self.failure(error),
+        }
+    }
+
     fn confirmation(&mut self, index: usize, confirmation: Confirmation) {
         self.heard[index] = match &confirmation {
             Confirmation::Ack(_) => Heard::Ack,
@@ -188,6 +222,10 @@ impl Hearing {
             // Never on a channel in confirm mode; nothing was promised, so nothing was heard.
             Confirmation::NotRequested => Heard::Nothing,
         };
+        self.returned(confirmation);
+    }
+
+    fn returned(&mut self, confirmation: Confirmation) {
         if let Some(back) = confirmation.take_message() {
             self.returned.push(Returned {
                 id: envelope::id_of(&back.delivery.properties),
@@ -205,45 +243,66 @@ impl Hearing {
     }
 }
 
-/// Puts the whole window in flight, in order, then collects every confirm.
-async fn publish(
-    amqp: &Channel,
-    sendable: Vec<(usize, &Message, BasicProperties)>,
-    hearing: &mut Hearing,
-) {
-    let mut in_flight = Vec::with_capacity(sendable.len());
-    for (index, message, properties) in sendable {
-        let (exchange, routing_key) = window::route(message);
-        let options = BasicPublishOptions {
-            mandatory: message.kind == ChannelKind::Work,
-            ..Default::default()
-        };
-        let mut publishing = Box::pin(maybe_done(amqp.basic_publish(
-            exchange.into(),
-            routing_key.into(),
-            options,
-            &message.body,
-            properties,
-        )));
-        // The first poll queues the frames; waiting until they are written would send one at a time.
-        let _ = futures::poll!(publishing.as_mut());
-        in_flight.push((index, publishing));
-    }
-    for (index, mut publishing) in in_flight {
-        publishing.as_mut().await;
-        let confirmed = match taken(publishing.as_mut()) {
-            Ok(confirm) => confirm.await,
-            Err(error) => Err(error),
-        };
-        match confirmed {
-            Ok(confirmation) => hearing.confirmation(index, confirmation),
-            Err(error) => hearing.failure(error),
-        }
-    }
+type Publishing<'a> = Pin<Box<dyn Future<Output = lapin::Result<Confirmation>> + Send + 'a>>;
+
+/// A window under way: the confirms that are still awaited, with the place of their message.
+struct Flight<'a> {
+    under_way: VecDeque<(usize, Publishing<'a>)>,
 }
 
-fn taken<F: Future>(done: Pin<&mut MaybeDone<F>>) -> F::Output {
-    done.take_output().expect("a future that was awaited has its output, and it is taken once")
+impl<'a> Flight<'a> {
+    /// Puts the whole window in flight, in order.
+    async fn begin(
+        amqp: &'a Channel,
+        sendable: Vec<(usize, &'a Message, BasicProperties)>,
+    ) -> Self {
+        let mut under_way = VecDeque::with_capacity(sendable.len());
+        for (index, message, properties) in sendable {
+            let (exchange, routing_key) = window::route(message);
+            let options = BasicPublishOptions {
+                mandatory: message.kind == ChannelKind::Work,
+                ..Default::default()
+            };
+            let mut publishing: Publishing<'a> = Box::pin(async move {
+                let body = &message.body;
+                let (exchange, routing_key) = (exchange.into(), routing_key.into());
+                amqp.basic_publish(exchange, routing_key, options, body, properties).await?.await
+            });
+            // The first poll queues the frames; waiting until they are written would send one at a time.
+            match futures::poll!(publishing.as_mut()) {
+                Poll::Pending => under_way.push_back((index, publishing)),
+                Poll::Ready(done) => under_way.push_back((index, Box::pin(ready(done)))),
+            }
+        }
+        Self { under_way }
+    }
+
+    /// Collects every confirm. May be dropped halfway and called again.
+    async fn land(&mut self, hearing: &mut Hearing) {
+        while let Some((index, publishing)) = self.under_way.front_mut() {
+            let (index, confirmed) = (*index, publishing.await);
+            self.under_way.pop_front();
+            hearing.hear(index, confirmed);
+        }
+    }
+
+    /// Collects the confirms that have come in, though others before them have not.
+    fn land_what_is_there(&mut self, hearing: &mut Hearing) {
+        let mut missing = Vec::new();
+        for (index, mut publishing) in self.under_way.drain(..) {
+            match publishing.as_mut().now_or_never() {
+                Some(confirmed) => hearing.hear(index, confirmed),
+                None => missing.push(publishing),
+            }
+        }
+        // A confirm that came in meanwhile may carry what was returned of another message, whose own was heard just now. It tells nothing
+        // else: what it carries for others may be missing in turn.
+        for mut publishing in missing {
+            if let Some(Ok(confirmation)) = publishing.as_mut().now_or_never() {
+                hearing.returned(confirmation);
+            }
+        }
+    }
 }
 
 /// The exchanges of the messages about which nothing was heard.

@@ -5,7 +5,7 @@
 //! and what was handed over is the window without everything returned.
 
 use crate::{ChannelKind, Message, Sent, UnsentReason, names};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// What identifies a message when the broker gives it back.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -46,6 +46,8 @@ pub(super) enum Heard {
     Ack,
     /// Refused for now.
     Nack,
+    /// It was not sent, as its channel does not confirm for now; or only as a probe.
+    Silent,
     /// Nothing.
     Nothing,
 }
@@ -90,6 +92,12 @@ pub(super) fn decide(
         if let Heard::Withheld(reason, text) = heard {
             return Sent::Unsent { reason: *reason, text: text.clone() };
         }
+        if *heard == Heard::Silent {
+            return unknown(format!(
+                "RabbitMQ does not confirm what is sent to {}",
+                message.channel
+            ));
+        }
         if !returns.is_empty() {
             let key = Returned::would_be(message);
             match (returns.get(&key).copied().unwrap_or(0), copies[&key]) {
@@ -109,23 +117,41 @@ pub(super) fn decide(
             }
         }
         match heard {
-            Heard::Ack => acknowledged(message, end),
+            Heard::Ack => acknowledged(message, end, returned),
             Heard::Nack => unknown(format!(
                 "RabbitMQ did not take it into {} (nack); is the queue full, or short of replicas?",
                 message.channel
             )),
-            Heard::Nothing | Heard::Withheld(..) => unheard(message, end),
+            Heard::Nothing | Heard::Withheld(..) | Heard::Silent => unheard(message, end),
         }
     };
     window.iter().zip(heard).map(one).collect()
 }
 
-fn acknowledged(message: &Message, end: &End) -> Sent {
+fn acknowledged(message: &Message, end: &End, returned: &[Returned]) -> Sent {
     match (message.kind, end) {
-        // Its return may be attached to a confirm that we no longer wait for.
-        (ChannelKind::Work, End::TimedOut(text)) => unknown(text.clone()),
+        // Its return may be attached to a confirm that did not come. Where no confirm carried any, none had come in before the last of them.
+        (ChannelKind::Work, End::TimedOut(text)) if !returned.is_empty() => unknown(text.clone()),
         _ => Sent::Confirmed,
     }
+}
+
+/// The channels with messages about which nothing was heard, and none about which anything was.
+pub(super) fn unheard_channels<'a>(
+    window: &'a [Message],
+    heard: &[Heard],
+) -> impl Iterator<Item = (&'a str, ChannelKind)> {
+    let mut channels: BTreeMap<(&str, ChannelKind), bool> = BTreeMap::new();
+    for (message, heard) in window.iter().zip(heard) {
+        let is_unheard = match heard {
+            Heard::Nothing => true,
+            Heard::Ack | Heard::Nack => false,
+            Heard::Withheld(..) | Heard::Silent => continue,
+        };
+        let known = channels.entry((&message.channel, message.kind)).or_insert(true);
+        *known &= is_unheard;
+    }
+    channels.into_iter().filter_map(|(channel, is_unheard)| is_unheard.then_some(channel))
 }
 
 fn unheard(message: &Message, end: &End) -> Sent {
@@ -242,13 +268,28 @@ mod tests {
     }
 
     #[test]
-    fn after_the_time_limit_only_what_can_never_be_returned_counts_as_confirmed() {
-        let window = [work("a", "1"), events("e", "2"), work("a", "3")];
-        let heard = [Heard::Ack, Heard::Ack, Heard::Nothing];
+    fn after_the_time_limit_what_was_confirmed_counts_unless_something_came_back() {
+        let window = [work("a", "1"), events("e", "2"), work("sick", "3"), work("gone", "4")];
+        let heard = [Heard::Ack, Heard::Ack, Heard::Nothing, Heard::Ack];
+        let late = End::TimedOut("late".into());
+        assert_eq!(outcomes(&window[..3], &heard[..3], &[], &late), "confirmed confirmed unknown");
+        // Which confirm a return came with says nothing: another one may be missing.
+        assert_eq!(
+            outcomes(&window, &heard, &[&window[3]], &late),
+            "unknown confirmed unknown unroutable"
+        );
+    }
+
+    #[test]
+    fn what_was_held_back_for_its_channel_is_unknown_and_suspects_nobody() {
+        let window = [work("sick", "1"), work("a", "2"), work("b", "3"), work("a", "4")];
+        let heard = [Heard::Silent, Heard::Ack, Heard::Nothing, Heard::Nothing];
         assert_eq!(
             outcomes(&window, &heard, &[], &End::TimedOut("late".into())),
-            "unknown confirmed unknown"
+            "unknown confirmed unknown unknown"
         );
+        let unheard: Vec<_> = unheard_channels(&window, &heard).collect();
+        assert_eq!(unheard, [("b", ChannelKind::Work)]);
     }
 
     #[test]

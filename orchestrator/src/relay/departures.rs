@@ -4,6 +4,7 @@
 //! durable messages ─► (destination, saga) queues ─► a share each, round and round ─► the next window
 //!                                      │ its destination takes no more now
 //!                                      └─► waits for its turn · is given back to its instance
+//! not confirmed ─► its channel rests ─► before all others of it, the next window
 //! ```
 //!
 //! Deficit round robin (Shreedhar and Varghese, SIGCOMM 1995) over the queues that have something: a saga that floods a
@@ -11,6 +12,7 @@
 //! a queue order is kept, and with it the order of each instance at each destination. Events and dead letters are governed
 //! by no destination; they share one queue for each channel.
 
+use super::rests::Rests;
 use crate::{
     destinations::{Admission, Destination, Destinations, Key},
     engine::{LaneSeq, Outgoing, Sender},
@@ -18,6 +20,7 @@ use crate::{
 use dirigent_model::time::Timestamp;
 use rustc_hash::FxHashMap;
 use std::{collections::VecDeque, sync::Arc};
+use tokio::time::Instant;
 
 /// Bytes that a queue may send before it is the next one's turn: a few dozen small messages, so that a turn is worth its lock.
 const SHARE_BYTES: usize = 16 * 1024;
@@ -28,9 +31,10 @@ const HEAD_BYTES: usize = 512;
 /// Commands of one saga that wait for their turn at one destination. Beyond it they are given back to their instances.
 pub(super) const QUEUED_MAX: usize = 1_000;
 
-type Numbered = (LaneSeq, Outgoing);
+pub(super) type Numbered = (LaneSeq, Outgoing);
 
 struct Queue {
+    channel: String,
     destination: Option<Arc<Destination>>,
     messages: VecDeque<Numbered>,
     /// What is left of its share.
@@ -63,6 +67,7 @@ pub(super) struct Departures {
     listed: VecDeque<usize>,
     /// Queues whose destination takes nothing for now; those that had nothing of late come first.
     waiting: Vec<usize>,
+    rests: Rests,
     /// Messages in listed queues.
     ready: usize,
     /// Messages in waiting ones, as of the last look.
@@ -77,6 +82,7 @@ impl Departures {
             queues: Vec::new(),
             listed: VecDeque::new(),
             waiting: Vec::new(),
+            rests: Rests::default(),
             ready: 0,
             queued: 0,
         }
@@ -87,12 +93,17 @@ impl Departures {
         self.ready
     }
 
-    /// Whether messages wait for their destination.
+    /// Whether messages wait for their destination, or for the end of their channel's rest.
     pub(super) fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.waiting.is_empty() || !self.rests.is_empty()
     }
 
-    /// How many, as of the last look: at most [`QUEUED_MAX`] for each saga at each destination.
+    /// What has become of a window: what of it is to be sent again, in its order, and whether anything was confirmed.
+    pub(super) fn hear(&mut self, unconfirmed: Vec<Numbered>, was_confirmed: bool, at: Instant) {
+        self.rests.hear(unconfirmed, was_confirmed, at);
+    }
+
+    /// How many wait for their destination, as of the last look: at most [`QUEUED_MAX`] for each saga at each of them.
     pub(super) fn queued(&self) -> usize {
         self.queued
     }
@@ -125,6 +136,7 @@ impl Departures {
         }
         let destination = outgoing.sender.and_then(|_| self.destinations.of(channel).cloned());
         self.queues.push(Queue {
+            channel: channel.clone(),
             destination,
             messages: VecDeque::new(),
             share: 0,
@@ -139,6 +151,7 @@ impl Departures {
     pub(super) fn next(
         &mut self,
         now: Timestamp,
+        at: Instant,
         messages_max: usize,
         bytes_max: usize,
     ) -> Departing {
@@ -147,11 +160,18 @@ impl Departures {
         }
         let mut out = Departing::default();
         let (mut bytes, mut served) = (0, Vec::new());
+        self.give_back_what_rests_for_too_long(now, at, &mut out);
+        self.rests.leave(at, (messages_max, bytes_max), &mut bytes, &mut out.window);
         while let Some(at) = self.listed.pop_front() {
             let queue = &mut self.queues[at];
             let before = queue.messages.len();
             queue.share += SHARE_BYTES;
-            let turn = queue.take_turn(now, (messages_max, bytes_max), &mut bytes, &mut out);
+            let turn = if self.rests.holds(&queue.channel) {
+                queue.give_back_what_is_too_much(now, &mut out);
+                Turn::Held
+            } else {
+                queue.take_turn(now, (messages_max, bytes_max), &mut bytes, &mut out)
+            };
             let after = queue.messages.len();
             self.ready -= before - after;
             match turn {
@@ -174,8 +194,34 @@ impl Departures {
             }
         }
         self.waiting.append(&mut served);
-        self.queued = self.waiting.iter().map(|at| self.queues[*at].messages.len()).sum();
+        // What no destination governs has no bound here: it counts for the outbox's.
+        let governed = self.waiting.iter().map(|at| &self.queues[*at]);
+        let governed = governed.filter(|queue| queue.destination.is_some());
+        self.queued = governed.map(|queue| queue.messages.len()).sum();
         out
+    }
+
+    fn give_back_what_rests_for_too_long(
+        &mut self,
+        now: Timestamp,
+        at: Instant,
+        out: &mut Departing,
+    ) {
+        if self.rests.is_empty() {
+            return;
+        }
+        let destinations = &self.destinations;
+        let is_governed = |(_, outgoing): &Numbered| {
+            outgoing.sender.is_some() && destinations.of(&outgoing.message.channel).is_some()
+        };
+        for (seq, outgoing) in self.rests.overdue(at, is_governed) {
+            if let Some(sender) = outgoing.sender
+                && let Some(destination) = self.destinations.of(&outgoing.message.channel)
+            {
+                let until = destination.ask(|gate| gate.give_back(sender.key(), now));
+                out.given_back.push(GivenBack { seq, sender, until });
+            }
+        }
     }
 
     fn list(&mut self, at: usize) {
@@ -311,6 +357,10 @@ mod tests {
         Departures::new(Arc::new(Destinations::new(channels, &protections)))
     }
 
+    fn at() -> Instant {
+        Instant::now()
+    }
+
     fn seqs(departing: &Departing) -> Vec<LaneSeq> {
         departing.window.iter().map(|(seq, _)| *seq).collect()
     }
@@ -320,7 +370,7 @@ mod tests {
         let mut departures = departures(&[]);
         departures.take_in((0..10_000).map(|seq| command(seq, "a", 1)).collect());
         departures.take_in((10_000..10_010).map(|seq| command(seq, "a", 2)).collect());
-        let window = departures.next(NOW, 100, usize::MAX);
+        let window = departures.next(NOW, at(), 100, usize::MAX);
         let seqs = seqs(&window);
         assert_eq!(seqs.len(), 100);
         assert_eq!(seqs.iter().filter(|seq| **seq >= 10_000).count(), 10, "{seqs:?}");
@@ -336,7 +386,7 @@ mod tests {
         departures.destinations.of("a").unwrap().pause(Some(paused));
         departures.take_in((0..500).map(|seq| command(seq, "a", 1)).collect());
         departures.take_in((500..600).map(|seq| command(seq, "b", 1)).collect());
-        let departing = departures.next(NOW, 2_000, usize::MAX);
+        let departing = departures.next(NOW, at(), 2_000, usize::MAX);
         assert_eq!(seqs(&departing), (500..600).collect::<Vec<_>>());
         let back: Vec<_> = departing.given_back.iter().map(|given| given.seq).collect();
         assert_eq!(back, (0..500).collect::<Vec<_>>(), "their instances ask again");
@@ -350,14 +400,14 @@ mod tests {
             Protection { rate: Some(Rate { per_second: 10, burst: 5 }), ..Default::default() };
         let mut departures = departures(&[("a", rate)]);
         departures.take_in((0..1_200).map(|seq| command(seq, "a", 1)).collect());
-        let first = departures.next(NOW, 2_000, usize::MAX);
+        let first = departures.next(NOW, at(), 2_000, usize::MAX);
         assert_eq!(seqs(&first), [0, 1, 2, 3, 4]);
         assert_eq!(first.given_back.len(), 195);
         assert!(first.given_back.iter().all(|given| given.seq >= 1_005));
         assert!(departures.is_waiting());
-        let none = departures.next(NOW, 2_000, usize::MAX);
+        let none = departures.next(NOW, at(), 2_000, usize::MAX);
         assert!(none.window.is_empty() && none.given_back.is_empty());
-        let later = departures.next(NOW + Duration::from_millis(200), 2_000, usize::MAX);
+        let later = departures.next(NOW + Duration::from_millis(200), at(), 2_000, usize::MAX);
         assert_eq!(seqs(&later), [5, 6]);
         let view = departures.destinations.of("a").unwrap().view(NOW);
         assert_eq!((view.queued, view.held, view.sent), (998, 195, 7));
@@ -373,24 +423,51 @@ mod tests {
         let mut left = Vec::new();
         for step in 0..100 {
             let now = NOW + Duration::from_millis(step * 10);
-            left.extend(seqs(&departures.next(now, 2_000, usize::MAX)));
+            left.extend(seqs(&departures.next(now, at(), 2_000, usize::MAX)));
         }
         let second = left.iter().filter(|seq| **seq >= 900).count();
         assert!((40..=60).contains(&second), "{second} of {}", left.len());
     }
 
     #[test]
+    fn a_channel_that_does_not_confirm_delays_no_other_and_keeps_its_order() {
+        let mut departures = departures(&[]);
+        departures.take_in((0..10).map(|seq| command(seq, "a", 1)).collect());
+        let window = departures.next(NOW, at(), 4, usize::MAX).window;
+        departures.hear(window, false, at());
+        departures.take_in((20..2_000).map(|seq| command(seq, "a", 2)).collect());
+        departures.take_in((10..20).map(|seq| command(seq, "b", 1)).collect());
+        let departing = departures.next(NOW, at(), 2_000, usize::MAX);
+        assert_eq!(seqs(&departing), (10..20).collect::<Vec<_>>());
+        let back: Vec<_> = departing.given_back.iter().map(|given| given.seq).collect();
+        assert_eq!(
+            back,
+            (1_020..2_000).rev().collect::<Vec<_>>(),
+            "what is too much waits with its instances"
+        );
+        assert_eq!(departures.queued(), 6 + QUEUED_MAX);
+        departures.hear(vec![], true, at());
+        let later = at() + Duration::from_secs(30);
+        let tried = departures.next(NOW, later, 2_000, usize::MAX);
+        assert_eq!(seqs(&tried), [0, 1, 2, 3], "alone, until it is known how they fare");
+        departures.hear(vec![], true, later);
+        let rest = seqs(&departures.next(NOW, later, 2_000, usize::MAX));
+        assert_eq!((rest.len(), &rest[..6]), (6 + QUEUED_MAX, &[4, 5, 6, 7, 8, 9][..]));
+        assert!(!departures.is_waiting());
+    }
+
+    #[test]
     fn windows_keep_their_bounds_and_one_message_too_large_for_them_goes_alone() {
         let mut departures = departures(&[]);
         departures.take_in((0..10).map(|seq| command(seq, "a", 1)).collect());
-        assert_eq!(seqs(&departures.next(NOW, 4, usize::MAX)), [0, 1, 2, 3]);
-        assert_eq!(seqs(&departures.next(NOW, 100, 250)), [4, 5]);
-        assert_eq!(seqs(&departures.next(NOW, 100, 50)), [6]);
-        assert_eq!(seqs(&departures.next(NOW, 100, usize::MAX)), [7, 8, 9]);
+        assert_eq!(seqs(&departures.next(NOW, at(), 4, usize::MAX)), [0, 1, 2, 3]);
+        assert_eq!(seqs(&departures.next(NOW, at(), 100, 250)), [4, 5]);
+        assert_eq!(seqs(&departures.next(NOW, at(), 100, 50)), [6]);
+        assert_eq!(seqs(&departures.next(NOW, at(), 100, usize::MAX)), [7, 8, 9]);
         assert_eq!(departures.ready(), 0);
         let mut large = command(20, "a", 1);
         large.1.message.body = vec![0; 10 * SHARE_BYTES].into();
         departures.take_in(vec![large]);
-        assert_eq!(seqs(&departures.next(NOW, 100, usize::MAX)), [20]);
+        assert_eq!(seqs(&departures.next(NOW, at(), 100, usize::MAX)), [20]);
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! One for each connector (a *lane*). The window that is in flight lets the next one gather behind it; who is in it, the
 //! [`departures`] say: every saga at every destination in turn, and nothing that its destination holds. What the broker
-//! confirms moves the watermark; what is unknown is sent again, in its order, with the same id; what can't be sent goes
-//! back to its instance as an input, and counts as confirmed once that input is durable.
+//! confirms moves the watermark; what is unknown is sent again, in its order, with the same id, after a rest of its channel, and holds up
+//! no other; what can't be sent goes back to its instance as an input, and counts as confirmed once that input is durable.
 
 mod departures;
+mod rests;
 mod watermark;
 
 use crate::{
@@ -14,9 +15,10 @@ use crate::{
     envelope,
     meters::Meters,
 };
-use departures::{Departures, GivenBack};
-use dirigent_connectors::{Message, Sent, Sink, UnsentReason, names, retry::Delays};
+use departures::{Departures, GivenBack, Numbered};
+use dirigent_connectors::{Message, Sent, Sink, UnsentReason, names};
 use dirigent_model::instance::InstanceId;
+use rustc_hash::FxHashSet;
 use std::{
     collections::VecDeque,
     sync::{
@@ -136,6 +138,8 @@ pub(crate) struct Relay {
     back: Vec<crossbeam_channel::Sender<Job>>,
     /// Messages below this number come from before the start: they may have been sent then.
     sent_before: LaneSeq,
+    /// Those that an attempt of this process has sent without a confirm. No more than there are in the departures.
+    unconfirmed: FxHashSet<LaneSeq>,
     departures: Departures,
     wake: Arc<Notify>,
     clock: Arc<dyn Clock>,
@@ -162,16 +166,6 @@ pub(crate) struct Surroundings {
 pub(crate) struct Fenced {
     connector: String,
     owner: String,
-}
-
-/// What is remembered of a message on its way.
-struct Head {
-    seq: LaneSeq,
-    sender: Option<Sender>,
-    /// Nobody can say that it never arrived: an attempt to send it was not confirmed.
-    may_have_left: bool,
-    /// An attempt of this process was not confirmed.
-    was_unknown: bool,
 }
 
 impl Relay {
@@ -205,6 +199,7 @@ impl Relay {
             state,
             back,
             sent_before,
+            unconfirmed: FxHashSet::default(),
             departures,
             wake,
             clock,
@@ -223,7 +218,8 @@ impl Relay {
             while let Ok(messages) = self.inbox.try_recv() {
                 self.departures.take_in(messages);
             }
-            let departing = self.departures.next(self.clock.now(), WINDOW_MAX, WINDOW_BYTES_MAX);
+            let (now, at) = (self.clock.now(), tokio::time::Instant::now());
+            let departing = self.departures.next(now, at, WINDOW_MAX, WINDOW_BYTES_MAX);
             self.state.queued.store(self.departures.queued(), Ordering::Release);
             for given_back in departing.given_back {
                 self.give_back(&given_back);
@@ -254,10 +250,11 @@ impl Relay {
     }
 
     /// Tells an instance that its command did not leave. The message counts as confirmed once that is durable.
-    fn give_back(&self, GivenBack { seq, sender, until }: &GivenBack) {
+    fn give_back(&mut self, GivenBack { seq, sender, until }: &GivenBack) {
         let Sender { instance, node, leg, attempt } = *sender;
         let confirm = Confirm { lane: self.lane, seq: *seq };
-        let may_have_left = *seq < self.sent_before;
+        let may_have_left = self.may_have_left(*seq);
+        self.unconfirmed.remove(seq);
         let until = *until;
         let what = What::Held { node, leg, attempt, until, may_have_left, confirm };
         self.tell(instance, what, None);
@@ -271,99 +268,99 @@ impl Relay {
         self.back[shard].send(Job { instance, what, cause, delivery: None }).unwrap_or_default();
     }
 
-    /// Sends a window until each of its messages is decided.
-    async fn send_window(&mut self, window: Vec<(LaneSeq, Outgoing)>) -> Result<(), Fenced> {
+    /// Nobody can say that it never arrived.
+    fn may_have_left(&self, seq: LaneSeq) -> bool {
+        seq < self.sent_before || self.unconfirmed.contains(&seq)
+    }
+
+    /// Sends a window. What is not decided by it goes back to the departures.
+    async fn send_window(&mut self, window: Vec<Numbered>) -> Result<(), Fenced> {
         let mut heads = Vec::with_capacity(window.len());
         let mut messages = Vec::with_capacity(window.len());
-        for (seq, Outgoing { sender, message, .. }) in window {
-            heads.push(Head {
-                seq,
-                sender,
-                may_have_left: seq < self.sent_before,
-                was_unknown: false,
-            });
+        for (seq, Outgoing { lane, sender, saga, message }) in window {
+            heads.push((seq, lane, sender, saga));
             messages.push(message);
         }
-        let mut delays = Delays::new();
-        while !messages.is_empty() {
-            let outcomes = self.sink.send(&messages).await;
-            let mut confirmed = Vec::with_capacity(outcomes.len());
-            let mut again = (Vec::new(), Vec::new());
-            let (mut unknown, mut given_back, mut fenced) = (None, 0, None);
-            for ((mut head, message), sent) in heads.into_iter().zip(messages).zip(outcomes) {
-                match sent {
-                    Sent::Confirmed => {
-                        confirmed.push(head.seq);
-                        if head.was_unknown
-                            && let Some(destination) = self.departures.destination(&message.channel)
-                        {
-                            destination.confirmed_again(self.clock.now());
-                        }
-                    }
-                    Sent::Unknown { text } => {
-                        unknown = Some(text);
-                        if let Some(sender) = head.sender
-                            && let Some(destination) = self.departures.destination(&message.channel)
-                        {
-                            destination.unconfirmed(sender.key(), self.clock.now());
-                        }
-                        head.was_unknown = true;
-                        head.may_have_left = true;
-                        again.0.push(head);
-                        again.1.push(message);
-                    }
-                    Sent::Fenced { text } => fenced = Some(text),
-                    Sent::Unsent { reason, text } => {
-                        match self.cannot_send(&head, message, reason, &text) {
-                            Disposed::Confirmed => confirmed.push(head.seq),
-                            Disposed::ByInstance => given_back += 1,
-                            Disposed::Again(message) => {
-                                again.0.push(head);
-                                again.1.push(message);
-                            }
-                        }
+        let outcomes = self.sink.send(&messages).await;
+        let mut confirmed = Vec::with_capacity(outcomes.len());
+        let mut again = Vec::new();
+        let (mut unknown, mut was_confirmed) = ((0, None), false);
+        let (mut given_back, mut fenced) = (0, None);
+        for ((head, message), sent) in heads.into_iter().zip(messages).zip(outcomes) {
+            let (seq, lane, sender, saga) = head;
+            match sent {
+                Sent::Confirmed => {
+                    confirmed.push(seq);
+                    was_confirmed = true;
+                    if self.unconfirmed.remove(&seq)
+                        && let Some(destination) = self.departures.destination(&message.channel)
+                    {
+                        destination.confirmed_again(self.clock.now());
                     }
                 }
-            }
-            if !confirmed.is_empty() {
-                self.state.confirm(&confirmed);
-            }
-            self.state.decided(confirmed.len() + given_back);
-            if let Some(owner) = fenced {
-                // What is not confirmed stays above the watermark.
-                return Err(Fenced { connector: self.name.clone(), owner });
-            }
-            (heads, messages) = again;
-            self.meters.window_sent(&self.name, messages.is_empty());
-            if let Some(text) = unknown {
-                tracing::warn!(
-                    connector = self.name,
-                    count = messages.len(),
-                    text,
-                    "Messages are not confirmed; sending them again."
-                );
-                tokio::time::sleep(delays.after_failure()).await;
+                Sent::Unknown { text } => {
+                    unknown = (unknown.0 + 1, Some(text));
+                    if let Some(sender) = sender
+                        && let Some(destination) = self.departures.destination(&message.channel)
+                    {
+                        destination.unconfirmed(sender.key(), self.clock.now());
+                    }
+                    self.unconfirmed.insert(seq);
+                    again.push((seq, Outgoing { lane, sender, saga, message }));
+                }
+                Sent::Fenced { text } => fenced = Some(text),
+                Sent::Unsent { reason, text } => {
+                    match self.cannot_send(seq, sender, message, reason, &text) {
+                        Disposed::Confirmed => confirmed.push(seq),
+                        Disposed::ByInstance => given_back += 1,
+                        Disposed::Again(message) => {
+                            again.push((seq, Outgoing { lane, sender, saga, message }));
+                            continue;
+                        }
+                    }
+                    self.unconfirmed.remove(&seq);
+                }
             }
         }
+        if !confirmed.is_empty() {
+            self.state.confirm(&confirmed);
+        }
+        self.state.decided(confirmed.len() + given_back);
+        if let Some(owner) = fenced {
+            // What is not confirmed stays above the watermark.
+            return Err(Fenced { connector: self.name.clone(), owner });
+        }
+        self.meters.window_sent(&self.name, again.is_empty());
+        if let (count, Some(text)) = unknown {
+            let connector = &self.name;
+            tracing::warn!(
+                connector,
+                count,
+                text,
+                "Messages are not confirmed; sending them again."
+            );
+        }
+        self.departures.hear(again, was_confirmed, tokio::time::Instant::now());
         Ok(())
     }
 
     fn cannot_send(
         &self,
-        head: &Head,
+        seq: LaneSeq,
+        sender: Option<Sender>,
         mut message: Message,
         reason: UnsentReason,
         text: &str,
     ) -> Disposed {
-        if let Some(Sender { instance, node, leg, attempt }) = head.sender {
-            if head.may_have_left {
+        if let Some(Sender { instance, node, leg, attempt }) = sender {
+            if self.may_have_left(seq) {
                 // *Unsent* says that it had no effect for certain, which nobody knows here: its instance takes it for lost
                 // when the time for the reply is over, and it is in doubt then.
                 tracing::warn!(instance = %instance, channel = message.channel, attempt, %reason, text, "A command that may have been sent before can't be sent again; the time limit of its step decides.");
                 return Disposed::Confirmed;
             }
             let text = format!("{reason} on `{}`: {text}", message.channel);
-            let confirm = Confirm { lane: self.lane, seq: head.seq };
+            let confirm = Confirm { lane: self.lane, seq };
             let cause = message.attributes.get(names::ID).map(ToOwned::to_owned);
             let what = What::Unsent { node, leg, attempt, text, confirm };
             if let Some(destination) = self.departures.destination(&message.channel) {
