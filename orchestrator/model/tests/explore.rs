@@ -40,6 +40,20 @@ fn an_order_and_a_trip_hold_under_every_order_of_inputs() {
 }
 
 #[test]
+fn commands_that_are_held_are_explored_too_and_multiply_the_states_by_four_at_the_most() {
+    for definition in [order(), trip(), chain(6), fan(2, 1)] {
+        let graph = graph(definition);
+        let [without, with] = [false, true]
+            .map(|holds| check_graph_within(&graph, Bounds { holds, ..Bounds::default() }));
+        assert!(without.is_sound() && with.is_sound(), "{with}");
+        let most = 4 * without.states;
+        assert!((without.states + 1..=most).contains(&with.states), "{without}\n{with}");
+        let text = without.to_string();
+        assert!(text.contains("(≤ 2 attempts per command, none of them held)"), "{text}");
+    }
+}
+
+#[test]
 fn the_summary_is_one_line() {
     let checked = graph(order_without_release("reading only"));
     let text = check_graph(&checked).to_string();
@@ -158,7 +172,7 @@ fn nodes_that_hold_one_another_are_refused_and_not_walked() {
 
 #[test]
 fn reaching_the_bound_is_not_success() {
-    let bounds = Bounds { states_max: 50, attempts_max: 2 };
+    let bounds = Bounds { states_max: 50, ..Bounds::default() };
     let checked = check_graph_within(&graph(order()), bounds);
     assert!(checked.violations.is_empty() && !checked.exhausted && !checked.is_sound());
     assert!(checked.to_string().contains("NOT EXHAUSTED"), "{checked}");
@@ -183,8 +197,11 @@ fn the_outcome_can_be_written_and_read() {
 fn how_many_states_there_are_and_how_long_they_take() {
     let definitions = [order(), trip(), choices(), chain(30), fan(4, 1), fan(3, 2), fan(5, 1)];
     for definition in definitions {
-        let begun = std::time::Instant::now();
-        let checked = definition.expect("the saga is well declared").check();
-        println!("{:?}: {checked}", begun.elapsed());
+        let graph = graph(definition);
+        for holds in [false, true] {
+            let begun = std::time::Instant::now();
+            let checked = check_graph_within(&graph, Bounds { holds, ..Bounds::default() });
+            println!("{:?}: {checked}", begun.elapsed());
+        }
     }
 }

@@ -11,6 +11,7 @@
 //! `report` tells a violation as text and as a diagram. Breadth first, so the first sequence found is a shortest one.
 //!
 //! What is merged, and why that loses nothing: instants (which of the due things comes first is chosen freely instead),
+//! until when a destination holds a command (it is given back, or was out when its time was over, whenever that may be),
 //! bodies and data (a choice takes every arm), the cause and the revision (no decision rests on them), the three
 //! ways of having had no effect, the attempt above the bound, how often a pivot was asked about before, and after the fact by whose word a step counts as undone.
 //! One event of a name is kept early at a time; the ids of taken events are forgotten once that they count has been seen.
@@ -43,6 +44,8 @@ pub struct Bounds {
     pub states_max: usize,
     /// Attempts told apart per command; later ones count as this one. At least 1, at most 15.
     pub attempts_max: u32,
+    /// Whether destinations hold commands, wherever one may be.
+    pub holds: bool,
 }
 
 impl Bounds {
@@ -54,7 +57,7 @@ impl Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { states_max: Self::STATES_MAX, attempts_max: Self::ATTEMPTS_MAX }
+        Self { states_max: Self::STATES_MAX, attempts_max: Self::ATTEMPTS_MAX, holds: true }
     }
 }
 
@@ -81,15 +84,20 @@ impl Plan {
 /// A step with nothing to compensate is taken at its word if a reason is written. A blank reason counts as a compensation
 /// that is missing: such a step must not have taken effect where the saga ends compensated.
 ///
-/// Sagas with many steps side by side have too many states for two attempts per command. They are explored with one, and the
-/// outcome says so; if that is not exhausted either, [`Checked::is_sound`] is false.
+/// Sagas with many steps side by side have too many states for two attempts per command, any of which may be held. They are explored
+/// without holds, else with one attempt, and the outcome says so; if that is not exhausted either, [`Checked::is_sound`] is false.
 pub fn check_graph(graph: &Graph) -> Checked {
-    let bounds = Bounds::default();
-    let checked = check_graph_within(graph, bounds);
-    if checked.exhausted || !checked.violations.is_empty() {
-        return checked;
+    let whole = Bounds::default();
+    let fewer =
+        [Bounds { holds: false, ..whole }, Bounds { holds: false, attempts_max: 1, ..whole }];
+    let mut checked = check_graph_within(graph, whole);
+    for bounds in fewer {
+        if checked.exhausted || !checked.violations.is_empty() {
+            break;
+        }
+        checked = check_graph_within(graph, bounds);
     }
-    check_graph_within(graph, Bounds { attempts_max: 1, ..bounds })
+    checked
 }
 
 /// [`check_graph`] within bounds.
@@ -110,7 +118,7 @@ pub fn check_graph_within(graph: &Graph, bounds: Bounds) -> Checked {
             Violation { kind: ViolationKind::Malformed, node: None, text, sequence: Vec::new() };
         return Checked { violations: vec![violation], ..nothing };
     }
-    let symbols = Symbols::new(graph, bounds.attempts_max);
+    let symbols = Symbols::new(graph, bounds.attempts_max, bounds.holds);
     let mut explorer = Explorer {
         reference: Reference::new(graph),
         symbols: &symbols,
@@ -256,6 +264,7 @@ impl Explorer<'_> {
             });
         }
         findings.extend(self.taken_twice(origin.by, &decision));
+        findings.extend(self.reference.holds(origin.by, &here.core, &decision));
         self.reference.hears(origin.by, &here.core, &mut fates);
         for effect in &decision.effects {
             if let Effect::Command(command) = effect {

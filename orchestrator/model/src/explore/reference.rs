@@ -8,7 +8,7 @@ use super::{
     symbols::{Move, Word},
 };
 use crate::{
-    decision::Command,
+    decision::{Command, Decision, Effect, Hold},
     definition::{Graph, Kind, NodeId, Step, WayBack},
     instance::{Core, Leg, Next, NodeState, Status},
     message::FailureEffect,
@@ -106,9 +106,10 @@ impl<'a> Reference<'a> {
     /// What an input tells of effects. `before` says only whether an attempt was under way.
     pub(super) fn hears(&self, by: Move, before: &Core, fates: &mut [Fate]) {
         let under_way = |node: NodeId| matches!(before.state(node), NodeState::Open(ask) if matches!(ask.next, Next::GiveUp(_)));
-        // Whatever comes settles a question, or leads to the next one, which is seen then.
+        // Whatever comes settles a question, or leads to the next one, which is seen then. One that is held is still open.
+        let is_held = matches!(by, Move::Held(..) | Move::HeldFailure(..));
         if let Some(fate) = by.node().and_then(|node| fates.get_mut(node.index())) {
-            fate.in_question &= by.is_unawaited();
+            fate.in_question &= by.is_unawaited() || is_held;
         }
         match by {
             Move::Reply(node, Leg::Do | Leg::Status, word) => {
@@ -131,8 +132,21 @@ impl<'a> Reference<'a> {
                     Fate { in_flight: false, in_doubt: true, ..fates[node.index()] };
             }
             Move::Unsent(node, Leg::Do) => fates[node.index()].in_flight = false,
+            // Given back is not sent: nobody can have taken it in. What had left may have taken effect.
+            Move::Held(node, Leg::Do, Hold::GivenBack) => fates[node.index()].in_flight = false,
+            Move::Held(node, Leg::Do, Hold::Left) if under_way(node) => {
+                fates[node.index()] =
+                    Fate { in_flight: false, in_doubt: true, ..fates[node.index()] };
+            }
+            Move::HeldFailure(node, Leg::Do, effect) => {
+                let fate = &mut fates[node.index()];
+                fate.in_flight = false;
+                fate.in_doubt |= effect == FailureEffect::Unknown;
+            }
             Move::Reply(_, Leg::Compensate, _)
             | Move::Unsent(_, Leg::Compensate | Leg::Status)
+            | Move::Held(..)
+            | Move::HeldFailure(..)
             | Move::Start
             | Move::Unawaited(..)
             | Move::Stale(..)
@@ -140,6 +154,50 @@ impl<'a> Reference<'a> {
             | Move::Event(_)
             | Move::Cancel
             | Move::Retry(_) => {}
+        }
+    }
+
+    /// Whether a command that is held stays where it is, and is released once, as the attempt that it was.
+    pub(super) fn holds(&self, by: Move, before: &Core, decision: &Decision) -> Option<Finding> {
+        let node = by.node()?;
+        let (leg, ask) = before.state(node).asked()?;
+        let sent: Vec<u32> = decision
+            .effects
+            .iter()
+            .filter_map(|effect| match effect {
+                Effect::Command(command) if (command.node, command.leg) == (node, leg) => {
+                    Some(command.attempt)
+                }
+                Effect::Command(_) | Effect::Publish { .. } => None,
+            })
+            .collect();
+        let name = self.graph.name_of(node);
+        let found = |text: String| {
+            Some(Finding { kind: ViolationKind::HeldWrongly, node: Some(node), text })
+        };
+        match by {
+            Move::Held(..) | Move::HeldFailure(..) if !sent.is_empty() => {
+                found(format!("the command of `{name}` is sent though its destination holds it"))
+            }
+            Move::Held(..) | Move::HeldFailure(..) => {
+                // The next attempt begins by being held, the one that was under way is the same still.
+                let is_next = matches!(ask.next, Next::AskAgain(_));
+                let expected = ask.attempt + u32::from(is_next);
+                let (_, after) =
+                    decision.instance.core.state(node).asked().filter(|(it, _)| *it == leg)?;
+                (after.attempt != expected).then_some(())?;
+                found(format!(
+                    "`{name}`: being held made attempt {expected} attempt {}",
+                    after.attempt
+                ))
+            }
+            Move::Due(_) if matches!(ask.next, Next::Held(_)) && sent != [ask.attempt] => {
+                found(format!(
+                    "`{name}`: attempt {} was held, and attempts {sent:?} are sent in its place",
+                    ask.attempt
+                ))
+            }
+            _ => None,
         }
     }
 
@@ -334,6 +392,7 @@ mod tests {
     use super::*;
     use crate::{
         definition::{Ends, MessageRef, Node, Repeat},
+        instance::Ask,
         message::Format,
         retry::Retry,
     };
@@ -407,7 +466,7 @@ mod tests {
     /// What the reference says of compensating a step, with these fates.
     fn compensating(name: &str, fates: &[(&str, Fate)]) -> Option<ViolationKind> {
         let graph = graph();
-        let symbols = super::super::symbols::Symbols::new(&graph, 1);
+        let symbols = super::super::symbols::Symbols::new(&graph, 1, true);
         let before = symbols.unstarted();
         let mut after = before.core.clone();
         after.status = Status::TurningBack;
@@ -428,6 +487,64 @@ mod tests {
         };
         let found = Reference::new(&graph).sees(&before.core, &after, &command, &mut all);
         found.map(|found| found.kind)
+    }
+
+    /// What the reference says of an input to an attempt, what it is afterwards, and which attempts were sent.
+    fn holding(by: Move, before: (u32, Next), after: u32, sent: &[u32]) -> Option<String> {
+        let graph = graph();
+        let symbols = super::super::symbols::Symbols::new(&graph, 2, true);
+        let node = graph.find("first").expect("the graph has it");
+        let now = crate::time::Timestamp(1);
+        let ask = |attempt, next| {
+            let (first_at, asked_at) = (now, now);
+            NodeState::Open(Ask { attempt, first_at, asked_at, next, doubt: false, questions: 0 })
+        };
+        let mut core = symbols.unstarted().core;
+        core.nodes[node.index()] = ask(before.0, before.1);
+        let command = |attempt: &u32| {
+            Effect::Command(Command {
+                node,
+                leg: Leg::Do,
+                attempt: *attempt,
+                channel: "channel".into(),
+                format: Format::Json,
+                name: "Do".into(),
+                body: crate::message::Body { format: Format::Json, bytes: Vec::new() },
+                idempotency_key: core.idempotency_key("first", Leg::Do),
+            })
+        };
+        let mut instance = symbols.instance(&core);
+        instance.core.nodes[node.index()] = ask(after, Next::Held(now));
+        let decision = Decision {
+            instance,
+            verdict: crate::history::Verdict::Applied,
+            effects: sent.iter().map(command).collect(),
+            line: None,
+            heard: None,
+            incidents_raised: 0,
+        };
+        Reference::new(&graph).holds(by, &core, &decision).map(|found| found.text)
+    }
+
+    #[test]
+    fn a_hold_that_sends_or_counts_and_a_release_that_is_none_are_found() {
+        let node = graph().find("first").expect("the graph has it");
+        let now = crate::time::Timestamp(1);
+        let given_back = Move::Held(node, Leg::Do, Hold::GivenBack);
+        let (out, rests, held) = (Next::GiveUp(now), Next::AskAgain(now), Next::Held(now));
+        assert_eq!(holding(given_back, (1, out), 1, &[]), None);
+        assert_eq!(holding(given_back, (1, rests), 2, &[]), None);
+        assert_eq!(holding(given_back, (2, held), 2, &[]), None);
+        let says = |found: Option<String>| found.unwrap_or_default();
+        assert!(says(holding(given_back, (1, out), 1, &[1])).contains("is sent though"));
+        assert!(says(holding(given_back, (1, out), 2, &[])).contains("made attempt 1 attempt 2"));
+        let fails = Move::HeldFailure(node, Leg::Do, FailureEffect::None);
+        assert!(says(holding(fails, (1, out), 2, &[])).contains("made attempt 1 attempt 2"));
+        let due = Move::Due(Some(node));
+        assert_eq!(holding(due, (1, held), 1, &[1]), None);
+        for sent in [&[][..], &[1, 1], &[2]] {
+            assert!(says(holding(due, (1, held), 1, sent)).contains("attempt 1 was held"));
+        }
     }
 
     const NONE: Fate =

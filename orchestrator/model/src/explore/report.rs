@@ -5,7 +5,7 @@ use super::{
     symbols::{Choices, Move, Symbols, Word},
 };
 use crate::{
-    decision::{Decision, Effect},
+    decision::{Decision, Effect, Hold},
     definition::{Fingerprint, Graph, NodeId, plain},
     history::Verdict,
     instance::{Core, Leg, Next, NodeState, Status},
@@ -73,8 +73,9 @@ impl fmt::Display for Checked {
         };
         write!(
             f,
-            "{definition} v{version}: {states} states, {transitions} transitions, {how} (≤ {} attempt{plural} per command): ",
+            "{definition} v{version}: {states} states, {transitions} transitions, {how} (≤ {} attempt{plural} per command{}): ",
             bounds.attempts_max,
+            if bounds.holds { "" } else { ", none of them held" },
         )?;
         match self.violations.len() {
             0 if self.exhausted => write!(f, "no violation")?,
@@ -128,6 +129,8 @@ pub enum ViolationKind {
     ForwardAfterTurningBack,
     /// The saga completed though part of its path was not done.
     CompletedTooSoon,
+    /// A command was sent though its destination held it, released otherwise than once, or as another attempt.
+    HeldWrongly,
     /// No end can be reached any more.
     NeverEnds,
     /// Nothing is awaited, nothing is due, and it is no end.
@@ -150,6 +153,7 @@ impl fmt::Display for ViolationKind {
             Self::AskedWithoutDoubt => "asked though nothing was in doubt",
             Self::ForwardAfterTurningBack => "forward after turning back",
             Self::CompletedTooSoon => "completed too soon",
+            Self::HeldWrongly => "held wrongly",
             Self::NeverEnds => "never ends",
             Self::Stands => "stands still",
         })
@@ -437,6 +441,19 @@ fn described(symbols: &Symbols, core: &Core, by: Move) -> (Option<String>, Strin
         }
         Move::Unsent(node, leg) => {
             (None, format!("{}: the command can't be handed to the broker", of(node, leg)))
+        }
+        Move::Held(node, leg, Hold::Queued) => {
+            (None, format!("{}: the command waits for its turn at its destination", of(node, leg)))
+        }
+        Move::Held(node, leg, Hold::GivenBack) => {
+            (None, format!("{}: its destination is held, the command is given back", of(node, leg)))
+        }
+        Move::Held(node, leg, Hold::Left) => {
+            (None, format!("{}: no reply in time, and its destination is held", of(node, leg)))
+        }
+        Move::HeldFailure(node, leg, effect) => {
+            let word = word_text(Word::Failure { retriable: true, effect });
+            (channel(node, leg), format!("{} {word}, and its destination is held", of(node, leg)))
         }
         Move::Cancel => (operator(), "cancel".into()),
         Move::Retry(node) => (operator(), format!("retry {}", graph.name_of(node))),

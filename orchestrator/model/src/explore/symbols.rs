@@ -7,7 +7,7 @@ mod silent;
 
 use super::reference::Fate;
 use crate::{
-    decision::{Action, Decision, Input, Reply, Unreadable},
+    decision::{Action, Decision, Hold, Input, Reply, Unreadable},
     definition::{Graph, Kind, NodeId, Plan, WayBack},
     history::History,
     instance::{Ask, Core, Instance, InstanceId, Leg, Next, NodeState, Status, Trace},
@@ -61,6 +61,10 @@ pub(super) enum Move {
     /// An event, by its place among all that are awaited.
     Event(u16),
     Unsent(NodeId, Leg),
+    /// A command is held by its destination: on its way, given back, or after it had left and its time is over.
+    Held(NodeId, Leg, Hold),
+    /// A failure for now from a destination that is held.
+    HeldFailure(NodeId, Leg, FailureEffect),
     Cancel,
     Retry(NodeId),
     Resolve(NodeId),
@@ -73,6 +77,8 @@ impl Move {
             | Self::Unawaited(node, ..)
             | Self::Stale(node, _)
             | Self::Unsent(node, _)
+            | Self::Held(node, ..)
+            | Self::HeldFailure(node, ..)
             | Self::Retry(node)
             | Self::Resolve(node) => Some(node),
             Self::Due(node) => node,
@@ -81,7 +87,7 @@ impl Move {
     }
 
     pub(super) fn moves_time(self) -> bool {
-        matches!(self, Self::Due(_))
+        matches!(self, Self::Due(_) | Self::Held(_, _, Hold::Left))
     }
 
     pub(super) fn is_unawaited(self) -> bool {
@@ -103,6 +109,8 @@ pub(super) struct Situation {
 pub(super) struct Symbols {
     plan: Plan,
     attempts_max: u32,
+    /// Whether destinations hold commands.
+    holds: bool,
     /// What an instance is like before anything is known of it.
     blank: Core,
     chooses: Vec<NodeId>,
@@ -110,7 +118,7 @@ pub(super) struct Symbols {
 }
 
 impl Symbols {
-    pub(super) fn new(graph: &Graph, attempts_max: u32) -> Self {
+    pub(super) fn new(graph: &Graph, attempts_max: u32, holds: bool) -> Self {
         let mut graph = graph.clone();
         for node in &mut graph.nodes {
             if let Kind::Step(step) = &mut node.kind {
@@ -158,7 +166,7 @@ impl Symbols {
             deadline: plan.graph().deadline.map(|_| LATER),
             trace: Trace::default(),
         };
-        Self { plan, attempts_max, blank, chooses, events }
+        Self { plan, attempts_max, holds, blank, chooses, events }
     }
 
     pub(super) fn graph(&self) -> &Graph {
@@ -202,7 +210,12 @@ impl Symbols {
     /// Applies an input; the text of the panic or of the refusal if that fails.
     pub(super) fn apply(&self, mut instance: Instance, by: Move) -> Result<Decision, String> {
         let mut now = NOW;
-        if let Move::Due(place) = by {
+        let due = match by {
+            Move::Due(place) => Some(place),
+            Move::Held(node, _, Hold::Left) => Some(Some(node)),
+            _ => None,
+        };
+        if let Some(place) = due {
             now = SOON;
             match place.map(|node| &mut instance.core.nodes[node.index()]) {
                 Some(NodeState::Open(ask) | NodeState::Undoing(_, ask)) => {
@@ -312,6 +325,16 @@ impl Symbols {
                 let attempt = attempt_of(core.state(node), leg);
                 Input::Unsent { node, leg, attempt, text: "unroutable".into() }
             }
+            Move::Held(node, leg, hold) => {
+                let attempt = attempt_of(core.state(node), leg);
+                Input::Held { node, leg, attempt, hold, until: LATER }
+            }
+            Move::HeldFailure(node, leg, effect) => {
+                match self.reply(node, leg, Word::Failure { retriable: true, effect }, None) {
+                    Input::Reply(reply) => Input::Reply(Reply { held_until: Some(LATER), ..reply }),
+                    other => other,
+                }
+            }
             Move::Cancel => operator(Action::Cancel),
             Move::Retry(node) => operator(Action::Retry(node)),
             Move::Resolve(node) => operator(Action::Resolve(node)),
@@ -375,6 +398,19 @@ impl Symbols {
                 moves.push(Move::Retry(node));
                 if ask.attempt > 1 {
                     moves.push(Move::Stale(node, leg));
+                }
+                if self.holds {
+                    let hold = |hold| Move::Held(node, leg, hold);
+                    match ask.next {
+                        Next::GiveUp(_) => {
+                            moves.extend([Hold::Queued, Hold::GivenBack, Hold::Left].map(hold));
+                            let effects = [FailureEffect::None, FailureEffect::Unknown];
+                            let told = if leg == Leg::Do { &effects[..] } else { &effects[..1] };
+                            let fails = told.iter().map(|it| Move::HeldFailure(node, leg, *it));
+                            moves.extend(fails);
+                        }
+                        Next::AskAgain(_) | Next::Held(_) => moves.push(hold(Hold::GivenBack)),
+                    }
                 }
                 if matches!(ask.next, Next::GiveUp(_)) {
                     moves.extend(words.iter().map(|word| Move::Reply(node, leg, *word)));

@@ -11,6 +11,9 @@ use crate::{
     message::Format,
 };
 
+/// Stands for an attempt that is held, in place of its number, which follows: attempts that are told apart are fewer.
+const HELD: u8 = 15;
+
 impl Symbols {
     /// A state as bytes.
     pub(in crate::explore) fn encode(&self, core: &Core, fates: &[Fate]) -> Vec<u8> {
@@ -24,10 +27,12 @@ impl Symbols {
         };
         key.push(status | u8::from(core.deadline.is_some()) << 3);
         for (state, fate) in core.nodes.iter().zip(fates) {
-            let ask = |ask: &Ask| {
-                let attempt = ask.attempt.clamp(1, self.attempts_max) as u8 - 1;
-                attempt << 2 | u8::from(matches!(ask.next, Next::AskAgain(_))) << 1
+            let told = |ask: &Ask| ask.attempt.clamp(1, self.attempts_max) as u8 - 1;
+            let ask = |ask: &Ask| match ask.next {
+                Next::Held(_) => HELD << 2,
+                next => told(ask) << 2 | u8::from(matches!(next, Next::AskAgain(_))) << 1,
             };
+            let held = |ask: &Ask| matches!(ask.next, Next::Held(_)).then(|| told(ask));
             key.push(match state {
                 NodeState::Idle => 0,
                 NodeState::Entered => 1,
@@ -45,14 +50,26 @@ impl Symbols {
                     key.extend_from_slice(&place.to_le_bytes());
                     continue;
                 }
-                NodeState::Open(open) => 0x40 | ask(open) | u8::from(open.doubt),
-                NodeState::Undoing(_, open) => 0x80 | ask(open),
+                NodeState::Open(open) => {
+                    key.push(0x40 | ask(open) | u8::from(open.doubt));
+                    key.extend(held(open));
+                    key.push(fate.to_byte());
+                    continue;
+                }
+                NodeState::Undoing(_, open) => {
+                    key.push(0x80 | ask(open));
+                    key.extend(held(open));
+                    key.push(fate.to_byte());
+                    continue;
+                }
                 NodeState::InQuestion(question) => {
                     // In question is what is in doubt; its last attempt counts for a pivot, which is asked again.
                     let attempt = question.ask.attempt.saturating_sub(question.about.questions);
                     let in_turn = Ask { attempt, ..question.ask.clone() };
-                    key.extend_from_slice(&[0xC0 | ask(&in_turn), ask(&question.about)]);
-                    key.push(fate.to_byte());
+                    key.push(0xC0 | ask(&in_turn));
+                    key.extend(held(&in_turn));
+                    // What the command it is about was doing matters to nobody any more.
+                    key.extend_from_slice(&[told(&question.about) << 2, fate.to_byte()]);
                     continue;
                 }
             });
@@ -99,15 +116,21 @@ impl Symbols {
         let mut fates = vec![Fate::default(); core.nodes.len()];
         for (state, fate) in core.nodes.iter_mut().zip(&mut fates) {
             let code = next();
-            let ask_of = |code: u8| Ask {
-                attempt: u32::from(code >> 2 & 15) + 1,
+            let ask_of = |code: u8, held: Option<u8>| Ask {
+                attempt: u32::from(held.unwrap_or(code >> 2 & 15)) + 1,
                 first_at: NOW,
                 asked_at: NOW,
-                next: if code & 2 == 0 { Next::GiveUp(LATER) } else { Next::AskAgain(LATER) },
+                next: match (held, code & 2) {
+                    (Some(_), _) => Next::Held(LATER),
+                    (None, 0) => Next::GiveUp(LATER),
+                    (None, _) => Next::AskAgain(LATER),
+                },
                 doubt: code & 1 == 1,
                 questions: 0,
             };
-            let ask = || ask_of(code);
+            let is_held = code & 0xC0 != 0 && code >> 2 & 15 == HELD;
+            let held = is_held.then(&mut next);
+            let ask = || ask_of(code, held);
             *state = match code {
                 0 => NodeState::Idle,
                 1 => NodeState::Entered,
@@ -127,7 +150,7 @@ impl Symbols {
                 open if open & 0xC0 == 0x40 => NodeState::Open(ask()),
                 asked if asked & 0xC0 == 0xC0 => NodeState::InQuestion(Box::new(Question {
                     ask: ask(),
-                    about: Ask { doubt: true, ..ask_of(next()) },
+                    about: Ask { doubt: true, ..ask_of(next(), None) },
                     cause: CauseKind::TimedOut,
                     text: String::new(),
                 })),
