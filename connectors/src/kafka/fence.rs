@@ -130,7 +130,7 @@ impl Fence {
             None => return Err(KafkaError::Canceled),
         };
         let Some(found) = last else { return Ok(()) };
-        if found.record != self.mine {
+        if found.record.takes_over_from(&self.mine) {
             self.lose(found.named());
         }
         Ok(())

@@ -27,6 +27,14 @@ pub(super) struct Record {
     pub(super) epoch: u64,
 }
 
+impl Record {
+    /// Whether this owner came after that one. The last record that can be read may be of an owner before: brokers say that a
+    /// transaction is committed before everybody can read what it wrote.
+    pub(super) fn takes_over_from(&self, other: &Self) -> bool {
+        self.epoch > other.epoch || self.epoch == other.epoch && self != other
+    }
+}
+
 /// A record as it lies in the topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Found {
@@ -105,6 +113,17 @@ fn since(timestamp: Timestamp) -> Option<SystemTime> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_owner_takes_over_from_those_before_and_never_from_one_whose_record_can_not_be_read_yet() {
+        let record =
+            |client: &str, epoch| Record { owner: "o".into(), client: client.into(), epoch };
+        let mine = record("mine", 7);
+        assert!(record("next", 8).takes_over_from(&mine));
+        assert!(record("other", 7).takes_over_from(&mine));
+        assert!(!mine.takes_over_from(&mine));
+        assert!(!record("killed", 6).takes_over_from(&mine));
+    }
 
     #[test]
     fn a_record_says_who_and_since_when_and_can_be_read_later() {
