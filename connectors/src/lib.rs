@@ -27,12 +27,11 @@ pub mod retry;
 mod message;
 mod receipts;
 mod secret;
-mod tls;
+pub mod tls;
 
 pub use health::Health;
 pub use message::{Attributes, Message, names};
 pub use secret::Secret;
-pub use tls::PEM_BYTES_MAX;
 
 use async_trait::async_trait;
 use std::{fmt, sync::Arc, time::Duration};

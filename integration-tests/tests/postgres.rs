@@ -10,7 +10,7 @@ use dirigent::{
     participant::{Answer, Participant, ParticipantError, Running, Sql, SqlError},
     store::{
         DataFolder, MemoryStore, SledStore, Store, StoreError, StoreOptions,
-        postgres::{PostgresAddress, PostgresStore},
+        postgres::{Client, PostgresAddress, PostgresStore},
     },
 };
 use dirigent_brokers::{postgres, postgres_private, require};
@@ -30,7 +30,6 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 use tokio::task::spawn_blocking;
-use tokio_postgres::{Client, NoTls};
 
 /// A server that all these tests may use, each in schemas of its own.
 macro_rules! server {
@@ -40,6 +39,10 @@ macro_rules! server {
     }};
 }
 
+#[path = "../../orchestrator/examples/order/tests/secured/papers.rs"]
+mod papers;
+#[path = "postgres/tls.rs"]
+mod tls;
 #[path = "postgres/trouble.rs"]
 mod trouble;
 
@@ -193,8 +196,12 @@ impl Bench {
     }
 
     async fn start_by(&self, kit: PostgresAddress) -> Running {
+        self.start_with(shelf(), kit).await
+    }
+
+    async fn start_with(&self, shelf: Participant, kit: PostgresAddress) -> Running {
         let store = Arc::new(opened(kit).await.unwrap());
-        shelf().start(Arc::new(self.broker.clone()), store).await.unwrap()
+        shelf.start(Arc::new(self.broker.clone()), store).await.unwrap()
     }
 
     async fn send(&mut self, commands: &[Sending]) {
@@ -224,9 +231,7 @@ impl Bench {
 }
 
 async fn connected(address: &str) -> Client {
-    let (client, connection) = tokio_postgres::connect(address, NoTls).await.unwrap();
-    tokio::spawn(connection);
-    client
+    PostgresAddress::parse(address).unwrap().connect().await.unwrap()
 }
 
 async fn opened(kit: PostgresAddress) -> Result<PostgresStore, StoreError> {

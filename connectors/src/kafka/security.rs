@@ -10,7 +10,7 @@
 use super::{KafkaSettings, NAME};
 use crate::{
     ConnectorError, Secret,
-    tls::{self, Flaw, Key},
+    tls::{self, Flaw, Key, OF_BROKERS},
 };
 use rdkafka::{ClientConfig, consumer::BaseConsumer, types::RDKafkaErrorCode};
 use std::{fmt, path::PathBuf};
@@ -241,7 +241,7 @@ impl KafkaSettings {
     /// The refusal of all brokers, with what can be learned of it.
     pub(super) fn not_let_in(&self, refusal: Refusal) -> ConnectorError {
         let looked = match (refusal, &self.tls) {
-            (Refusal::Distrusted, Some(tls)) => tls::roots("tls.ca", tls.ca.as_deref())
+            (Refusal::Distrusted, Some(tls)) => tls::roots(&OF_BROKERS, tls.ca.as_deref())
                 .ok()
                 .and_then(|roots| tls::look(self.bootstrap.split(',').next()?.trim(), roots)),
             _ => None,
@@ -313,7 +313,7 @@ impl fmt::Display for Refusal {
                 "the certificate of the broker can't be verified: it is not signed by an authority in `tls.ca`, is for another name \
                  than that in the address, or has expired",
             ),
-            Self::CertificateWanted => f.write_str(&tls::wants_certificate()),
+            Self::CertificateWanted => f.write_str(&OF_BROKERS.wants_certificate()),
             Self::CertificateRefused => f.write_str(
                 "the broker does not take the certificate of this client, or wants one and got none; are `tls.certificate` and `tls.key` \
                  said, signed by an authority that the broker trusts, and still valid?",

@@ -164,7 +164,7 @@ impl RabbitMqSettings {
                 "EXTERNAL wants a certificate of ours; say `tls.certificate` and `tls.key`",
             );
         }
-        self.tls.client().map(drop).map_err(|flaw| flaw.of(NAME))
+        self.tls.client(&crate::tls::OF_BROKERS).map(drop).map_err(|flaw| flaw.of(NAME))
     }
 
     /// The address as lapin takes it, with who we are.

@@ -145,6 +145,9 @@ impl Broker {
     #[must_use]
     pub fn secured(&self) -> Option<String> {
         match &self.hold {
+            Hold::Home(home) if home.is_secured() && self.kind == Kind::Postgres => {
+                Some(postgres::place_of(home.state().ports))
+            }
             Hold::Home(home) if home.is_secured() => {
                 let [.., asking] = home.state().ports;
                 Some(format!("127.0.0.1:{asking}"))

@@ -133,7 +133,12 @@ impl Home {
 
     /// Other certificates, from its next start on.
     pub(crate) fn secure(&self, secured: &Secured) -> Result<(), Unavailable> {
-        Files::of(&self.path).write(secured)
+        match self.kind {
+            Kind::Postgres => postgres::secure(&self.path, secured),
+            Kind::Kafka | Kind::RabbitMq | Kind::SchemaRegistry => {
+                Files::of(&self.path).write(secured)
+            }
+        }
     }
 
     pub(crate) fn log(&self) -> PathBuf {
@@ -256,7 +261,7 @@ fn start_once(
         Kind::Kafka => kafka::lay_out(path, ports, wishes)?,
         Kind::RabbitMq => rabbitmq::lay_out(path, ports, wishes)?,
         Kind::SchemaRegistry => {}
-        Kind::Postgres => postgres::lay_out(path, ports)?,
+        Kind::Postgres => postgres::lay_out(path, wishes)?,
     }
     let pids = launch(kind, path, ports)?;
     write_pids(path, &pids)?;
@@ -270,7 +275,7 @@ fn start_once(
         Kind::Kafka => kafka::address(ports),
         Kind::RabbitMq => rabbitmq::address(ports),
         Kind::SchemaRegistry => apicurio::address(ports),
-        Kind::Postgres => postgres::address(ports),
+        Kind::Postgres => postgres::address(ports, wishes),
     };
     let mut state = State { version: String::new(), ports, address, pids };
     state.version = wait_until_it_answers(kind, path, &state).inspect_err(|_| {

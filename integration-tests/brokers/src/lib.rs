@@ -139,6 +139,15 @@ pub fn postgres_private() -> Result<Broker, Unavailable> {
     report::noted(broker::private(Kind::Postgres))
 }
 
+/// A PostgreSQL of one's own that asks who its clients are: it lets in by TLS only, with a certificate of theirs and the password.
+/// Its address names that user.
+///
+/// # Errors
+/// As [`postgres_private`].
+pub fn postgres_private_secured(secured: &Secured) -> Result<Broker, Unavailable> {
+    report::noted(broker::private_secured(Kind::Postgres, secured))
+}
+
 /// What runs here, without starting anything: one line per broker, as an env-file.
 ///
 /// # Errors

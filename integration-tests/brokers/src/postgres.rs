@@ -6,16 +6,17 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use crate::broker::Kind;
 use crate::error::{Unavailable, folder};
-use crate::home::Ports;
+use crate::home::{Ports, Wishes};
 use crate::place;
 use crate::process::{self, Ran};
+use crate::secured::Secured;
 
 /// What a person can do when it cannot be started.
 pub(crate) const INSTALL: &str =
@@ -27,39 +28,105 @@ const INITDB_MAX: Duration = Duration::from_secs(120);
 /// How long connecting, and then its answer, may take.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
+/// The longest refusal that is read (bytes).
+const ANSWER_BYTES_MAX: u64 = 8 * 1024;
+
+/// How a refusal says that it is about who asks.
+const NOT_US: &[u8] = b"C28000\0";
+
 /// The user and the database of the tests.
 const USER: &str = "dirigent";
 
 /// Who runs the server where we are root: Debian's user of the package, else nobody.
 const USERS: [&str; 2] = ["postgres", "nobody"];
 
-pub(crate) fn address([clients, ..]: Ports) -> String {
-    format!("postgres://{USER}:dirigent@127.0.0.1:{clients}/postgres")
+/// The password of that user.
+const PASSWORD: &str = "dirigent";
+
+/// Lets in whoever comes by TLS, shows a certificate that an authority of ours has signed, and knows the password.
+const SECURED_ONLY: &str = "hostssl all all 127.0.0.1/32 scram-sha-256 clientcert=verify-ca\n";
+
+pub(crate) fn address(ports: Ports, Wishes { secured, .. }: Wishes<'_>) -> String {
+    let place = place_of(ports);
+    let (user, password) =
+        secured.map_or((USER, PASSWORD), |secured| (&secured.user, &secured.password));
+    format!("postgres://{user}:{password}@{place}/postgres")
+}
+
+/// Where it listens; by TLS there as well, if it does so.
+pub(crate) fn place_of([clients, ..]: Ports) -> String {
+    format!("127.0.0.1:{clients}")
 }
 
 /// Makes fresh data.
-pub(crate) fn lay_out(path: &Path, _: Ports) -> Result<(), Unavailable> {
+pub(crate) fn lay_out(path: &Path, Wishes { secured, .. }: Wishes<'_>) -> Result<(), Unavailable> {
     clear(path)?;
     let data = data(path)?;
     place::create(&data)?;
     let password = data.with_extension("password");
-    fs::write(&password, "dirigent\n").map_err(folder("writing", &password))?;
+    let (user, word) =
+        secured.map_or((USER, PASSWORD), |secured| (&secured.user, &secured.password));
+    fs::write(&password, format!("{word}\n")).map_err(folder("writing", &password))?;
     let mut initdb = as_user(&program("initdb")?, path)?;
-    if let Some(user) = other_user()? {
-        let mut hand_over = Command::new("chown");
-        hand_over.arg(format!("{}:{}", user.id, user.group)).args([&data, &password]);
-        made(path, &mut hand_over)?;
-    }
+    hand_over(path, &[&data, &password])?;
     // Whoever comes needs the password, so that tests can have a wrong one. Nothing here is to survive the machine.
     initdb
         .arg("--pgdata")
         .arg(&data)
         .arg("--pwfile")
         .arg(&password)
-        .args(["--username", USER, "--auth", "scram-sha-256", "--no-sync"])
+        .args(["--username", user, "--auth", "scram-sha-256", "--no-sync"])
         .args(["--encoding", "UTF8", "--locale", "C"]);
     made(path, &mut initdb)?;
-    place::remove(&password)
+    place::remove(&password)?;
+    match secured {
+        Some(secured) => ask_who_clients_are(path, &data, secured),
+        None => Ok(()),
+    }
+}
+
+/// Other certificates, from its next start on.
+pub(crate) fn secure(path: &Path, secured: &Secured) -> Result<(), Unavailable> {
+    let data = data(path)?;
+    for (file, text) in papers(&data, secured) {
+        fs::write(&file, text).map_err(folder("writing", &file))?;
+    }
+    Ok(())
+}
+
+/// The files of the server, with what stands in them.
+fn papers<'a>(data: &Path, secured: &'a Secured) -> [(PathBuf, &'a str); 3] {
+    let Secured { ca, certificate, key, .. } = secured;
+    [("clients-ca.pem", ca), ("server.pem", certificate), ("server.key", key)]
+        .map(|(name, text)| (data.join(name), text.as_str()))
+}
+
+fn ask_who_clients_are(path: &Path, data: &Path, secured: &Secured) -> Result<(), Unavailable> {
+    secure(path, secured)?;
+    let files = papers(data, secured).map(|(file, _)| file);
+    for file in &files {
+        // It takes no key that others could read.
+        let own = fs::Permissions::from_mode(0o600);
+        fs::set_permissions(file, own).map_err(folder("keeping to its owner", file))?;
+    }
+    hand_over(path, &files.each_ref().map(PathBuf::as_path))?;
+    let settings = data.join("postgresql.conf");
+    let mut text = fs::read_to_string(&settings).map_err(folder("reading", &settings))?;
+    text.push_str(
+        "\nssl = on\nssl_ca_file = 'clients-ca.pem'\nssl_cert_file = 'server.pem'\nssl_key_file = 'server.key'\n",
+    );
+    for (file, text) in [(settings, text.as_str()), (data.join("pg_hba.conf"), SECURED_ONLY)] {
+        fs::write(&file, text).map_err(folder("writing", &file))?;
+    }
+    Ok(())
+}
+
+/// Gives files to whoever runs the server.
+fn hand_over(path: &Path, files: &[&Path]) -> Result<(), Unavailable> {
+    let Some(user) = other_user()? else { return Ok(()) };
+    let mut command = Command::new("chown");
+    command.arg(format!("{}:{}", user.id, user.group)).args(files);
+    made(path, &mut command)
 }
 
 fn made(path: &Path, command: &mut Command) -> Result<(), Unavailable> {
@@ -139,7 +206,7 @@ pub(crate) fn answers(address: &str) -> Result<String, String> {
 
 /// Asks to be let in, as version 3 of the protocol wants it.
 fn greeted(mut stream: TcpStream) -> Result<(), String> {
-    let mut exchange = || -> std::io::Result<u8> {
+    let exchange = || -> std::io::Result<(u8, Vec<u8>)> {
         stream.set_read_timeout(Some(ANSWER_MAX))?;
         stream.set_write_timeout(Some(ANSWER_MAX))?;
         let mut words = 196_608_u32.to_be_bytes().to_vec();
@@ -152,13 +219,19 @@ fn greeted(mut stream: TcpStream) -> Result<(), String> {
         stream.write_all(&words)?;
         let mut first = [0; 1];
         stream.read_exact(&mut first)?;
-        Ok(first[0])
+        let mut rest = Vec::new();
+        if first[0] == b'E' {
+            stream.take(ANSWER_BYTES_MAX).read_to_end(&mut rest)?;
+        }
+        Ok((first[0], rest))
     };
     match exchange().map_err(|error| error.to_string())? {
-        b'R' => Ok(()),
+        (b'R', _) => Ok(()),
+        // It is there, and lets in others than us: by TLS, say.
+        (b'E', rest) if rest.windows(NOT_US.len()).any(|part| part == NOT_US) => Ok(()),
         // It is starting, or going down; or it knows no such user, as somebody else's server may.
-        b'E' => Err("it does not let anybody in yet".to_owned()),
-        other => Err(format!("it answers with a message of kind {other}")),
+        (b'E', _) => Err("it does not let anybody in yet".to_owned()),
+        (other, _) => Err(format!("it answers with a message of kind {other}")),
     }
 }
 

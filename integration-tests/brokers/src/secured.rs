@@ -1,6 +1,7 @@
 //! Brokers that ask who their clients are: certificates, users, and what a user may do.
 //!
-//! A secured broker has a listener with TLS beside the plain one, by which it is looked after. Whoever starts it makes the
+//! A secured broker has a listener with TLS beside the plain one, by which it is looked after; PostgreSQL has one that lets in by TLS
+//! only. Whoever starts it makes the
 //! certificates, and is free to make bad ones.
 
 use std::fs;
@@ -27,7 +28,8 @@ pub struct Secured {
     pub certificate: String,
     /// The key of that certificate, as PKCS#8.
     pub key: String,
-    /// The user, who may do everything. Of Kafka by PLAIN and SCRAM; of RabbitMQ by PLAIN, and by a certificate with this common name.
+    /// The user, who may do everything. Of Kafka by PLAIN and SCRAM; of RabbitMQ by PLAIN, and by a certificate with this common name; of
+    /// PostgreSQL by SCRAM-SHA-256.
     pub user: String,
     /// The user's password.
     pub password: String,

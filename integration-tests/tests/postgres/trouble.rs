@@ -14,7 +14,7 @@ static IS_FREE: AtomicBool = AtomicBool::new(false);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// A shelf whose handlers do what no handler should.
-fn shelf() -> Participant {
+pub(super) fn shelf() -> Participant {
     Participant::new("shelf").on::<Put>(|tx, command, _| Answer::or_failed(put(tx, &command)))
 }
 
@@ -53,7 +53,7 @@ fn put(tx: &mut Tx<'_>, command: &Put) -> Result<Answer<Put>, SqlError> {
 }
 
 /// A bench with a server that fails as it is told.
-async fn bench_at(address: &str) -> Bench {
+pub(super) async fn bench_at(address: &str) -> Bench {
     let bench = Bench::at(address).await;
     let makes = "ALTER TABLE shelf DROP CONSTRAINT shelf_box_fkey;
          CREATE SEQUENCE raised;
@@ -68,8 +68,7 @@ async fn bench_at(address: &str) -> Bench {
 }
 
 async fn start(bench: &Bench, kit: PostgresAddress) -> Running {
-    let store = Arc::new(opened(kit).await.unwrap());
-    shelf().start(Arc::new(bench.broker.clone()), store).await.unwrap()
+    bench.start_with(shelf(), kit).await
 }
 
 impl Bench {

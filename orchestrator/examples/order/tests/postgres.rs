@@ -36,7 +36,10 @@ async fn a_demo_with_chaos_balances_with_ledgers_in_postgres() {
         rates: RateArgs { reject_rate: 0.2, silent_rate: 0.0, seed: 7 },
         broker: BrokerKind::Memory,
         registry: RegistryArgs::default(),
-        postgres: PostgresArgs { postgres: Some(database.address().to_owned()) },
+        postgres: PostgresArgs {
+            postgres: Some(database.address().to_owned()),
+            ..PostgresArgs::default()
+        },
         chaos: true,
         inventory: None,
         data: None,

@@ -1,9 +1,14 @@
-//! Where the server is, and who we are there. A password is in no error, log or debug output.
+//! Where the server is, who we are there, and whether TLS leads to it. A password is in no error, log or debug output.
 
-use super::layout::SCHEMA;
+use super::{
+    layout::SCHEMA,
+    link,
+    tls::{PostgresTls, Said},
+};
+use crate::store::StoreError;
 use std::{fmt, io, path::Path, time::Duration};
 use tokio_postgres::{
-    Config,
+    Client, Config,
     config::{Host, SslMode},
 };
 
@@ -23,6 +28,7 @@ pub struct PostgresAddress {
     pub(super) config: Config,
     pub(super) schema: String,
     pub(super) answer_within: Duration,
+    pub(super) tls: Option<PostgresTls>,
 }
 
 /// Why an address is none.
@@ -37,11 +43,21 @@ pub enum AddressError {
     /// Something is missing in it.
     #[error("the address of PostgreSQL names no {0}; write postgres://USER@HOST:PORT/DATABASE")]
     Missing(&'static str),
-    /// It asks for TLS.
+    /// It says a mode of TLS that there is none. Not shown, as anything may be in it.
     #[error(
-        "the address of PostgreSQL asks for TLS by sslmode, which is not compiled in; reach it on a trusted network or through a tunnel, with sslmode=disable"
+        "the address of PostgreSQL says an unknown sslmode; write disable or prefer for no TLS, or require, verify-ca or verify-full, each of which verifies the server's certificate and its name"
     )]
-    Tls,
+    SslMode,
+    /// It names a file for TLS, and does not ask for TLS.
+    #[error(
+        "the address of PostgreSQL says `{0}`, and does not ask for TLS; write sslmode=require beside it, or leave it out"
+    )]
+    TlsUnasked(&'static str),
+    /// It asks for TLS where there is no name that a certificate could be for.
+    #[error(
+        "the address of PostgreSQL asks for TLS to a server without a name; say its host name (with hostaddr, beside it), or sslmode=disable for a socket of this machine"
+    )]
+    TlsNameless,
     /// The name of the schema.
     #[error(
         "`{0}` is no name for a schema; use lower-case letters, digits and `_`, at most 63, and no digit first"
@@ -61,11 +77,14 @@ pub enum AddressError {
 impl PostgresAddress {
     /// Reads an address as PostgreSQL's own programs do: `postgres://user@host:port/database`, or `host=… user=… dbname=…`.
     ///
-    /// Its parameters are kept to, `connect_timeout`, `options`, `application_name` and `target_session_attrs` among them.
+    /// Its parameters are kept to, `connect_timeout`, `options`, `application_name` and `target_session_attrs` among them. `sslmode`,
+    /// `sslrootcert`, `sslcert` and `sslkey` mean what they do there, but for two things: whatever asks for TLS (`require`, `verify-ca`,
+    /// `verify-full`) verifies the server's certificate and its name, and what does not (`prefer`, or nothing said) stays without it.
     ///
     /// # Errors
-    /// It is none, names no host, user or database, or asks for TLS.
+    /// It is none, names no host, user or database, or says of TLS what can't be done.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
+        let (said, text) = Said::take_from(text);
         let mut config: Config = text.parse().map_err(|_| AddressError::Unreadable)?;
         if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
             return Err(AddressError::Missing("host"));
@@ -76,17 +95,44 @@ impl PostgresAddress {
         if config.get_dbname().is_none() {
             return Err(AddressError::Missing("database"));
         }
-        match config.get_ssl_mode() {
-            SslMode::Disable | SslMode::Prefer => {}
-            _ => return Err(AddressError::Tls),
-        }
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT_TIME_MAX);
         }
         if config.get_tcp_user_timeout().is_none() {
             config.tcp_user_timeout(SILENCE_MAX).keepalives_idle(SILENCE_MAX);
         }
-        Ok(Self { config, schema: SCHEMA.to_owned(), answer_within: ANSWER_WITHIN })
+        config.ssl_mode(SslMode::Disable);
+        let tls = said.decided()?;
+        let plain =
+            Self { config, schema: SCHEMA.to_owned(), answer_within: ANSWER_WITHIN, tls: None };
+        match tls {
+            Some(tls) => plain.tls(tls),
+            None => Ok(plain),
+        }
+    }
+
+    /// Reaches the server by TLS, whatever the address says of it.
+    ///
+    /// # Errors
+    /// The address names no host that a certificate could be for.
+    pub fn tls(mut self, tls: PostgresTls) -> Result<Self, AddressError> {
+        let hosts = self.config.get_hosts();
+        let is_named = |host: &Host| matches!(host, Host::Tcp(_));
+        if hosts.is_empty() || !hosts.iter().all(is_named) {
+            return Err(AddressError::TlsNameless);
+        }
+        self.config.ssl_mode(SslMode::Require);
+        self.tls = Some(tls);
+        Ok(self)
+    }
+
+    /// A connection of one's own, for what a service asks beside its participant: as this address says, by TLS if that is asked for.
+    /// It is driven by the runtime of the caller, and ends with the client.
+    ///
+    /// # Errors
+    /// The server is not reached, or does not let us in.
+    pub async fn connect(&self) -> Result<Client, StoreError> {
+        link::connect(self).await
     }
 
     /// The password, where it is not in the address.
@@ -206,7 +252,25 @@ mod tests {
         assert!(text("postgres://me@db").contains("no database"));
         assert!(text("postgres://db/shop").contains("no user"));
         assert!(text("user=me dbname=shop").contains("no host"));
-        assert!(text("postgres://me@db/shop?sslmode=require").contains("not compiled in"));
+        assert!(text("postgres://me@db/shop?sslmode=full").contains("unknown sslmode"));
+        for nameless in ["hostaddr=127.0.0.1 user=me dbname=shop", "postgres://me@%2Frun%2Fdb/shop"]
+        {
+            assert!(PostgresAddress::parse(nameless).is_ok(), "{nameless}");
+            let named = if nameless.contains("://") { '?' } else { ' ' };
+            assert!(text(&format!("{nameless}{named}sslmode=require")).contains("without a name"));
+        }
+    }
+
+    #[test]
+    fn tls_is_asked_for_by_the_address_or_beside_it() {
+        let plain = PostgresAddress::parse("postgres://me@db/shop?sslmode=prefer").unwrap();
+        assert_eq!((plain.config.get_ssl_mode(), &plain.tls), (SslMode::Disable, &None));
+        let tls = PostgresTls { ca: Some("ca.pem".into()), ..PostgresTls::default() };
+        let said = "postgres://me@db/shop?sslmode=verify-full&sslrootcert=ca.pem";
+        for secured in [plain.tls(tls.clone()).unwrap(), PostgresAddress::parse(said).unwrap()] {
+            assert_eq!(secured.config.get_ssl_mode(), SslMode::Require);
+            assert_eq!(secured.tls, Some(tls.clone()));
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! How the server is reached: a thread that drives connections, and questions that end in time.
 
-use super::{PostgresAddress, layout::Layout, trouble};
+use super::{PostgresAddress, layout::Layout, sql::said, tls, trouble};
 use crate::store::StoreError;
+use dirigent_connectors::tls::Flaw;
 use futures_executor::block_on;
 use std::{fs, io, thread};
 use tokio::{
@@ -9,7 +10,8 @@ use tokio::{
     sync::oneshot,
     time::timeout,
 };
-use tokio_postgres::{Client, Error, NoTls};
+use tokio_postgres::{Client, Config, Error, NoTls, Socket, tls::MakeTlsConnect};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// What sessions are set to where the server, the role or the address leaves it at PostgreSQL's default: name, ours, the default.
 ///
@@ -18,6 +20,9 @@ const SETTINGS: &str = "('statement_timeout', '30000', '0'), ('lock_timeout', '1
     ('idle_in_transaction_session_timeout', '15000', '0'), ('idle_session_timeout', '15000', '0'),
     ('tcp_keepalives_idle', '10', '7200'), ('tcp_keepalives_interval', '5', '75'), ('tcp_keepalives_count', '3', '9'),
     ('synchronous_commit', 'on', 'off')";
+
+/// What is being done where a connection is made.
+const CONNECTING: &str = "connecting";
 
 /// The oldest release that ends sessions that fell silent, as `idle_session_timeout` says.
 const SERVER_RELEASE_MIN: u32 = 14;
@@ -54,26 +59,36 @@ impl Link {
         Ok(Self { address, participant, place, owner: owner(), layout, driver })
     }
 
-    /// A session of its own.
+    /// A session of its own, the first one.
     pub(super) fn connect(&self) -> Result<Client, StoreError> {
-        let doing = "connecting";
-        let (client, connection) = self.within(doing, self.address.config.connect(NoTls))?;
-        let version = connection.parameter("server_version").unwrap_or_default().to_owned();
-        self.driver.handle.spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!("A connection to PostgreSQL ended: {error}");
-            }
-        });
+        self.try_to_connect().map_err(|refused| refused.at_start(self.place.clone()))
+    }
+
+    /// A session of its own, later: papers are renewed while processes run, so what is wrong with them is waited for.
+    pub(super) fn connect_again(&self) -> Result<Client, StoreError> {
+        self.try_to_connect().map_err(|refused| refused.later(self.place.clone()))
+    }
+
+    fn try_to_connect(&self) -> Result<Client, Refused> {
+        let connecting = {
+            let _within = self.driver.handle.enter();
+            Way::of(&self.address)?.connect(&self.address.config)
+        };
+        let (client, version) = match self.answered(connecting) {
+            Ok(connected) => connected.map_err(|error| Refused::of(&self.address, &error))?,
+            Err(silent) => return Err(trouble::silent(self, CONNECTING, silent).into()),
+        };
         if release(&version).is_some_and(|release| release < SERVER_RELEASE_MIN) {
-            return Err(StoreError::Unusable {
-                doing: doing.into(),
+            let old = StoreError::Unusable {
+                doing: CONNECTING.into(),
                 place: self.place.clone(),
                 advice: format!("use PostgreSQL {SERVER_RELEASE_MIN} or later"),
                 source: format!(
                     "this server is of release {version}, which keeps sessions that fell silent, and with them a participant's place"
                 )
                 .into(),
-            });
+            };
+            return Err(old.into());
         }
         let settings = format!(
             "SELECT set_config(name, ours, false) FROM (VALUES {SETTINGS}) AS s (name, ours, unset)
@@ -90,14 +105,6 @@ impl Link {
         doing: &str,
         question: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, StoreError> {
-        self.within(doing, question)
-    }
-
-    fn within<T>(
-        &self,
-        doing: &str,
-        question: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, StoreError> {
         self.answered(question)
             .map_err(|source| trouble::silent(self, doing, source))?
             .map_err(|error| trouble::of_ours(self, doing, &error))
@@ -106,8 +113,19 @@ impl Link {
     /// Has the server cancel what it does for a client that waited too long: so that its session ends, and the place comes free.
     pub(super) fn cancel(&self, client: &Client) {
         let cancel = client.cancel_token();
+        let way = match Way::of(&self.address) {
+            Ok(way) => way,
+            Err(flaw) => {
+                tracing::debug!("A statement without an answer can't be cancelled: {flaw}");
+                return;
+            }
+        };
         self.beside(async move {
-            if let Err(error) = cancel.cancel_query(NoTls).await {
+            let cancelled = match way {
+                Way::Plain => cancel.cancel_query(NoTls).await,
+                Way::Tls(tls) => cancel.cancel_query(tls).await,
+            };
+            if let Err(error) = cancelled {
                 tracing::debug!("A statement without an answer could not be cancelled: {error}");
             }
         });
@@ -131,6 +149,118 @@ impl Link {
     /// Has something done beside, until it ends by itself or the link does.
     pub(super) fn beside(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.driver.handle.spawn(work);
+    }
+}
+
+/// A connection that is driven by the runtime it is made in.
+pub(super) async fn connect(address: &PostgresAddress) -> Result<Client, StoreError> {
+    let read = address.clone();
+    let way = tokio::task::spawn_blocking(move || Way::of(&read)).await;
+    let way = way.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+    let connecting = match way {
+        Ok(way) => way.connect(&address.config).await,
+        Err(flaw) => return Err(Refused::from(flaw).at_start(address.to_string())),
+    };
+    let refused = |error| Refused::of(address, &error).at_start(address.to_string());
+    connecting.map(|(client, _)| client).map_err(refused)
+}
+
+/// How the server is reached.
+enum Way {
+    Plain,
+    Tls(MakeRustlsConnect),
+}
+
+impl Way {
+    /// Reads the files of TLS. Blocks.
+    fn of(address: &PostgresAddress) -> Result<Self, Flaw> {
+        match &address.tls {
+            None => Ok(Way::Plain),
+            Some(tls) => tls::connector(tls).map(Way::Tls),
+        }
+    }
+
+    /// The client, and the release of the server; the connection is driven by the runtime around.
+    fn connect(
+        self,
+        config: &Config,
+    ) -> impl Future<Output = Result<(Client, String), Error>> + Send + 'static {
+        let (config, driver) = (config.clone(), Handle::current());
+        async move {
+            match self {
+                Way::Plain => driven(&config, NoTls, &driver).await,
+                Way::Tls(tls) => driven(&config, tls, &driver).await,
+            }
+        }
+    }
+}
+
+async fn driven<T>(config: &Config, tls: T, driver: &Handle) -> Result<(Client, String), Error>
+where
+    T: MakeTlsConnect<Socket>,
+    T::Stream: Send + 'static,
+{
+    let (client, connection) = config.connect(tls).await?;
+    let version = connection.parameter("server_version").unwrap_or_default().to_owned();
+    driver.spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!("A connection to PostgreSQL ended: {error}");
+        }
+    });
+    Ok((client, version))
+}
+
+/// Why there is no connection.
+enum Refused {
+    /// Papers: a file, or what either side thinks of the other's certificate. Somebody has to mend them.
+    Papers { doing: &'static str, advice: String, source: Box<dyn std::error::Error + Send + Sync> },
+    /// All else.
+    Otherwise(StoreError),
+}
+
+impl Refused {
+    fn of(address: &PostgresAddress, error: &Error) -> Self {
+        match address.tls.as_ref().and_then(|tls| tls::advice(tls, error)) {
+            Some(advice) => {
+                Refused::Papers { doing: CONNECTING, advice, source: said(error).into() }
+            }
+            None => Refused::Otherwise(trouble::of_connecting(address, CONNECTING, error)),
+        }
+    }
+
+    /// Whoever starts is told at once what to mend.
+    fn at_start(self, place: String) -> StoreError {
+        match self {
+            Refused::Papers { doing, advice, source } => {
+                StoreError::Unusable { doing: doing.into(), place, advice, source }
+            }
+            Refused::Otherwise(error) => error,
+        }
+    }
+
+    /// Whoever runs waits for it.
+    fn later(self, place: String) -> StoreError {
+        match self {
+            Refused::Papers { doing, advice, source } => {
+                let source = format!("{source}; {advice}").into();
+                StoreError::Unreached { doing: doing.into(), place, source }
+            }
+            Refused::Otherwise(error) => error,
+        }
+    }
+}
+
+impl From<Flaw> for Refused {
+    fn from(flaw: Flaw) -> Self {
+        let doing = "reading the files for TLS before connecting";
+        let advice = format!("mend `{}` in the address, or the file that it names", flaw.setting);
+        Refused::Papers { doing, advice, source: flaw.into() }
+    }
+}
+
+impl From<StoreError> for Refused {
+    fn from(error: StoreError) -> Self {
+        Refused::Otherwise(error)
     }
 }
 

@@ -54,14 +54,16 @@ mod layout;
 mod link;
 mod session;
 mod sql;
+mod tls;
 mod trouble;
 mod turn;
 
 pub use address::{AddressError, PostgresAddress};
 pub use layout::SCHEMA;
 pub use sql::{Sql, SqlError};
+pub use tls::PostgresTls;
 pub use tokio_postgres::{
-    Row,
+    Client, Row,
     types::{FromSql, ToSql, Type},
 };
 pub use turn::Turn;
@@ -72,7 +74,6 @@ use link::Link;
 use session::Session;
 use std::{fmt, sync::Arc};
 use tokio::sync::Mutex;
-use tokio_postgres::Client;
 
 /// How long a name of a participant may be (bytes): it is part of every key.
 const NAME_BYTES_MAX: usize = 200;
@@ -135,7 +136,7 @@ impl PostgresStore {
         let mut looker = block_on(self.looker.lock());
         let client = match looker.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
-            None => self.link.connect()?,
+            None => self.link.connect_again()?,
         };
         let looked = self.link.ask(&client, doing, look(&client))?;
         *looker = Some(client);

@@ -74,7 +74,7 @@ impl Session {
             return Ok(Arc::clone(client));
         }
         self.lost();
-        let client = link.connect()?;
+        let client = link.connect_again()?;
         take_place_again(link, &client, self.epoch)?;
         Ok(self.keep_alive(link, client))
     }

@@ -5,7 +5,7 @@
 //! handler's may be its own doing, so it is tried some times and then answered: nothing that a command does holds up all behind it.
 //! No error carries the details that the server adds: they may show what is in rows.
 
-use super::{link::Link, sql::said};
+use super::{PostgresAddress, link::Link, sql::said, tls};
 use crate::store::StoreError;
 use std::io;
 use tokio_postgres::{
@@ -104,13 +104,19 @@ pub(super) fn was_not_waited_for(error: &Error) -> bool {
 
 /// The error of a statement of our own.
 pub(super) fn of_ours(link: &Link, doing: &str, error: &Error) -> StoreError {
-    let (doing, place, source) = (doing.to_owned(), link.place.clone(), said(error).into());
+    ours(link.place.clone(), doing, error, advice(error).into())
+}
+
+/// The error of a try to connect.
+pub(super) fn of_connecting(address: &PostgresAddress, doing: &str, error: &Error) -> StoreError {
+    ours(address.to_string(), doing, error, advice_at_the_door(address, error))
+}
+
+fn ours(place: String, doing: &str, error: &Error, advice: String) -> StoreError {
+    let (doing, source) = (doing.to_owned(), said(error).into());
     match Fate::of(error) {
         Fate::Away | Fate::Held => StoreError::Unreached { doing, place, source },
-        Fate::Forbidden => {
-            let advice = advice(error).to_owned();
-            StoreError::Unusable { doing, place, advice, source }
-        }
+        Fate::Forbidden => StoreError::Unusable { doing, place, advice, source },
         // Nothing that we ask for is wrong by itself: a trigger on our tables.
         Fate::GivenUp | Fate::Stale | Fate::Refused => StoreError::GivenUp { doing, place, source },
     }
@@ -159,6 +165,32 @@ pub(super) fn copy(error: &StoreError) -> StoreError {
             StoreError::GivenUp { doing, place, source: source.to_string().into() }
         }
         _ => StoreError::Stopped,
+    }
+}
+
+/// What can be done where pg_hba.conf does not let us in. Its words tell more than its code, where they are English.
+fn advice_at_the_door(address: &PostgresAddress, error: &Error) -> String {
+    let Some(refused) = error.as_db_error().filter(|said| said.code().code() == "28000") else {
+        return advice(error).into();
+    };
+    let says = |words| refused.message().contains(words);
+    let certificate = tls::wants_certificate();
+    match &address.tls {
+        None if says("no encryption") || says("SSL off") => {
+            "the server lets in by TLS only: say sslmode=require in the address, and by sslrootcert the file of the authority that signed \
+             its certificate, unless this system trusts that one"
+                .into()
+        }
+        None => format!(
+            "{}; where it lets in by TLS only (hostssl), say sslmode=require in the address",
+            advice(error)
+        ),
+        Some(tls) if tls.certificate.is_some() => format!(
+            "{}; does it want a certificate of another name?",
+            advice(error)
+        ),
+        Some(_) if says("client certificate") => certificate,
+        Some(_) => format!("{}; where it asks for a certificate (clientcert): {certificate}", advice(error)),
     }
 }
 

@@ -86,17 +86,23 @@ pub struct ParticipantsArgs {
 #[derive(Clone, Default, Args)]
 pub struct PostgresArgs {
     /// A PostgreSQL: inventory and payment keep their ledgers there in a table of their own, in one transaction with their
-    /// answers; wants a build with `--features postgres`. Others on this machine can read flags, so prefer ORDER_POSTGRES where
-    /// a password is in it
+    /// answers; wants a build with `--features postgres`. By TLS with sslmode=verify-full, sslrootcert, sslcert and sslkey in it.
+    /// Others on this machine can read flags, so prefer ORDER_POSTGRES or --postgres-password-file where there is a password
     #[arg(long, value_name = "URI", env = "ORDER_POSTGRES", hide_env_values = true)]
     pub postgres: Option<String>,
+    /// A file that holds the password for it, and nothing else
+    #[arg(long, value_name = "FILE", env = "ORDER_POSTGRES_PASSWORD_FILE", requires = "postgres")]
+    pub postgres_password_file: Option<PathBuf>,
 }
 
 /// Whether there is one: a password may be in the address.
 impl fmt::Debug for PostgresArgs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = self.postgres.as_ref().map(|_| "…");
-        f.debug_struct("PostgresArgs").field("postgres", &shown).finish()
+        f.debug_struct("PostgresArgs")
+            .field("postgres", &shown)
+            .field("postgres_password_file", &self.postgres_password_file)
+            .finish()
     }
 }
 

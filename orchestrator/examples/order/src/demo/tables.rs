@@ -20,8 +20,8 @@ pub enum NoTables {
     #[cfg(feature = "postgres")]
     #[error("--postgres")]
     Address(#[from] dirigent::store::postgres::AddressError),
-    /// The store of a service.
-    #[error("opening the store of a service")]
+    /// The store of a service, or the way to it.
+    #[error("reaching what services keep in PostgreSQL")]
     Store(#[from] StoreError),
     /// The tables of the ledgers.
     #[cfg(feature = "postgres")]
@@ -38,7 +38,7 @@ pub enum NoTables {
 /// Where they are.
 #[cfg(feature = "postgres")]
 pub(super) struct Tables {
-    address: String,
+    address: dirigent::store::postgres::PostgresAddress,
     schema: String,
 }
 
@@ -46,12 +46,14 @@ pub(super) struct Tables {
 impl Tables {
     /// At the address that was said, if one was; makes what is missing.
     pub(super) fn at(args: &PostgresArgs, of: &str) -> Result<Option<Self>, NoTables> {
-        let Some(address) = args.postgres.clone() else { return Ok(None) };
+        let Some(address) = &args.postgres else { return Ok(None) };
+        let mut address = dirigent::store::postgres::PostgresAddress::parse(address)?;
+        if let Some(file) = &args.postgres_password_file {
+            address = address.password_file(file)?;
+        }
         let letters = of.chars().filter(char::is_ascii_alphanumeric).collect::<String>();
         let schema = format!("order_{}", letters.to_lowercase());
         let tables = Self { address, schema };
-        // Refused with its reason, where it is none.
-        tables.of_kit()?;
         let make = crate::ledger::postgres::make(&tables.schema);
         tables.ask("making", async move |client| client.batch_execute(&make).await)?;
         Ok(Some(tables))
@@ -72,7 +74,7 @@ impl Tables {
     }
 
     fn of_kit(&self) -> Result<dirigent::store::postgres::PostgresAddress, NoTables> {
-        let address = dirigent::store::postgres::PostgresAddress::parse(&self.address)?;
+        let address = self.address.clone();
         Ok(address.schema(format!("{}_kit", self.schema))?.search_path(self.schema.as_str())?)
     }
 
@@ -82,23 +84,16 @@ impl Tables {
         doing: &'static str,
         question: impl AsyncFnOnce(&tokio_postgres::Client) -> Result<T, tokio_postgres::Error> + Send,
     ) -> Result<T, NoTables> {
-        let asked = std::thread::scope(|scope| {
+        std::thread::scope(|scope| {
             let asked = scope.spawn(|| {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
                 runtime.expect("a runtime can be made").block_on(async {
-                    let (client, connection) =
-                        tokio_postgres::connect(&self.address, tokio_postgres::NoTls).await?;
-                    let connection = tokio::spawn(connection);
-                    let answer = question(&client).await;
-                    drop(client);
-                    // Its own trouble was the answer's already.
-                    connection.await.map(drop).unwrap_or_default();
-                    answer
+                    let client = self.address.connect().await?;
+                    question(&client).await.map_err(|source| NoTables::Ledger { doing, source })
                 })
             });
             asked.join().expect("asking does not panic")
-        });
-        asked.map_err(|source| NoTables::Ledger { doing, source })
+        })
     }
 }
 

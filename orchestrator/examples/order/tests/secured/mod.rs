@@ -9,14 +9,13 @@
     reason = "shared by several test binaries, each of which uses a part"
 )]
 
+mod papers;
+
 use bytes::Bytes;
 use dirigent_brokers::{Broker, Kind, Secured};
 use dirigent_connectors::{
     Attributes, ChannelKind, ChannelSpec, Connector, Health, Message, Sent, Settle, Sink, Source,
     SourceSpec, health::Standing, names,
-};
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd,
 };
 use std::{
     collections::BTreeSet,
@@ -28,6 +27,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use papers::{Authority, LATER, OVER, Papers};
+
 /// The user, who is in the certificate of the clients as well.
 pub const USER: &str = "ann";
 
@@ -37,49 +38,11 @@ pub const PASSWORD: &str = "s3cret-of-ann";
 /// How long anything may take here: machines are busy, and a broker needs a while to start.
 pub const PATIENCE: Duration = Duration::from_secs(150);
 
-/// Who signs certificates.
-pub struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-/// A certificate and its key, as PEM.
-pub struct Papers {
-    pub certificate: String,
-    pub key: String,
-}
-
-impl Authority {
-    pub fn new(name: &str) -> Self {
-        let mut params = CertificateParams::new(vec![]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    pub fn pem(&self) -> String {
-        self.0.pem()
-    }
-
-    /// A certificate for a name, which ends with this year.
-    pub fn issues(&self, name: &str, for_host: &str, until: i32) -> Papers {
-        let mut params = CertificateParams::new(vec![for_host.to_owned()]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.not_after = date_time_ymd(until, 12, 31);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.0).unwrap().pem();
-        Papers { certificate, key: key.serialize_pem() }
-    }
-}
-
 /// What the broker shows and asks, with a certificate that ends with this year.
 pub fn broker_of(authority: &Authority, until: i32) -> Secured {
     let Papers { certificate, key } = authority.issues("broker", "127.0.0.1", until);
     Secured { ca: authority.pem(), certificate, key, user: USER.into(), password: PASSWORD.into() }
 }
-
-/// A year that is far away.
-pub const LATER: i32 = 2200;
-
-/// A year that is over.
-pub const OVER: i32 = 2020;
 
 /// The files of a client, good and bad ones, in a folder.
 pub struct Client {
