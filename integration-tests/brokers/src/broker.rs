@@ -329,6 +329,11 @@ pub(crate) fn private_behind(port: u16) -> Result<Broker, Unavailable> {
     Ok(Broker::of_home(Kind::Kafka, Home::private(Kind::Kafka, wishes)?))
 }
 
+pub(crate) fn kafka_private_with(properties: &[(&str, &str)]) -> Result<Broker, Unavailable> {
+    let wishes = Wishes { properties, ..Wishes::default() };
+    Ok(Broker::of_home(Kind::Kafka, Home::private(Kind::Kafka, wishes)?))
+}
+
 pub(crate) fn private_secured(kind: Kind, secured: &Secured) -> Result<Broker, Unavailable> {
     let wishes = Wishes { secured: Some(secured), ..Wishes::default() };
     Ok(Broker::of_home(kind, Home::private(kind, wishes)?))

@@ -54,6 +54,8 @@ pub(crate) struct Wishes<'a> {
     pub(crate) proxy: Option<u16>,
     /// It asks who its clients are.
     pub(crate) secured: Option<&'a Secured>,
+    /// More properties of its own configuration, where it is a Kafka.
+    pub(crate) properties: &'a [(&'a str, &'a str)],
 }
 
 /// What the next process needs to know to use a broker.

@@ -129,7 +129,7 @@ fn properties_of(path: &Path) -> PathBuf {
 fn configuration(
     path: &Path,
     [clients, controller, behind, asking]: Ports,
-    Wishes { proxy, secured }: Wishes<'_>,
+    Wishes { proxy, secured, properties }: Wishes<'_>,
 ) -> Result<String, Unavailable> {
     let files = secured::lay_out(path, secured)?;
     // A listener of its own: the broker itself and those who look after it don't go through the proxy.
@@ -140,6 +140,7 @@ fn configuration(
         (format!(",SECURED://127.0.0.1:{asking}"), secured::kafka(&files, secured))
     });
     let data = path.join("data").display().to_string();
+    let more: String = properties.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
     Ok(format!(
         "process.roles=broker,controller\n\
          node.id=1\n\
@@ -165,6 +166,7 @@ fn configuration(
          group.min.session.timeout.ms=1000\n\
          num.network.threads=2\n\
          num.io.threads=4\n\
+         {more}\
          {security}"
     ))
 }

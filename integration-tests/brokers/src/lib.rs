@@ -83,6 +83,14 @@ pub fn kafka_private_behind(port: u16) -> Result<Broker, Unavailable> {
     report::noted(broker::private_behind(port))
 }
 
+/// A Kafka of one's own with more properties in its own configuration, such as how long it remembers something.
+///
+/// # Errors
+/// As [`kafka_private`]; a mock can't do it and counts as unavailable.
+pub fn kafka_private_with(properties: &[(&str, &str)]) -> Result<Broker, Unavailable> {
+    report::noted(broker::kafka_private_with(properties))
+}
+
 /// A RabbitMQ of one's own, started here, which may be killed and restarted. Ends with the value.
 ///
 /// # Errors

@@ -1,5 +1,5 @@
 //! A RabbitMQ that goes away, is frozen, or loses patience, under a connector and under a whole process: what readiness says, and that it heals.
-//! And an orchestrator that is frozen while another one takes its Kafka over.
+//! And an orchestrator that is frozen while another one takes its Kafka over, and a Kafka that is damaged, or forgets.
 //!
 //! Each test has a broker of its own, and says that it is skipped where none can be started.
 
@@ -205,6 +205,46 @@ async fn a_damaged_log_ends_its_source_instead_of_being_passed_over() {
     };
     assert!(why.contains("the log is damaged") && why.contains("would skip"), "{why}");
     assert!(read.len() <= 1 && read.iter().all(|offset| *offset == 0), "{read:?}");
+}
+
+/// Brokers forget a transactional id after seven days without a transaction; these do after one second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_that_rested_until_the_brokers_forgot_it_goes_on_sending() {
+    let forgetful = [
+        ("transactional.id.expiration.ms", "1000"),
+        ("transaction.remove.expired.transaction.cleanup.interval.ms", "200"),
+    ];
+    let found = dirigent_brokers::kafka_private_with(&forgetful);
+    let Some(broker) = dirigent_brokers::require!(found) else { return };
+    let connector = KafkaConnector::new(KafkaSettings {
+        partitions: 1,
+        ..KafkaSettings::new(broker.address())
+    });
+    let connector = connector.unwrap();
+    let channel = ChannelSpec::work("work");
+    connector.prepare(std::slice::from_ref(&channel)).await.unwrap();
+    let spec = SourceSpec {
+        channels: vec![channel],
+        group: "test".into(),
+        positions: vec![],
+        unsettled_max: 100,
+    };
+    let mut source = connector.source(spec).await.unwrap();
+    let mut sink = connector.owner_sink("test").await.unwrap();
+    confirmed(sink.as_mut(), vec![message(0)]).await;
+    let begin = Instant::now();
+    let refused = loop {
+        // Asking whether they have forgotten it reminds them: it rests again then.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        match &sink.send(&[message(1)]).await[..] {
+            [Sent::Unknown { text }] => break text.clone(),
+            [Sent::Confirmed] => assert!(begin.elapsed() < PATIENCE, "they do not forget it"),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(refused.contains("InvalidProducerIdMapping"), "{refused}");
+    confirmed(sink.as_mut(), (1..10).map(message).collect()).await;
+    all_come(source.as_mut(), 10).await;
 }
 
 /// The file of a partition's only segment, wherever below `folder` it lies.
