@@ -16,6 +16,7 @@ use dirigent_connectors::{
     names,
     rabbitmq::{RabbitMqConnector, RabbitMqSettings},
 };
+use order::trip::messages::TripRequested;
 use processes::At;
 use std::{
     collections::BTreeSet,
@@ -108,28 +109,55 @@ async fn a_queue_that_does_not_answer_is_named_and_how_to_look_at_it() {
     let Some(broker) = dirigent_brokers::require!(dirigent_brokers::rabbitmq_private()) else {
         return;
     };
-    let mut settings = RabbitMqSettings::new(broker.address()).unwrap();
-    settings.connect_time_max = Duration::from_secs(8);
-    let connector = RabbitMqConnector::new(settings);
+    let connector = RabbitMqConnector::new(RabbitMqSettings::new(broker.address()).unwrap());
     let channel = ChannelSpec::work("work");
     connector.prepare(std::slice::from_ref(&channel)).await.unwrap();
     // The Erlang process of the queue, by its registered name.
     let queue = "erlang:whereis(list_to_atom(\"%2F_work\"))";
     broker.rabbitmqctl(&["eval", &format!("sys:suspend({queue}).")]).unwrap();
-    let spec = SourceSpec {
-        channels: vec![channel.clone()],
-        group: "test".into(),
-        positions: vec![],
-        unsettled_max: 100,
-    };
-    let Err(refused) = connector.source(spec).await else { panic!("the queue answers") };
-    let text = refused.to_string();
-    assert!(text.contains("rabbitmq-queues quorum_status work"), "{text}");
-    broker.rabbitmqctl(&["eval", &format!("sys:resume({queue}).")]).unwrap();
     let mut source = source(&connector, &channel).await;
+    until(&source.health(), |standing| {
+        standing.name() == "degraded"
+            && standing.why().is_some_and(|why| why.contains("rabbitmq-queues quorum_status work"))
+    })
+    .await;
+    broker.rabbitmqctl(&["eval", &format!("sys:resume({queue}).")]).unwrap();
+    until(&source.health(), Standing::is_ready).await;
     let mut sink = connector.sink().await.unwrap();
     confirmed(sink.as_mut(), (0..10).map(message).collect()).await;
     all_come(source.as_mut(), 10).await;
+}
+
+/// As after a kill of RabbitMQ 3.10 soon after it made the queue: its member is new, and waits for its first election.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_a_queue_has_no_leader_sagas_that_do_not_need_it_go_on_and_the_others_once_it_has_one()
+ {
+    const TRIPS: usize = 20;
+    const ORDERS: usize = 40;
+    let Some(broker) = dirigent_brokers::require!(dirigent_brokers::rabbitmq_private()) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let at = At { broker: &broker, folder: folder.path().to_owned() };
+    let mut services = at.services();
+    services.is_ready();
+    let process = Running::start(&broker, folder.path());
+    let lose = r#"{ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"inventory">>)), ok = ra:force_delete_server(quorum_queues, {list_to_atom("%2F_inventory"), node()}), {[_], []} = rabbit_quorum_queue:recover(<<"/">>, [Q])."#;
+    broker.rabbitmqctl(&["eval", lose]).unwrap();
+    // As a kill of the broker does: what the queue knew of its consumer is gone with the rest.
+    broker.rabbitmqctl(&["close_all_connections", "a test"]).unwrap();
+    at.places(0, ORDERS as u64);
+    process.until_ready_says(503, &["rabbitmq sink", "degraded", "inventory", "trigger_election"]);
+    let connector = RabbitMqConnector::new(RabbitMqSettings::new(broker.address()).unwrap());
+    let mut sink = connector.sink().await.unwrap();
+    confirmed(sink.as_mut(), (0..TRIPS).map(trip).collect()).await;
+    // Each trip ends, well or turned back.
+    process.until_counted("dirigent_instances_ended_total", TRIPS);
+    broker
+        .rabbitmqctl(&["eval", r#"ra:trigger_election({list_to_atom("%2F_inventory"), node()})."#])
+        .unwrap();
+    process.until_counted("dirigent_instances_ended_total", TRIPS + ORDERS);
+    process.until_ready_says(200, &["true"]);
 }
 
 /// The broker takes a delivery back that was not settled within its `consumer_timeout`, and closes the channel. Deliveries are
@@ -322,6 +350,29 @@ fn message(id: usize) -> Message {
     }
 }
 
+fn trip(number: usize) -> Message {
+    let requested = TripRequested {
+        trip: i64::try_from(number).unwrap(),
+        traveller: "ann".into(),
+        from: "Utrecht".into(),
+        to: "Porto".into(),
+        nights: 2,
+    };
+    Message {
+        channel: "trips".into(),
+        kind: ChannelKind::Events,
+        key: number.to_string(),
+        attributes: Attributes::new()
+            .with(names::SPEC_VERSION, "1.0")
+            .with(names::ID, format!("trip-{number}"))
+            .with(names::SOURCE, "/test")
+            .with(names::TYPE, "TripRequested")
+            .with(names::CONTENT_TYPE, "application/json"),
+        others: vec![],
+        body: serde_json::to_vec(&requested).unwrap().into(),
+    }
+}
+
 async fn source(connector: &RabbitMqConnector, channel: &ChannelSpec) -> Box<dyn Source> {
     connector.prepare(std::slice::from_ref(channel)).await.unwrap();
     let spec = SourceSpec {
@@ -433,6 +484,26 @@ impl Running {
             }
             assert!(begin.elapsed() < PATIENCE, "it still says {found} {body}");
             thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until all series of this name add up to so many.
+    fn until_counted(&self, name: &str, count: usize) {
+        let begin = Instant::now();
+        loop {
+            let (_, text) = self.get("/metrics");
+            let values = text.lines().filter(|line| line.starts_with(name));
+            let values = values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+            let found = values.sum::<f64>();
+            if found == count as f64 {
+                return;
+            }
+            assert!(
+                begin.elapsed() < PATIENCE,
+                "{name}: {found} of {count}: {}",
+                self.get("/ready").1
+            );
+            thread::sleep(Duration::from_millis(100));
         }
     }
 
