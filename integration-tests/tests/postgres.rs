@@ -27,9 +27,9 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use tokio::task::spawn_blocking;
+use tokio::{task::spawn_blocking, time::timeout};
 
 /// A server that all these tests may use, each in schemas of its own.
 macro_rules! server {
@@ -39,6 +39,8 @@ macro_rules! server {
     }};
 }
 
+#[path = "postgres/frozen.rs"]
+mod frozen;
 #[path = "../../orchestrator/examples/order/tests/secured/papers.rs"]
 mod papers;
 #[path = "postgres/tls.rs"]
@@ -48,6 +50,9 @@ mod trouble;
 
 const SHELF: Channel = Channel::json("shelf");
 const REPLIES: &str = "replies";
+
+/// How long anything may take here, that passes: machines are busy, and a server needs a while to start.
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// Commands asked for at the most while a dialogue is cut at all its bytes.
 const ASKED_MAX: i32 = 20_000;
@@ -170,6 +175,13 @@ impl Bench {
         ))
         .await
         .unwrap();
+        Self::within(address, schema).await
+    }
+
+    /// Where its tables are there already.
+    async fn within(address: &str, schema: String) -> Self {
+        let db = connected(address).await;
+        db.batch_execute(&format!("SET search_path = {schema}")).await.unwrap();
         let broker = MemoryBroker::new();
         broker.prepare(&[ChannelSpec::work(SHELF.name)]).await.unwrap();
         let channels = vec![ChannelSpec::work(REPLIES)];
@@ -211,7 +223,8 @@ impl Bench {
     async fn hears(&mut self, count: usize) -> Vec<Sending> {
         let mut heard = Vec::new();
         while heard.len() < count {
-            let some = self.replies.receive(count - heard.len()).await.unwrap();
+            let some = timeout(PATIENCE, self.replies.receive(count - heard.len())).await;
+            let some = some.unwrap_or_else(|_| panic!("only {heard:?} came")).unwrap();
             let settled: Vec<_> = some.iter().map(|one| (one.receipt, Settle::Done)).collect();
             self.replies.settler().settle(&settled);
             heard.extend(some.into_iter().map(|one| one.message));

@@ -3,7 +3,7 @@
 use super::*;
 use crate::papers::{Authority, LATER, OVER, Papers};
 use dirigent_brokers::{Broker, Secured, postgres_private_secured};
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path};
 use tempfile::TempDir;
 
 /// To be found in nothing that is told.

@@ -5,7 +5,7 @@
 
 use super::*;
 use dirigent::participant::Tx;
-use std::{sync::atomic::AtomicBool, thread, time::Duration};
+use std::{sync::atomic::AtomicBool, thread, time::Instant};
 
 /// How often the handler of `rejects-any` was called, and whether the lock in its way is gone.
 static CALLS: AtomicU32 = AtomicU32::new(0);
@@ -24,6 +24,16 @@ fn put(tx: &mut Tx<'_>, command: &Put) -> Result<Answer<Put>, SqlError> {
         tx.sql().execute("SELECT raises($1)", &[&code])?;
     }
     match command.how.as_str() {
+        "ends-its-session" => {
+            tx.sql().execute("SELECT pg_terminate_backend(pg_backend_pid())", &[])?;
+        }
+        // As an extension that breaks: all sessions end, and the server begins anew.
+        "crashes-the-server" => {
+            tx.sql().execute("COPY shelf FROM PROGRAM 'kill -9 $PPID'", &[])?;
+        }
+        "forbids-itself-to-write" => {
+            tx.sql().execute("SET TRANSACTION READ ONLY", &[])?;
+        }
         "sleeps" => drop(tx.sql().execute("SELECT pg_sleep(600)", &[])?),
         // Hears that all of it comes again, and answers all the same.
         "swallows" if tx.sql().execute("SELECT raises_once('40001')", &[]).is_err() => {
@@ -38,7 +48,8 @@ fn put(tx: &mut Tx<'_>, command: &Put) -> Result<Answer<Put>, SqlError> {
         }
         "rejects-any" => {
             let is_first = CALLS.fetch_add(1, Ordering::SeqCst) == 0;
-            while !is_first && !IS_FREE.load(Ordering::SeqCst) {
+            let begun = Instant::now();
+            while !is_first && !IS_FREE.load(Ordering::SeqCst) && begun.elapsed() < PATIENCE {
                 thread::sleep(LOOK_EVERY);
             }
             let changed = tx.sql().execute("UPDATE shelf SET box = NULL WHERE item = 0", &[]);
@@ -114,6 +125,47 @@ async fn a_command_at_which_the_server_always_fails_is_answered_and_those_beside
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_always_ends_its_session_or_forbids_itself_to_write_is_answered() {
+    let server = server!(postgres);
+    let mut bench = bench_at(server.address()).await;
+    let running = start(&bench, bench.kit()).await;
+    let hows = ["well", "ends-its-session", "forbids-itself-to-write", "well"];
+    let window: Vec<_> = (0..).zip(hows).map(|(item, how)| asked(item, how)).collect();
+    bench.send(&window).await;
+    let replies = bench.hears(4).await;
+    let names: Vec<_> = replies.iter().map(name_of).collect();
+    assert_eq!(names, ["Stands", "Failure", "Failure", "Stands"]);
+    for (reply, why) in replies[1..].iter().zip(["ended the session in it", "read-only"]) {
+        let failure = failure(reply);
+        assert_eq!((failure.code.as_str(), failure.retriable), ("not-kept", true));
+        assert_eq!(failure.effect, FailureEffect::None);
+        assert!(failure.message.contains(why), "{failure:?}");
+    }
+    assert_eq!(bench.items().await, [0, 3]);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_always_brings_the_server_down_is_answered_and_a_server_that_is_away_waited_for()
+ {
+    let server = Arc::new(server!(postgres_private));
+    let mut bench = bench_at(server.address()).await;
+    let running = start(&bench, bench.kit()).await;
+    assert_eq!(name_of(&bench.asks(0, "well").await), Stands::NAME);
+    // Far longer away than what a command is tried for.
+    server.kill().unwrap();
+    bench.send(&[asked(1, "well")]).await;
+    let again = Arc::clone(&server);
+    spawn_blocking(move || again.restart().unwrap()).await.unwrap();
+    assert_eq!(name_of(&bench.hears(1).await[0]), Stands::NAME);
+    let failure = failure(&bench.asks(2, "crashes-the-server").await);
+    assert_eq!((failure.code.as_str(), failure.effect), ("not-kept", FailureEffect::None));
+    assert!(failure.message.contains("ended the session in it"), "{failure:?}");
+    assert_eq!(name_of(&bench.asks(3, "well").await), Stands::NAME);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_statement_that_takes_longer_than_an_answer_may_is_cancelled_and_its_command_answered() {
     let server = server!(postgres);
     let mut bench = bench_at(server.address()).await;
@@ -138,9 +190,12 @@ async fn a_lock_that_passes_makes_no_answer_and_one_that_is_asked_for_without_wa
     bench.db.batch_execute("BEGIN; UPDATE shelf SET box = 7 WHERE item = 0").await.unwrap();
     assert_eq!(name_of(&bench.asks(1, "asks").await), StandsAlready::NAME);
     bench.send(&[asked(2, "rejects-any")]).await;
-    while CALLS.load(Ordering::SeqCst) < 2 {
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
+    let called_again = async {
+        while CALLS.load(Ordering::SeqCst) < 2 {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    timeout(PATIENCE, called_again).await.expect("the handler is called again");
     bench.db.batch_execute("COMMIT").await.unwrap();
     IS_FREE.store(true, Ordering::SeqCst);
     assert_eq!(name_of(&bench.hears(1).await[0]), Stands::NAME);

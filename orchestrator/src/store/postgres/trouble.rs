@@ -44,13 +44,25 @@ const LOCAL: [&str; 6] = [
 const INTERRUPTS: &str = "ProcessInterrupts";
 
 impl Fate {
-    /// What an error of a handler's statement means, which may be that statement's own doing: waited for is a server only that ends
-    /// the session, or says that it is going down or may not write.
+    /// What an error of a handler's statement means. It may be that statement's own doing, even that the session ended, or that the
+    /// server went down: the kit's statement just before it was carried out. So none of it is waited for. A server that is away is
+    /// met by the kit's own statements, before a handler is called again.
     pub(super) fn of_service(error: &Error) -> Self {
-        match (Self::of(error), error.as_db_error()) {
-            (Fate::Away, Some(said)) if !is_leaving(said) => Fate::GivenUp,
-            (Fate::Held, _) => Fate::GivenUp,
-            (fate, _) => fate,
+        match Self::of(error) {
+            Fate::Away | Fate::Held => Fate::GivenUp,
+            fate => fate,
+        }
+    }
+
+    /// What an error of the commit means, in which what was deferred is asked once more: that may be a handler's doing, unless the
+    /// session ended, as nobody knows then what became of it.
+    pub(super) fn of_commit(error: &Error) -> Self {
+        match Self::of(error) {
+            Fate::Away if error.as_db_error().is_some_and(|said| !is_leaving(said)) => {
+                Fate::GivenUp
+            }
+            Fate::Held => Fate::GivenUp,
+            fate => fate,
         }
     }
 
@@ -64,7 +76,7 @@ impl Fate {
                 () => Fate::Away,
             };
         };
-        if matches!(said.parsed_severity(), Some(Severity::Fatal | Severity::Panic)) {
+        if ends(said) {
             // A password, a database or a role: nothing that heals by itself.
             return match class(said) {
                 "28" | "3D" => Fate::Forbidden,
@@ -88,11 +100,19 @@ fn class(said: &DbError) -> &str {
     said.code().code().get(..2).unwrap_or_default()
 }
 
-/// Whether the server, and not the statement, is the reason.
+/// Whether the session ended with it.
+pub(super) fn ends_session(error: &Error) -> bool {
+    error.as_db_error().map_or(Fate::of(error) == Fate::Away, ends)
+}
+
+fn ends(said: &DbError) -> bool {
+    matches!(said.parsed_severity(), Some(Severity::Fatal | Severity::Panic))
+}
+
+/// Whether the server, and not a statement, is the reason.
 fn is_leaving(said: &DbError) -> bool {
-    let ends = matches!(said.parsed_severity(), Some(Severity::Fatal | Severity::Panic));
     let code = said.code().code();
-    ends || code == "25006" || code.starts_with("57P0")
+    ends(said) || code == "25006" || code.starts_with("57P0")
 }
 
 /// Whether a lock was asked for by `NOWAIT`, and not had: that answers a question, nothing was waited for.
@@ -123,9 +143,13 @@ fn ours(place: String, doing: &str, error: &Error, advice: String) -> StoreError
 }
 
 /// The error of what handlers do: of a statement of theirs, or of a constraint or trigger that waited for the commit.
-pub(super) fn of_service(link: &Link, doing: &str, error: &Error) -> StoreError {
-    let (doing, place, source) = (doing.to_owned(), link.place.clone(), said(error).into());
-    match Fate::of_service(error) {
+pub(super) fn of_service(link: &Link, doing: &str, error: &Error, fate: Fate) -> StoreError {
+    let (doing, place, mut source) = (doing.to_owned(), link.place.clone(), said(error));
+    if ends_session(error) && fate == Fate::GivenUp {
+        source.push_str("; the server ended the session in it");
+    }
+    let source = source.into();
+    match fate {
         Fate::Away => StoreError::Unreached { doing, place, source },
         Fate::GivenUp | Fate::Held | Fate::Stale | Fate::Forbidden | Fate::Refused => {
             StoreError::GivenUp { doing, place, source }

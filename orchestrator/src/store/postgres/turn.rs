@@ -205,12 +205,13 @@ impl Turn {
                 }
             }
             Fate::Away | Fate::GivenUp | Fate::Held | Fate::Stale => {
-                match fate {
-                    Fate::Stale => within.session.forget_prepared(),
-                    Fate::Away => within.session.lost(),
-                    _ => {}
+                if fate == Fate::Stale {
+                    within.session.forget_prepared();
                 }
-                within.give_up(trouble::of_service(&self.link, OF_SERVICE, &error));
+                if trouble::ends_session(&error) {
+                    within.session.lost();
+                }
+                within.give_up(trouble::of_service(&self.link, OF_SERVICE, &error, fate));
                 SqlError::ComesAgain
             }
         }
@@ -353,10 +354,10 @@ impl Transaction for Turn {
                     Ok(Err(error)) => match Fate::of_service(&error) {
                         Fate::Refused | Fate::Forbidden => Left::Refused(said(&error)),
                         fate => {
-                            if fate == Fate::Away {
+                            if trouble::ends_session(&error) {
                                 within.session.lost();
                             }
-                            let lost = trouble::of_service(&self.link, doing, &error);
+                            let lost = trouble::of_service(&self.link, doing, &error, fate);
                             return Err(within.give_up(lost));
                         }
                     },
@@ -387,10 +388,11 @@ impl Transaction for Turn {
                 Ok(())
             }
             Ok(Err(error)) => {
-                if Fate::of_service(&error) == Fate::Away {
+                if trouble::ends_session(&error) {
                     within.session.lost();
                 }
-                Err(within.give_up(trouble::of_service(&self.link, doing, &error)))
+                let fate = Fate::of_commit(&error);
+                Err(within.give_up(trouble::of_service(&self.link, doing, &error, fate)))
             }
             Err(silent) => {
                 self.fall_silent(&mut within);
