@@ -6,11 +6,14 @@
 // Clippy takes the helpers of an integration test for code that is no test.
 #![allow(clippy::unwrap_used)]
 
+#[path = "secured/papers.rs"]
+mod papers;
 mod processes;
 
 use dirigent::telemetry::Traces;
-use dirigent_brokers::Broker;
+use dirigent_brokers::{Broker, Secured};
 use order::demo::{BrokerKind, DemoArgs, PostgresArgs, RateArgs, RegistryArgs, demo};
+use papers::{Authority, LATER, Papers};
 use processes::{At, KILLS, ORDERS, Process, Random, number, seed};
 use std::{
     sync::Arc,
@@ -31,15 +34,53 @@ const ENDED_WITHIN: Duration = Duration::from_secs(150);
 async fn a_demo_with_chaos_balances_with_ledgers_in_postgres() {
     let found = tokio::task::spawn_blocking(dirigent_brokers::postgres).await.unwrap();
     let Some(database) = dirigent_brokers::require!(found) else { return };
+    let postgres = Some(database.address().to_owned());
+    balances(BrokerKind::Memory, 300, PostgresArgs { postgres, ..PostgresArgs::default() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_demo_with_chaos_on_real_brokers_balances_with_ledgers_reached_by_tls() {
+    let authority = Authority::new("authority");
+    let Papers { certificate, key } = authority.issues("server", "127.0.0.1", LATER);
+    let (user, password) = ("ann".into(), "s3cret of ann".into());
+    let secured = Secured { ca: authority.pem(), certificate, key, user, password };
+    let found = move || {
+        let database = dirigent_brokers::postgres_private_secured(&secured);
+        (database, dirigent_brokers::kafka(), dirigent_brokers::rabbitmq())
+    };
+    let (database, kafka, rabbitmq) = tokio::task::spawn_blocking(found).await.unwrap();
+    let Some(database) = dirigent_brokers::require!(database) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let Papers { certificate, key } = authority.issues("ann", "client", LATER);
+    let texts = [authority.pem(), certificate, key, "s3cret of ann\n".into()];
+    let [ca, certificate, key, password] =
+        ["ca.pem", "client.pem", "client.key", "password"].map(|name| folder.path().join(name));
+    for (file, text) in [&ca, &certificate, &key, &password].into_iter().zip(texts) {
+        std::fs::write(file, text).unwrap();
+    }
+    let place = database.secured().unwrap();
+    let [ca, certificate, key] = [&ca, &certificate, &key].map(|file| file.display());
+    let postgres = PostgresArgs {
+        postgres: Some(format!(
+            "postgres://ann@{place}/postgres?sslmode=verify-full&sslrootcert={ca}&sslcert={certificate}&sslkey={key}"
+        )),
+        postgres_password_file: Some(password),
+    };
+    if dirigent_brokers::require!(kafka).is_some() {
+        balances(BrokerKind::Kafka, 100, postgres.clone()).await;
+    }
+    if dirigent_brokers::require!(rabbitmq).is_some() {
+        balances(BrokerKind::Rabbitmq, 100, postgres).await;
+    }
+}
+
+async fn balances(broker: BrokerKind, orders: u32, postgres: PostgresArgs) {
     let args = DemoArgs {
-        orders: 300,
+        orders,
         rates: RateArgs { reject_rate: 0.2, silent_rate: 0.0, seed: 7 },
-        broker: BrokerKind::Memory,
+        broker,
         registry: RegistryArgs::default(),
-        postgres: PostgresArgs {
-            postgres: Some(database.address().to_owned()),
-            ..PostgresArgs::default()
-        },
+        postgres,
         chaos: true,
         inventory: None,
         data: None,
@@ -47,7 +88,7 @@ async fn a_demo_with_chaos_balances_with_ledgers_in_postgres() {
     };
     let report = demo(&args, &Arc::new(Traces::quiet())).await.unwrap();
     assert!(report.is_good(), "{report}");
-    assert_eq!(report.started, 300, "{report}");
+    assert_eq!(report.started, u64::from(orders), "{report}");
 }
 
 #[test]

@@ -1,6 +1,11 @@
 //! Certificates that are made for a run, good and bad ones.
 
-#![allow(unreachable_pub, clippy::unwrap_used, reason = "shared by several test binaries")]
+#![allow(
+    unreachable_pub,
+    dead_code,
+    clippy::unwrap_used,
+    reason = "shared by several test binaries, each of which uses a part"
+)]
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd,
