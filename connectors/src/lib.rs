@@ -23,11 +23,11 @@ pub mod kafka;
 pub mod memory;
 pub mod rabbitmq;
 pub mod retry;
+pub mod tls;
 
 mod message;
 mod receipts;
 mod secret;
-pub mod tls;
 
 pub use health::Health;
 pub use message::{Attributes, Message, names};
