@@ -351,13 +351,17 @@ async fn a_connection_cut_anywhere_in_the_dialogue_costs_nothing_and_repeats_not
     let proxy = Bound::any().await.unwrap();
     let proxied = server.address().replace(&port, &proxy.port().to_string());
     let _proxy = proxy.carry_to(format!("127.0.0.1:{port}"), director.clone());
-    let running = bench.start_by(bench.kit_by(&proxied)).await;
+    let mut running = bench.start_by(bench.kit_by(&proxied)).await;
     let mut item = 0;
     while director.counts().2 > 0 {
         assert!(item < ASKED_MAX, "cuts are left: {:?}", director.counts());
         bench.send(&[asked(item, "well")]).await;
         // Another answer would say that it was done before.
-        assert_eq!(name_of(&bench.hears_within(PATIENCE_WITH_CUTS, 1).await[0]), Stands::NAME);
+        let heard = tokio::select! {
+            heard = bench.hears_within(PATIENCE_WITH_CUTS, 1) => heard,
+            ended = running.ended() => panic!("a cut ended the participant: {ended:?}"),
+        };
+        assert_eq!(name_of(&heard[0]), Stands::NAME);
         item += 1;
     }
     let (made, unreached, _) = director.counts();

@@ -166,6 +166,38 @@ async fn a_command_that_always_brings_the_server_down_is_answered_and_a_server_t
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_that_no_longer_counts_is_waited_for_by_a_participant_that_runs() {
+    let server = server!(postgres);
+    let mut bench = bench_at(server.address()).await;
+    let role = format!("role_{}", bench.schema);
+    bench
+        .db
+        .batch_execute(&format!("CREATE ROLE {role} LOGIN SUPERUSER PASSWORD 'dirigent'"))
+        .await
+        .unwrap();
+    let own = server.address().replace("//dirigent:", &format!("//{role}:"));
+    let mut running = start(&bench, bench.kit_by(&own)).await;
+    assert_eq!(name_of(&bench.asks(0, "well").await), Stands::NAME);
+    let changes = format!(
+        "ALTER ROLE {role} PASSWORD 'another';
+         SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'"
+    );
+    bench.db.batch_execute(&changes).await.unwrap();
+    let told = opened(bench.kit_by(&own)).await.unwrap_err().to_string();
+    assert!(told.contains("check user and password"), "{told}");
+    bench.send(&[asked(1, "well")]).await;
+    tokio::select! {
+        ended = running.ended() => panic!("it ended: {ended:?}"),
+        () = tokio::time::sleep(LOOK_EVERY * 100) => {}
+    }
+    let changes_back = format!("ALTER ROLE {role} PASSWORD 'dirigent'");
+    bench.db.batch_execute(&changes_back).await.unwrap();
+    assert_eq!(name_of(&bench.hears(1).await[0]), Stands::NAME);
+    running.stop().await.unwrap();
+    bench.db.batch_execute(&format!("REASSIGN OWNED BY {role} TO CURRENT_USER")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_statement_that_takes_longer_than_an_answer_may_is_cancelled_and_its_command_answered() {
     let server = server!(postgres);
     let mut bench = bench_at(server.address()).await;

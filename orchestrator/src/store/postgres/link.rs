@@ -64,7 +64,8 @@ impl Link {
         self.try_to_connect().map_err(|refused| refused.at_start(self.place.clone()))
     }
 
-    /// A session of its own, later: papers are renewed while processes run, so what is wrong with them is waited for.
+    /// A session of its own, later: papers and passwords are renewed while processes run, so what is wrong with them is waited for. A
+    /// connection that is cut while the password is proven looks like a wrong one, too.
     pub(super) fn connect_again(&self) -> Result<Client, StoreError> {
         self.try_to_connect().map_err(|refused| refused.later(self.place.clone()))
     }
@@ -212,18 +213,17 @@ where
 
 /// Why there is no connection.
 enum Refused {
-    /// Papers: a file, or what either side thinks of the other's certificate. Somebody has to mend them.
-    Papers { doing: &'static str, advice: String, source: Box<dyn std::error::Error + Send + Sync> },
+    /// A file for TLS, what either side thinks of the other's certificate, a user, a password. Somebody has to mend it.
+    Shut { doing: &'static str, advice: String, source: Box<dyn std::error::Error + Send + Sync> },
     /// All else.
     Otherwise(StoreError),
 }
 
 impl Refused {
     fn of(address: &PostgresAddress, error: &Error) -> Self {
-        match address.tls.as_ref().and_then(|tls| tls::advice(tls, error)) {
-            Some(advice) => {
-                Refused::Papers { doing: CONNECTING, advice, source: said(error).into() }
-            }
+        let of_tls = address.tls.as_ref().and_then(|tls| tls::advice(tls, error));
+        match of_tls.or_else(|| trouble::advice_at_the_door(address, error)) {
+            Some(advice) => Refused::Shut { doing: CONNECTING, advice, source: said(error).into() },
             None => Refused::Otherwise(trouble::of_connecting(address, CONNECTING, error)),
         }
     }
@@ -231,7 +231,7 @@ impl Refused {
     /// Whoever starts is told at once what to mend.
     fn at_start(self, place: String) -> StoreError {
         match self {
-            Refused::Papers { doing, advice, source } => {
+            Refused::Shut { doing, advice, source } => {
                 StoreError::Unusable { doing: doing.into(), place, advice, source }
             }
             Refused::Otherwise(error) => error,
@@ -241,7 +241,7 @@ impl Refused {
     /// Whoever runs waits for it.
     fn later(self, place: String) -> StoreError {
         match self {
-            Refused::Papers { doing, advice, source } => {
+            Refused::Shut { doing, advice, source } => {
                 let source = format!("{source}; {advice}").into();
                 StoreError::Unreached { doing: doing.into(), place, source }
             }
@@ -254,7 +254,7 @@ impl From<Flaw> for Refused {
     fn from(flaw: Flaw) -> Self {
         let doing = "reading the files for TLS before connecting";
         let advice = format!("mend `{}` in the address, or the file that it names", flaw.setting);
-        Refused::Papers { doing, advice, source: flaw.into() }
+        Refused::Shut { doing, advice, source: flaw.into() }
     }
 }
 

@@ -129,7 +129,7 @@ pub(super) fn of_ours(link: &Link, doing: &str, error: &Error) -> StoreError {
 
 /// The error of a try to connect.
 pub(super) fn of_connecting(address: &PostgresAddress, doing: &str, error: &Error) -> StoreError {
-    ours(address.to_string(), doing, error, advice_at_the_door(address, error))
+    ours(address.to_string(), doing, error, advice(error).into())
 }
 
 fn ours(place: String, doing: &str, error: &Error, advice: String) -> StoreError {
@@ -192,8 +192,12 @@ pub(super) fn copy(error: &StoreError) -> StoreError {
     }
 }
 
-/// What can be done where pg_hba.conf does not let us in. Its words tell more than its code, where they are English.
-fn advice_at_the_door(address: &PostgresAddress, error: &Error) -> String {
+/// What can be done where the server does not let us in. Of pg_hba.conf its words tell more than its code, where they are English.
+pub(super) fn advice_at_the_door(address: &PostgresAddress, error: &Error) -> Option<String> {
+    (Fate::of(error) == Fate::Forbidden).then(|| entry_advice(address, error))
+}
+
+fn entry_advice(address: &PostgresAddress, error: &Error) -> String {
     let Some(refused) = error.as_db_error().filter(|said| said.code().code() == "28000") else {
         return advice(error).into();
     };
