@@ -40,6 +40,9 @@ pub const UNSETTLED_MAX: usize = 4_096;
 /// The largest body that is looked into if not said otherwise, in bytes.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
 
+/// Threads of pure work if not said otherwise, where there are more cores.
+const SHARDS_UNSAID_MAX: usize = 8;
+
 /// Connectors of one process: the journal names them by one byte.
 const CONNECTORS_MAX: usize = 255;
 
@@ -62,7 +65,7 @@ impl Orchestrator {
             place: Place::Memory,
             durability: Durability::default(),
             shards: std::thread::available_parallelism()
-                .map_or(1, |cores| (cores.get() / 2).clamp(1, 8)),
+                .map_or(1, |cores| cores.get().min(SHARDS_UNSAID_MAX)),
             unsettled_max: UNSETTLED_MAX,
             body_bytes_max: BODY_BYTES_MAX,
             headroom_bytes: HEADROOM_BYTES,
@@ -240,7 +243,7 @@ impl OrchestratorBuilder {
         self
     }
 
-    /// How many threads do the pure work; half of the cores if not said.
+    /// How many threads do the pure work; as many as there are cores, up to 8, if not said.
     pub fn shards(mut self, shards: usize) -> Self {
         self.shards = shards.max(1);
         self

@@ -414,7 +414,7 @@ pub struct Settings {
     pub wait_for_broker: Option<Duration>,
     /// What a settled message survives.
     pub durability: Durability,
-    /// Threads that do the pure work; half of the cores if not said.
+    /// Threads that do the pure work; as many as there are cores, up to 8, if not said.
     pub shards: Option<usize>,
     /// Deliveries of one source that may be unsettled.
     pub unsettled_max: usize,

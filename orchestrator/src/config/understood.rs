@@ -72,7 +72,7 @@ impl Understood {
                 "process-crash" => Ok(Durability::ProcessCrash),
                 other => Err(one_of(other, &["power-loss", "process-crash"])),
             }).unwrap_or_default(),
-            shards: self.take("shards", "(half of the cores)", whole(1, 256)),
+            shards: self.take("shards", "(as many as cores, up to 8)", whole(1, 256)),
             unsettled_max: self
                 .take("unsettled_max", &UNSETTLED_MAX.to_string(), whole(1, 1_000_000))
                 .unwrap_or(UNSETTLED_MAX),
