@@ -40,7 +40,7 @@ const TURNOVER_BYTES: u64 = 48 * 1024;
 
 /// How often a cut is tried that no connection lived long enough for: of some twenty that a client of Kafka makes for one opening,
 /// one or two get beyond the first two KiB.
-const TRIES_MAX: u32 = 64;
+const TRIES_MAX: u32 = 256;
 
 /// Cuts one connection at each of the given bytes, both ways: those up to which a connection gets. Every other connection is
 /// let through, so that whoever connects gets something done.
