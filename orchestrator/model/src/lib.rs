@@ -13,6 +13,8 @@
 pub mod decision;
 pub mod definition;
 pub mod explore;
+#[doc(hidden)]
+pub mod generated;
 pub mod history;
 pub mod instance;
 pub mod message;
