@@ -95,6 +95,14 @@ impl Machine {
         Engine::start(parts(&self.broker, Arc::clone(&self.store), disk)).await
     }
 
+    /// What is left now and then is harmless: a time that a checkpoint wrote and did not live to use.
+    fn is_sound(&self) {
+        let (store, disk) = (Arc::clone(&self.store), Box::new(self.disk.clone()));
+        let registry = parts(&self.broker, Arc::clone(&self.store), disk.clone()).registry;
+        let found = dirigent::engine::fsck(store, disk, Some(&registry)).unwrap();
+        assert!(found.is_clean(), "{:?}", found.findings);
+    }
+
     /// One life of the process: it ends by a power cut, or in peace.
     async fn live(&self, dice: &mut Dice) {
         let kind = match dice.below(4) {
@@ -114,6 +122,7 @@ impl Machine {
             drop(engine.stop().await);
         }
         self.disk.crash(dice.throw());
+        self.is_sound();
     }
 }
 
@@ -164,6 +173,7 @@ async fn orders_survive(seed: u64) {
     let disk = Box::new(machine.disk.clone());
     let audit = dirigent::engine::audit(Arc::clone(&machine.store), disk).unwrap();
     assert!(audit.is_clean(), "seed {seed}: {:?}", audit.gaps);
+    machine.is_sound();
 }
 
 fn happened_once(ledger: &Ledger, amounts: &[u64], ended: &BTreeMap<String, String>, seed: u64) {

@@ -195,6 +195,26 @@ impl History {
         last.and_then(|encoded| postcard::from_bytes(encoded).ok())
     }
 
+    /// How many of the lines that are kept can't be read, with what is left behind the last one.
+    pub fn unreadable(&self) -> usize {
+        let (mut at, mut unreadable) = (0, 0);
+        while let Some((encoded, next)) = self.line_at(at) {
+            unreadable += usize::from(postcard::from_bytes::<Line>(encoded).is_err());
+            at = next;
+        }
+        unreadable + usize::from(at < self.lines.len())
+    }
+
+    /// Bytes of the lines that are kept; at the most [`HISTORY_BYTES_MAX`].
+    pub fn bytes(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Whether [`decode`](Self::decode) reads all of it.
+    pub fn is_whole(bytes: &[u8]) -> bool {
+        postcard::from_bytes::<Self>(bytes).is_ok()
+    }
+
     /// The stored form.
     pub fn encode(&self) -> Vec<u8> {
         postcard::to_stdvec(self).expect("a history holds nothing that postcard can't write")

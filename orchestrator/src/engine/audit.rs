@@ -73,6 +73,33 @@ pub(super) fn audit(
     table: &Table,
     kept: &KeptTable,
 ) -> Result<Audit, StoreError> {
+    let (partitions, mut gaps) = partitions(accounts, kept);
+    let mut instances = InstancesAudit {
+        in_flight: accounts.tally.in_flight(),
+        blocked: accounts.tally.blocked,
+        ..InstancesAudit::default()
+    };
+    table.each(|_, resting| {
+        instances.found += u64::from(!resting.ended);
+        let core = Instance::peek(&resting.state);
+        instances.found_blocked += u64::from(core.is_ok_and(|(core, _)| core.is_blocked()));
+        true
+    })?;
+    let mut same = |what: &str, told: u64, found: u64| {
+        if told != found {
+            gaps.push(format!("instances: {told} are {what} by the tally, {found} are there"));
+        }
+    };
+    same("in flight", instances.in_flight, instances.found);
+    same("blocked", instances.blocked, instances.found_blocked);
+    Ok(Audit { partitions, instances, gaps })
+}
+
+/// Each partition, and what does not add up there.
+pub(super) fn partitions(
+    accounts: &Accounts,
+    kept: &KeptTable,
+) -> (Vec<PartitionAudit>, Vec<String>) {
     let mut kept_by: BTreeMap<(String, u32), (u64, u64)> = BTreeMap::new();
     for message in kept.all().iter().filter(|message| message.counted) {
         let place = (message.message.channel.clone(), message.partition);
@@ -95,25 +122,7 @@ pub(super) fn audit(
         let kept = kept_by.get(place).copied().unwrap_or_default();
         partitions.push(partition(accounts, place, kept, &mut gaps));
     }
-    let mut instances = InstancesAudit {
-        in_flight: accounts.tally.in_flight(),
-        blocked: accounts.tally.blocked,
-        ..InstancesAudit::default()
-    };
-    table.each(|_, resting| {
-        instances.found += u64::from(!resting.ended);
-        let core = Instance::peek(&resting.state);
-        instances.found_blocked += u64::from(core.is_ok_and(|(core, _)| core.is_blocked()));
-        true
-    })?;
-    let mut same = |what: &str, told: u64, found: u64| {
-        if told != found {
-            gaps.push(format!("instances: {told} are {what} by the tally, {found} are there"));
-        }
-    };
-    same("in flight", instances.in_flight, instances.found);
-    same("blocked", instances.blocked, instances.found_blocked);
-    Ok(Audit { partitions, instances, gaps })
+    (partitions, gaps)
 }
 
 fn partition(

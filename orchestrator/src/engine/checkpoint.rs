@@ -43,7 +43,7 @@ pub(crate) struct Checkpoint {
     pub batches: Vec<u64>,
 }
 
-const MARK: &[u8] = b"checkpoint";
+pub(super) const MARK: &[u8] = b"checkpoint";
 
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Mark {

@@ -37,7 +37,7 @@ const UNHEARD_SHARE: u32 = 4;
 const LISTEN_AGAIN: Duration = Duration::from_secs(30);
 
 /// Under which key of the store's single records it lies.
-const KEY: &[u8] = b"heard";
+pub(super) const KEY: &[u8] = b"heard";
 
 /// The stored form this release writes: this byte, then one [`Record`] for each connector in postcard.
 const FORMAT: u8 = 1;
@@ -166,13 +166,18 @@ pub(crate) fn recall(store: &dyn Store) -> Result<Vec<Record>, StoreError> {
         stored => stored.ok().flatten(),
     };
     let Some(value) = stored else { return Ok(Vec::new()) };
-    let read = value.strip_prefix(&[FORMAT]).and_then(|rest| postcard::from_bytes(rest).ok());
+    let read = read(&value);
     if read.is_none() {
         tracing::warn!(
             "When the last process listened to its brokers can't be read; waits for events go on for longer."
         );
     }
     Ok(read.unwrap_or_default())
+}
+
+/// From the stored form, if it can be read.
+pub(super) fn read(value: &[u8]) -> Option<Vec<Record>> {
+    value.strip_prefix(&[FORMAT]).and_then(|rest| postcard::from_bytes(rest).ok())
 }
 
 #[cfg(test)]

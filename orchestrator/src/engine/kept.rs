@@ -337,6 +337,12 @@ impl KeptTable {
         changed.into_iter().map(|number| (number, durable.all.get(&number).cloned())).collect()
     }
 
+    /// Whether the store does not know a message as it is: the next checkpoint writes it, or takes it out.
+    pub(super) fn is_changed(&self, number: u64) -> bool {
+        let durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        durable.changed.contains(&number)
+    }
+
     /// Everything, in the order of arrival.
     pub(crate) fn all(&self) -> Vec<Arc<Kept>> {
         let durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);

@@ -8,7 +8,7 @@ use crate::{
 use std::{ops::Bound, sync::Arc};
 
 /// Under which keys of the store's single records they lie.
-const PREFIX: &str = "paused/";
+pub(super) const PREFIX: &str = "paused/";
 
 /// The stored form this release writes: this byte, then JSON.
 const FORMAT: u8 = 1;
@@ -83,6 +83,12 @@ pub(super) fn pause(
     }
     destination.pause(paused);
     Ok(destination.view(now))
+}
+
+/// Whether a stored pause can be read.
+pub(super) fn is_readable(value: &[u8]) -> bool {
+    let json = value.strip_prefix(&[FORMAT]);
+    json.is_some_and(|json| serde_json::from_slice::<Paused>(json).is_ok())
 }
 
 fn keep(store: &dyn Store, channel: &str, paused: Option<&Paused>) -> Result<(), StoreError> {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     destinations::Destinations,
-    journal::{self, Disk, FileDisk},
+    journal::{self, Disk, FileDisk, GroupSeq},
     registry::Registry,
     store::{DataFolder, FolderError, SledStore, Store, StoreError, StoreOptions},
 };
@@ -250,12 +250,17 @@ struct AtRest {
     accounts: Accounts,
 }
 
-/// Reads store and journal, and leaves the journal as it is.
-fn read(table: &Table, kept: &KeptTable, disk: Box<dyn Disk>) -> Result<Recovered<()>, Fatal> {
+/// Reads store and journal, and leaves the journal as it is. Says which group would come next.
+pub(super) fn read(
+    table: &Table,
+    kept: &KeptTable,
+    disk: Box<dyn Disk>,
+) -> Result<Recovered<GroupSeq>, Fatal> {
     // As many connectors as there can be: whose messages are still to be sent does not matter here.
     let lanes = usize::from(u8::MAX) + 1;
     recover(table, kept, disk, lanes, |disk, from, take_in| {
-        Ok(((), journal::read(&*disk, from, take_in)?))
+        let next = journal::read(&*disk, from, take_in)?;
+        Ok((next, next))
     })
 }
 

@@ -19,7 +19,7 @@ use dirigent_model::instance::{Core, Instance, InstanceId, Leg, NodeState};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Stands in the store once there is a journal: a folder without one is then no new folder.
-const JOURNAL_BEGUN: &[u8] = b"journal";
+pub(super) const JOURNAL_BEGUN: &[u8] = b"journal";
 
 /// What was found.
 pub(crate) struct Recovered<J = Journal> {

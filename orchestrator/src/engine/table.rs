@@ -117,7 +117,10 @@ impl Table {
         &self,
         layer: &[(&InstanceId, &Option<Resting>)],
     ) -> Result<Vec<Change>, StoreError> {
+        // Times before instances: cut short in between, a time may be left over, which is harmless. The other way round an
+        // instance would say of itself that its time is in the store already, and the next checkpoint would leave it out.
         let mut changes = Vec::with_capacity(layer.len() * 2);
+        let mut instances = Vec::with_capacity(layer.len());
         let mut kept: Vec<(Timestamp, InstanceId, u64)> = Vec::new();
         for (id, resting) in layer {
             let key = id.0.as_bytes();
@@ -145,7 +148,7 @@ impl Table {
                 }
                 Some(_) | None => {}
             }
-            changes.push(match resting {
+            instances.push(match resting {
                 Some(resting) => Change::put(Space::Instances, *key, encode(resting)),
                 None => Change::remove(Space::Instances, *key),
             });
@@ -157,6 +160,7 @@ impl Table {
             let ids: Vec<u8> = bundle.iter().flat_map(|(_, id, _)| *id.0.as_bytes()).collect();
             changes.push(Change::put(Space::Timers, bundle_key(*due, *seq, *first), ids));
         }
+        changes.append(&mut instances);
         Ok(changes)
     }
 
@@ -218,14 +222,14 @@ impl Table {
     }
 }
 
-fn timer_key(due: Timestamp, id: InstanceId) -> Vec<u8> {
+pub(super) fn timer_key(due: Timestamp, id: InstanceId) -> Vec<u8> {
     [&due.0.to_be_bytes()[..], id.0.as_bytes()].concat()
 }
 
 /// Longer than the key of a timer, so that one is never taken for the other.
-const BUNDLE_KEY_BYTES: usize = 8 + 8 + 16;
+pub(super) const BUNDLE_KEY_BYTES: usize = 8 + 8 + 16;
 
-fn bundle_key(due: Timestamp, seq: u64, first: InstanceId) -> Vec<u8> {
+pub(super) fn bundle_key(due: Timestamp, seq: u64, first: InstanceId) -> Vec<u8> {
     [&due.0.to_be_bytes()[..], &seq.to_be_bytes(), first.0.as_bytes()].concat()
 }
 
@@ -239,7 +243,7 @@ fn read_timer(key: &[u8], value: &[u8]) -> Vec<(Timestamp, InstanceId)> {
 }
 
 /// Due time, group, whether it has ended, length of the state, state, history.
-fn encode(resting: &Resting) -> Vec<u8> {
+pub(super) fn encode(resting: &Resting) -> Vec<u8> {
     let history = resting.history.encode();
     let mut value = Vec::with_capacity(21 + resting.state.len() + history.len());
     value.extend_from_slice(&resting.due.map_or(0, |due| due.0).to_be_bytes());
@@ -251,8 +255,24 @@ fn encode(resting: &Resting) -> Vec<u8> {
     value
 }
 
+/// What [`flaw_of`] says where all but the history can be read.
+pub(super) const HISTORY_FLAW: &str = "its history can't be read";
+
+/// What is wrong with a value, for whoever wants to know more than [`decode`] says.
+pub(super) fn flaw_of(value: &[u8]) -> Option<&'static str> {
+    let length = value.get(17..).and_then(|rest| rest.first_chunk());
+    let length = length.map(|length| u32::from_be_bytes(*length) as usize);
+    let rest = value.get(21..).unwrap_or_default();
+    match (value.get(16), length.and_then(|length| rest.split_at_checked(length))) {
+        (Some(0 | 1), Some((_, history))) if History::is_whole(history) => None,
+        (Some(0 | 1), Some(_)) => Some(HISTORY_FLAW),
+        (Some(_), Some(_)) => Some("it says neither that the instance lives nor that it has ended"),
+        (_, None) | (None, _) => Some("it is cut short"),
+    }
+}
+
 /// A value cut short gives an empty state, which no definition can read: it is set aside when it is asked for.
-fn decode(value: &[u8]) -> Resting {
+pub(super) fn decode(value: &[u8]) -> Resting {
     let number = |at: usize| {
         value
             .get(at..)
@@ -351,6 +371,20 @@ mod tests {
         );
         assert_eq!(table.bundles_below(Timestamp(149)).unwrap().len(), 0);
         assert_eq!(table.bundles_below(Timestamp(150)).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn times_come_to_the_store_before_the_instances_that_say_they_are_there() {
+        let table = Table::new(Arc::new(MemoryStore::new()));
+        let ended = resting(2, 9).map(|resting| Resting { ended: true, ..resting });
+        table.put([
+            (InstanceId(Uuid::from_u128(1)), resting(1, 5)),
+            (InstanceId(Uuid::from_u128(2)), ended),
+        ]);
+        let layer = table.freeze();
+        let changes = table.changes_of(&layer.iter().collect::<Vec<_>>()).unwrap();
+        let spaces: Vec<Space> = changes.iter().map(|change| change.space).collect();
+        assert_eq!(spaces, [Space::Timers, Space::Timers, Space::Instances, Space::Instances]);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! A participant keeps its answers in a store too. One in a database offers a [`Transaction`], so that they are kept together
 //! with what the service writes into its own tables: `postgres`, behind the cargo feature of that name.
 
+pub(crate) mod check;
 mod folder;
 mod memory;
 #[cfg(feature = "postgres")]
@@ -24,6 +25,10 @@ use std::fmt;
 use std::io;
 use std::ops::Bound;
 
+pub use check::{
+    FINDINGS_MAX, Finding, Fsck, Hex, KeepBytes, PLAN_FORMAT, RecordChange, Repair, RepairError,
+    RepairPlan, Severity, State,
+};
 pub use folder::{DataFolder, FolderError};
 pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
@@ -174,6 +179,19 @@ pub trait Store: Send + Sync {
     fn glance(&self, space: Space, keys: &[Vec<u8>]) -> Result<Vec<Glanced>, StoreError> {
         let (_, _) = (space, keys);
         Ok(Vec::new())
+    }
+
+    /// The bytes of a record as far as they can be read, damaged or not: for whoever takes it out and keeps them. Empty where there
+    /// is nothing to be read.
+    ///
+    /// # Errors
+    /// What [`get`](Store::get) says of the whole store.
+    fn remains(&self, space: Space, key: &[u8]) -> Result<Vec<u8>, StoreError> {
+        match self.get(space, key) {
+            Ok(value) => Ok(value.unwrap_or_default()),
+            Err(error) if error.is_of_one_record() => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Begins a transaction, where the store has any; one at a time. It sees what all before it have left.

@@ -325,6 +325,22 @@ impl Store for SledStore {
         Ok(page)
     }
 
+    fn remains(&self, space: Space, key: &[u8]) -> Result<Vec<u8>, StoreError> {
+        let tree = self.tree(space);
+        let head = tree.get(head_key(key)).map_err(storage("reading", space))?;
+        let mut bytes = match head.as_deref().map(Head::read) {
+            Some(Some(Head::Whole { value, .. })) => return Ok(value.to_vec()),
+            // A head that says nothing is a part of what is left, and its pieces may be there.
+            Some(Some(Head::Pieces { .. })) | None => Vec::new(),
+            Some(None) => head.map(|head| head.to_vec()).unwrap_or_default(),
+        };
+        for number in 0..pieces_of(VALUE_BYTES_MAX) {
+            let piece = tree.get(piece_key(key, number)).map_err(storage("reading", space))?;
+            bytes.extend_from_slice(piece.as_deref().unwrap_or_default());
+        }
+        Ok(bytes)
+    }
+
     fn sync(&self) -> Result<(), StoreError> {
         self.refuse_if_stopped()?;
         let flushed = match self.db.flush() {
