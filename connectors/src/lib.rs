@@ -22,7 +22,9 @@ pub mod health;
 pub mod kafka;
 pub mod memory;
 pub mod rabbitmq;
+pub mod random;
 pub mod retry;
+pub mod simulated;
 pub mod tls;
 
 mod message;

@@ -55,10 +55,16 @@ impl<T> Receipts<T> {
         Some(held)
     }
 
-    /// All that is out, in no order.
+    /// What is out, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.slots.iter().filter_map(|slot| slot.held.as_ref())
+    }
+
+    /// All that is out, in no order. Its receipts name nothing any more.
     pub(crate) fn drain(&mut self) -> Vec<T> {
-        self.free.clear();
-        self.slots.drain(..).filter_map(|slot| slot.held).collect()
+        let count = u32::try_from(self.slots.len()).expect("bounded far below 2^32, as above");
+        self.free = (0..count).rev().collect();
+        self.slots.iter_mut().filter_map(|slot| slot.held.take()).collect()
     }
 }
 
@@ -75,6 +81,17 @@ mod tests {
         assert_eq!(receipts.remove(first), None);
         assert_eq!(receipts.len(), 1);
         assert_eq!(receipts.remove(second), Some("b"));
+        assert_eq!(receipts.len(), 0);
+    }
+
+    #[test]
+    fn what_was_drained_leaves_receipts_that_name_nothing() {
+        let mut receipts = Receipts::default();
+        let former = [receipts.insert("a"), receipts.insert("b")];
+        assert_eq!(receipts.drain(), ["a", "b"]);
+        let later = [receipts.insert("c"), receipts.insert("d"), receipts.insert("e")];
+        assert!(former.iter().all(|receipt| receipts.remove(*receipt).is_none()));
+        assert_eq!(later.map(|receipt| receipts.remove(receipt)), ["c", "d", "e"].map(Some));
         assert_eq!(receipts.len(), 0);
     }
 }

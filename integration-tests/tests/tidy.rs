@@ -105,7 +105,11 @@ const ROOMS: &[(&str, &str, &[&str])] = &[
     ("connectors/src", "tls", &[]),
     ("connectors/src", "kafka", &["health", "message", "receipts", "retry", "secret", "tls"]),
     ("connectors/src", "rabbitmq", &["health", "message", "receipts", "retry", "secret", "tls"]),
-    ("connectors/src", "faulty", &["health", "message", "receipts"]),
+    ("connectors/src", "faulty", &["health", "message", "random", "receipts"]),
+    ("connectors/src", "random", &[]),
+    ("connectors/src", "retry", &["random"]),
+    // Of kafka only the rules for positions, which are to be the same.
+    ("connectors/src", "simulated", &["health", "kafka", "message", "random", "receipts"]),
     ("connectors/src", "conformance", &["message"]),
 ];
 

@@ -116,6 +116,7 @@ async fn send_late(mut sink: Box<dyn Sink>, mut arrivals: mpsc::Receiver<(Instan
     loop {
         let due = held.iter().map(|(due, _)| *due).min().unwrap_or_else(|| Instant::now() + far);
         tokio::select! {
+            biased;
             arrived = arrivals.recv(), if held.len() < HELD_MAX => match arrived {
                 Some(late) => held.push(late),
                 None => break,

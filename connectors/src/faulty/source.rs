@@ -134,6 +134,7 @@ impl Source for FaultySource {
             let next = self.held.iter().map(|(due, _)| *due).min();
             let due = next.unwrap_or_else(|| Instant::now() + Duration::from_secs(3_600));
             tokio::select! {
+                biased;
                 batch = self.inner.receive(max) => self.take_in(batch?),
                 () = sleep_until(due) => {}
             }

@@ -20,7 +20,7 @@ mod flight;
 mod inbox;
 mod owner_sink;
 mod ownership;
-mod positions;
+pub(crate) mod positions;
 mod reader;
 mod record;
 mod retention;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 /// Where reading begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Start {
+pub(crate) enum Start {
     /// Nothing was read before.
     Beginning,
     /// This offset is next.
@@ -14,18 +14,18 @@ pub(super) enum Start {
 
 /// What the brokers know of one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Log {
+pub(crate) struct Log {
     /// The first offset that is there.
-    pub(super) low: u64,
+    pub(crate) low: u64,
     /// The one behind the last.
-    pub(super) high: u64,
+    pub(crate) high: u64,
     /// Up to where the group has settled, as far as it told.
-    pub(super) committed: Option<u64>,
+    pub(crate) committed: Option<u64>,
 }
 
 impl Log {
     /// Whether the group has read further than this, or, where nothing is known, than the beginning.
-    pub(super) fn is_ahead_of(self, next: Option<u64>) -> bool {
+    pub(crate) fn is_ahead_of(self, next: Option<u64>) -> bool {
         self.committed.is_some_and(|committed| committed > next.unwrap_or(self.low))
     }
 }
@@ -36,7 +36,7 @@ const CHOICES: &str = "or start once with positions from `journal` (what the gro
 
 /// Compares what was taken care of with what the log holds and with what the group has told the brokers.
 /// The error tells why reading on would repeat or skip something silently.
-pub(super) fn start(next: Option<u64>, log: Log, from: PositionsFrom) -> Result<Start, String> {
+pub(crate) fn start(next: Option<u64>, log: Log, from: PositionsFrom) -> Result<Start, String> {
     let Log { low, high, committed } = log;
     if let Some(next) = next
         && next > high
@@ -74,7 +74,7 @@ pub(super) fn start(next: Option<u64>, log: Log, from: PositionsFrom) -> Result<
 
 /// What of one partition was read and is not settled yet.
 #[derive(Debug, Default)]
-pub(super) struct Mark {
+pub(crate) struct Mark {
     /// By offset: the place behind the message before it. Between both lies a gap, which is taken care of with this message; nothing
     /// where nothing was read before.
     unsettled: BTreeMap<u64, Option<u64>>,
@@ -82,7 +82,7 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    pub(super) fn starting_at(start: Start) -> Self {
+    pub(crate) fn starting_at(start: Start) -> Self {
         let next = match start {
             Start::Beginning => None,
             Start::At(next) => Some(next),
@@ -90,22 +90,22 @@ impl Mark {
         Self { unsettled: BTreeMap::new(), next }
     }
 
-    pub(super) fn read(&mut self, offset: u64) {
+    pub(crate) fn read(&mut self, offset: u64) {
         self.unsettled.insert(offset, self.next);
         self.next = Some(offset + 1);
     }
 
-    pub(super) fn settled(&mut self, offset: u64) {
+    pub(crate) fn settled(&mut self, offset: u64) {
         self.unsettled.remove(&offset);
     }
 
     /// The next offset that will be read, where one is known.
-    pub(super) fn next(&self) -> Option<u64> {
+    pub(crate) fn next(&self) -> Option<u64> {
         self.next
     }
 
     /// Everything below is settled. Never beyond the place that whoever settles knows by the same deliveries.
-    pub(super) fn low(&self) -> Option<u64> {
+    pub(crate) fn low(&self) -> Option<u64> {
         self.unsettled.first_key_value().map_or(self.next, |(_, before)| *before)
     }
 }
