@@ -31,7 +31,7 @@ impl Shop {
     }
 
     fn parts(&self, disk: impl Disk + 'static) -> EngineParts {
-        parts(&self.broker, Arc::clone(&self.store), Box::new(disk))
+        parts(&self.broker, Arc::clone(&self.store), Arc::new(disk))
     }
 
     async fn customer(&self) -> Stranger {

@@ -395,12 +395,12 @@ impl Schemas {
     }
 }
 
-type Opened = (Arc<dyn Store>, Box<dyn Disk>, Option<PathBuf>);
+type Opened = (Arc<dyn Store>, Arc<dyn Disk>, Option<PathBuf>);
 
 fn open(place: Place) -> Result<Opened, StartError> {
     let folder = match place {
         Place::Memory => {
-            return Ok((Arc::new(MemoryStore::new()), Box::new(SimDisk::new()), None));
+            return Ok((Arc::new(MemoryStore::new()), Arc::new(SimDisk::new()), None));
         }
         Place::Folder(path) => DataFolder::open(path)?,
         Place::Open(folder) => folder,
@@ -411,7 +411,7 @@ fn open(place: Place) -> Result<Opened, StartError> {
         let folder = path.display().to_string();
         StartError::Journal { folder, source }
     })?;
-    Ok((Arc::new(store), Box::new(disk), Some(folder.schemas())))
+    Ok((Arc::new(store), Arc::new(disk), Some(folder.schemas())))
 }
 
 /// Which connector reads, prepares and carries what.

@@ -4,7 +4,8 @@
 //! for want of room, replies wait at the broker and time has gone on. A shard then listens for a moment before it lets
 //! timers fire: otherwise all deadlines of that time would run out at once, and answered steps would be taken for unanswered.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// A shard that took no turn for this long stood still. Many times what a turn takes, and below what a deadline is worth.
 const STOOD_STILL: Duration = Duration::from_secs(5);

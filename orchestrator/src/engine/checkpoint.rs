@@ -62,39 +62,76 @@ pub(crate) fn read_mark(store: &dyn Store) -> Result<Mark, Fatal> {
     }
 }
 
-/// Writes checkpoints on a thread of its own, one at a time.
+/// Gets checkpoints written, one at a time: by a thread of its own, or by whoever takes the turns of an engine.
 pub(crate) struct Checkpointer {
     work: Option<Sender<Checkpoint>>,
     done: Receiver<Result<GroupSeq, Fatal>>,
     busy: bool,
     thread: Option<JoinHandle<()>>,
+    /// Where no thread does.
+    desk: Option<Desk>,
+}
+
+/// Where checkpoints are written.
+struct Desk {
+    shared: Arc<Shared>,
+    shards: Vec<Sender<ToShard>>,
+    inbox: Receiver<Checkpoint>,
+    outbox: Sender<Result<GroupSeq, Fatal>>,
+}
+
+impl Desk {
+    /// Writes one. Says whether somebody wants to know.
+    fn write(&self, checkpoint: Checkpoint) -> bool {
+        let (keep_from, batches) = (checkpoint.keep_from, checkpoint.batches.clone());
+        let began = std::time::Instant::now();
+        let outcome = write(&self.shared, checkpoint).map(|()| keep_from);
+        self.shared.meters.checkpointed(began.elapsed());
+        if outcome.is_ok() {
+            for (shard, batch) in self.shards.iter().zip(batches) {
+                // A shard with a full inbox has work; it is told the next time.
+                shard.try_send(ToShard::Checkpointed(batch)).unwrap_or_default();
+            }
+        }
+        self.outbox.send(outcome).is_ok()
+    }
 }
 
 impl Checkpointer {
+    /// Writes them on a thread.
     pub(super) fn spawn(
         shared: Arc<Shared>,
         shards: Vec<Sender<ToShard>>,
     ) -> std::io::Result<Self> {
+        let mut checkpointer = Self::here(shared, shards);
+        if let Some(desk) = checkpointer.desk.take() {
+            let thread = std::thread::Builder::new().name("checkpointer".into());
+            let work = move || while desk.inbox.recv().is_ok_and(|it| desk.write(it)) {};
+            checkpointer.thread = Some(thread.spawn(work)?);
+        }
+        Ok(checkpointer)
+    }
+
+    /// Writes them when told to, by [`Checkpointer::write_here`].
+    pub(super) fn here(shared: Arc<Shared>, shards: Vec<Sender<ToShard>>) -> Self {
         let (work, inbox) = bounded::<Checkpoint>(1);
         let (outbox, done) = bounded(1);
-        let thread = std::thread::Builder::new().name("checkpointer".into()).spawn(move || {
-            for checkpoint in inbox {
-                let (keep_from, batches) = (checkpoint.keep_from, checkpoint.batches.clone());
-                let began = std::time::Instant::now();
-                let outcome = write(&shared, checkpoint).map(|()| keep_from);
-                shared.meters.checkpointed(began.elapsed());
-                if outcome.is_ok() {
-                    for (shard, batch) in shards.iter().zip(batches) {
-                        // A shard with a full inbox has work; it is told the next time.
-                        shard.try_send(ToShard::Checkpointed(batch)).unwrap_or_default();
-                    }
-                }
-                if outbox.send(outcome).is_err() {
-                    return;
-                }
-            }
-        })?;
-        Ok(Self { work: Some(work), done, busy: false, thread: Some(thread) })
+        let desk = Desk { shared, shards, inbox, outbox };
+        Self { work: Some(work), done, busy: false, thread: None, desk: Some(desk) }
+    }
+
+    /// Whether one is begun and no thread writes it.
+    pub(super) fn waits(&self) -> bool {
+        self.desk.as_ref().is_some_and(|desk| !desk.inbox.is_empty())
+    }
+
+    /// Writes the one that waits.
+    pub(super) fn write_here(&self) {
+        if let Some(desk) = &self.desk
+            && let Ok(checkpoint) = desk.inbox.try_recv()
+        {
+            desk.write(checkpoint);
+        }
     }
 
     pub(crate) fn is_busy(&self) -> bool {
@@ -113,6 +150,9 @@ impl Checkpointer {
     pub(crate) fn finished(&mut self, wait: bool) -> Result<Option<GroupSeq>, Fatal> {
         if !self.busy {
             return Ok(None);
+        }
+        if wait {
+            self.write_here();
         }
         let outcome = if wait {
             self.done.recv().map_err(|_| "the checkpointer has ended unexpectedly")?

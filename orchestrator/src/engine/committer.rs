@@ -25,14 +25,15 @@ use dirigent_model::time::Timestamp;
 use std::{
     collections::VecDeque,
     sync::{Arc, PoisonError, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
+use tokio::time::Instant;
 
 /// Batches made durable by one sync: as many as shards can have ready, and no more than a moment's work.
 const BATCHES_PER_SYNC_MAX: usize = 64;
 
 /// How long an idle committer waits before it writes down watermarks that have moved.
-const IDLE: Duration = Duration::from_millis(200);
+pub(super) const IDLE: Duration = Duration::from_millis(200);
 
 /// The least time between two copies of the accounts for the meters.
 const TELL_EVERY: Duration = Duration::from_millis(500);
@@ -55,6 +56,9 @@ pub const OUTBOX_MAX: usize = 100_000;
 
 /// How long to wait before room is looked for again.
 const ROOM_AGAIN: Duration = Duration::from_millis(500);
+
+/// How long to wait before it is looked whether brokers have confirmed.
+const CONFIRMED_AGAIN: Duration = Duration::from_millis(2);
 
 /// Room on the disk without which no checkpoint is begun, beside twice what the journal took in since the last one.
 const CHECKPOINT_ROOM_BYTES: u64 = 16 * 1024 * 1024;
@@ -81,8 +85,12 @@ pub(crate) struct Committer {
     pub(super) checkpointer: Checkpointer,
     /// Groups that still hold unconfirmed messages: their place, and each lane's next number behind them.
     pub(super) unconfirmed: VecDeque<(GroupSeq, Vec<LaneSeq>)>,
+    /// Batches that are not in the journal yet: of one round, unless there is no room.
+    pub(super) gathered: VecDeque<Batch>,
     /// The head of a group that was tried and found no room.
     pub(super) head: Option<GroupHead>,
+    /// The outbox is full, and that was told.
+    pub(super) is_full: bool,
     pub(super) written: Written,
 }
 
@@ -132,53 +140,95 @@ impl Committer {
     /// Works until every shard is gone.
     pub(crate) fn run(mut self) -> Result<(), Fatal> {
         loop {
-            match self.inbox.recv_timeout(IDLE) {
-                Ok(first) => {
-                    let mut batches = vec![first];
-                    while batches.len() < BATCHES_PER_SYNC_MAX
-                        && let Ok(next) = self.inbox.try_recv()
-                    {
-                        batches.push(next);
-                    }
-                    self.commit(batches)?;
-                }
-                Err(RecvTimeoutError::Timeout) => self.write_watermarks()?,
-                Err(RecvTimeoutError::Disconnected) => break,
+            match self.held_up() {
+                Some(rest) => std::thread::park_timeout(rest),
+                None => match self.inbox.recv_timeout(IDLE) {
+                    Ok(first) => self.gathered.push_back(first),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return self.end(),
+                },
+            }
+            self.turn()?;
+        }
+    }
+
+    /// How long to wait before the next turn, where room or brokers hold it up: the shards wait for us, the sources for them.
+    pub(super) fn held_up(&self) -> Option<Duration> {
+        if !self.gathered.is_empty() {
+            Some(ROOM_AGAIN)
+        } else if self.is_full {
+            Some(CONFIRMED_AGAIN)
+        } else {
+            None
+        }
+    }
+
+    /// Whether a shard has handed it something.
+    pub(super) fn has_mail(&self) -> bool {
+        !self.inbox.is_empty()
+    }
+
+    /// Commits what is there, then does what is due.
+    pub(super) fn turn(&mut self) -> Result<(), Fatal> {
+        if !self.is_full {
+            while self.gathered.len() < BATCHES_PER_SYNC_MAX
+                && let Ok(next) = self.inbox.try_recv()
+            {
+                self.gathered.push_back(next);
+            }
+            match self.gathered.is_empty() {
+                true => self.write_watermarks()?,
+                false => self.commit()?,
             }
             self.tell_meters();
             self.checkpoint(false)?;
-            self.hold_back()?;
         }
+        self.hold_back()
+    }
+
+    /// Every shard is gone: writes down what there is to be written.
+    pub(super) fn end(&mut self) -> Result<(), Fatal> {
         self.write_watermarks()?;
         self.checkpoint(true)
     }
 
-    /// Commits batch after batch as far as there is room, and waits for more where there is none.
-    fn commit(&mut self, batches: Vec<Batch>) -> Result<(), Fatal> {
-        let mut waiting = VecDeque::from(batches);
-        while !waiting.is_empty() {
-            let mut places = Vec::with_capacity(waiting.len());
-            let mut wanted = None;
-            for batch in &waiting {
-                match self.append(batch) {
-                    Ok(place) => places.push(place),
-                    Err(Hindered::NoRoom { bytes }) => {
-                        wanted = Some(bytes);
-                        break;
-                    }
-                    Err(Hindered::Fatal(cause)) => return Err(cause),
+    /// Writes the checkpoint that was begun, where no thread does.
+    pub(super) fn write_checkpoint(&mut self) {
+        self.checkpointer.write_here();
+    }
+
+    /// Whether a checkpoint is begun, and no thread writes it.
+    pub(super) fn has_checkpoint(&self) -> bool {
+        self.checkpointer.waits()
+    }
+
+    /// Commits as many of the gathered batches as there is room for.
+    fn commit(&mut self) -> Result<(), Fatal> {
+        let batches = std::mem::take(&mut self.gathered);
+        let mut places = Vec::with_capacity(batches.len());
+        let mut wanted = None;
+        for batch in &batches {
+            match self.append(batch) {
+                Ok(place) => places.push(place),
+                Err(Hindered::NoRoom { bytes }) => {
+                    wanted = Some(bytes);
+                    break;
                 }
-            }
-            let appended: Vec<Batch> = waiting.drain(..places.len()).collect();
-            if !appended.is_empty() {
-                self.make_durable(appended, places)?;
-            }
-            match wanted {
-                Some(bytes) => self.wait_for_room(bytes)?,
-                None => self.shared.health.clear(|it| matches!(it, Concern::DiskFull { .. })),
+                Err(Hindered::Fatal(cause)) => return Err(cause),
             }
         }
-        Ok(())
+        let mut appended = batches;
+        self.gathered = appended.split_off(places.len());
+        if !appended.is_empty() {
+            self.make_durable(appended.into(), places)?;
+        }
+        match wanted {
+            Some(bytes) => self.lacks_room(bytes),
+            None => {
+                self.shared.health.clear(|it| matches!(it, Concern::DiskFull { .. }));
+                Ok(())
+            }
+        }
     }
 
     fn make_durable(
@@ -355,19 +405,16 @@ impl Committer {
         self.shared.meters.consumed(self.accounts.counted_by_channel());
     }
 
-    /// Waits a moment for room, and does what makes some. Nothing of what waits has been promised to anyone.
-    fn wait_for_room(&mut self, bytes: u64) -> Result<(), Fatal> {
+    /// Does what makes room. Nothing of what waits for it has been promised to anyone.
+    fn lacks_room(&mut self, bytes: u64) -> Result<(), Fatal> {
         self.shared.health.raise(Concern::DiskFull { wanted_bytes: bytes });
         self.shared.disk.lacks_room();
-        // A checkpoint that finishes gives segments up, and their files can be used again.
-        self.checkpoint(false)?;
         if self.shared.is_stopping() {
             return Err(format!(
                 "no room for the journal's next file of {bytes} bytes while stopping: what could not be written comes again after the next start; make room first"
             )
             .into());
         }
-        std::thread::park_timeout(ROOM_AGAIN);
         Ok(())
     }
 
@@ -435,23 +482,23 @@ impl Committer {
         (first, confirmed)
     }
 
-    /// Waits while the brokers or the store have enough to do: the shards wait for us, the sources for them.
+    /// Looks whether the brokers or the store have enough to do.
     fn hold_back(&mut self) -> Result<(), Fatal> {
-        let mut told = false;
-        while !self.shared.is_stopping()
-            && self.relays.iter().map(RelayHandle::waiting).sum::<usize>() > OUTBOX_MAX
-        {
-            if !std::mem::replace(&mut told, true) {
+        let was_full = self.is_full;
+        self.is_full = !self.shared.is_stopping()
+            && self.relays.iter().map(RelayHandle::waiting).sum::<usize>() > OUTBOX_MAX;
+        match (was_full, self.is_full) {
+            (false, true) => {
                 tracing::warn!(
                     bound = OUTBOX_MAX,
                     "The outbox is full; nothing more is taken in until brokers confirm."
                 );
                 self.shared.health.raise(Concern::OutboxFull { messages: OUTBOX_MAX });
             }
-            std::thread::park_timeout(Duration::from_millis(2));
-        }
-        if told {
-            self.shared.health.clear(|it| matches!(it, Concern::OutboxFull { .. }));
+            (true, false) => {
+                self.shared.health.clear(|it| matches!(it, Concern::OutboxFull { .. }));
+            }
+            _ => {}
         }
         if self.shared.table.top_len() > UNCHECKPOINTED_MAX
             && self.checkpointer.is_busy()

@@ -18,8 +18,9 @@ use std::{
         Arc, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
+use tokio::time::Instant;
 
 /// Free bytes below which nothing is taken in, unless set otherwise: four files of the journal, or a few checkpoints.
 pub const HEADROOM_BYTES: u64 = 256 * 1024 * 1024;
@@ -34,7 +35,7 @@ const BALLAST_SHARE: u64 = 2;
 const LAST_SHARE: u64 = 4;
 
 /// How often the disk is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long the disk may take over one operation before readiness says so.
 const SILENT_AFTER: Duration = Duration::from_secs(30);
@@ -189,6 +190,8 @@ pub(super) struct Watcher {
     /// 0 for not looking at the room.
     pub headroom_bytes: u64,
     pub has_ballast: bool,
+    /// That the room can't be told is told once.
+    tells: bool,
 }
 
 impl Watcher {
@@ -199,24 +202,28 @@ impl Watcher {
             let left = disk.remove(BALLAST).is_ok();
             tracing::debug!(left, "The ballast of an earlier run was looked for.");
         }
-        Self { shared, disk, headroom_bytes, has_ballast: false }
+        Self { shared, disk, headroom_bytes, has_ballast: false, tells: true }
     }
 
     pub(super) fn run(mut self) {
-        let mut tells = true;
         while !self.shared.is_stopping() {
-            match self.disk.room() {
-                Ok(Some(room)) if self.headroom_bytes > 0 => self.look(room),
-                Ok(_) => {}
-                Err(error) if tells => {
-                    tells = false;
-                    tracing::warn!(%error, "The room on the disk can't be told; nothing pauses for it.");
-                }
-                Err(_) => {}
-            }
-            self.listen();
+            self.step();
             std::thread::park_timeout(LOOK_EVERY);
         }
+    }
+
+    /// Looks once.
+    pub(super) fn step(&mut self) {
+        match self.disk.room() {
+            Ok(Some(room)) if self.headroom_bytes > 0 => self.look(room),
+            Ok(_) => {}
+            Err(error) if self.tells => {
+                self.tells = false;
+                tracing::warn!(%error, "The room on the disk can't be told; nothing pauses for it.");
+            }
+            Err(_) => {}
+        }
+        self.listen();
     }
 
     fn look(&mut self, room: Room) {

@@ -12,6 +12,7 @@
 
 mod accounts;
 mod aftermath;
+mod assembly;
 mod attention;
 mod audit;
 mod batch;

@@ -237,7 +237,7 @@ pub fn audit_at_rest(folder: &Path) -> Result<Audit, AtRestError> {
 }
 
 /// The same for a store and a journal that lie somewhere else.
-pub fn audit(store: Arc<dyn Store>, disk: Box<dyn Disk>) -> Result<Audit, Fatal> {
+pub fn audit(store: Arc<dyn Store>, disk: Arc<dyn Disk>) -> Result<Audit, Fatal> {
     let (table, kept) = (Table::new(store), KeptTable::default());
     let recovered = read(&table, &kept, disk)?;
     Ok(audit::audit(&recovered.accounts, &table, &kept)?)
@@ -254,7 +254,7 @@ struct AtRest {
 pub(super) fn read(
     table: &Table,
     kept: &KeptTable,
-    disk: Box<dyn Disk>,
+    disk: Arc<dyn Disk>,
 ) -> Result<Recovered<GroupSeq>, Fatal> {
     // As many connectors as there can be: whose messages are still to be sent does not matter here.
     let lanes = usize::from(u8::MAX) + 1;
@@ -274,7 +274,7 @@ fn open(folder: &Path) -> Result<AtRest, AtRestError> {
     let disk = FileDisk::open(&opened.journal()).map_err(|error| journal(error.into()))?;
     let table = Arc::new(Table::new(Arc::new(SledStore::open(&opened, StoreOptions::default())?)));
     let kept = Arc::new(KeptTable::default());
-    let accounts = read(&table, &kept, Box::new(disk)).map_err(journal)?.accounts;
+    let accounts = read(&table, &kept, Arc::new(disk)).map_err(journal)?.accounts;
     Ok(AtRest { table, kept, accounts })
 }
 

@@ -16,7 +16,10 @@ use crate::{
     store::{Change, Space},
 };
 use dirigent_model::instance::{Core, Instance, InstanceId, Leg, NodeState};
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 /// Stands in the store once there is a journal: a folder without one is then no new folder.
 pub(super) const JOURNAL_BEGUN: &[u8] = b"journal";
@@ -41,9 +44,9 @@ pub(crate) struct Recovered<J = Journal> {
 pub(crate) fn recover<J>(
     table: &Table,
     kept: &KeptTable,
-    disk: Box<dyn Disk>,
+    disk: Arc<dyn Disk>,
     lanes: usize,
-    open: impl FnOnce(Box<dyn Disk>, GroupSeq, TakeIn<'_>) -> Result<(J, GroupSeq), JournalError>,
+    open: impl FnOnce(Arc<dyn Disk>, GroupSeq, TakeIn<'_>) -> Result<(J, GroupSeq), JournalError>,
 ) -> Result<Recovered<J>, Fatal> {
     let mark = read_mark(&**table.store())?;
     let begun = table.store().get(Space::Meta, JOURNAL_BEGUN)?.is_some();

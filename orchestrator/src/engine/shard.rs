@@ -29,8 +29,9 @@ use rustc_hash::FxHashMap;
 use std::{
     collections::{BTreeSet, VecDeque},
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
+use tokio::time::Instant;
 
 /// Inputs in one batch. Large enough that one sync serves many, small enough that the first of them does not wait long.
 const BATCH_INPUTS_MAX: usize = 1_024;
@@ -92,6 +93,8 @@ pub(crate) struct Shard {
     /// Instances that have ended, with the batch that says so: they leave the memory once it is durable.
     pub(super) ended: VecDeque<(u64, InstanceId)>,
     pub(super) attention: Attention,
+    /// Lets the committer get on, for a moment.
+    pub(super) wait: Box<dyn Fn() + Send>,
 }
 
 /// Something that no instance can mend: the process has to end.
@@ -118,8 +121,24 @@ impl Shard {
         }
     }
 
+    /// Takes one turn with what is there, for whoever takes all turns of an engine on one thread. Says whether to go on.
+    pub(super) fn step(&mut self) -> Result<bool, Fatal> {
+        let first = self.inbox.try_recv().ok();
+        let stop = self.take_turn(first)?;
+        if !self.hand_over() || stop {
+            return Ok(false);
+        }
+        self.evict();
+        Ok(true)
+    }
+
+    /// Whether somebody has sent it something.
+    pub(super) fn has_mail(&self) -> bool {
+        !self.inbox.is_empty() || !self.unsent.is_empty()
+    }
+
     /// How long to wait for jobs: until something is due.
-    fn patience(&self) -> Duration {
+    pub(super) fn patience(&self) -> Duration {
         let expiry = self.expiries.first().map(|(until, ..)| *until);
         let next = self.schedule.next_due().into_iter().chain(expiry).min();
         let due = next.map(|due| due.since(self.shared.clock.now()));
@@ -197,7 +216,7 @@ impl Shard {
             // Stopping is no reason: a state from before that batch would be taken for the last one.
             && !self.shared.has_failed()
         {
-            std::thread::park_timeout(Duration::from_millis(1));
+            (self.wait)();
         }
         self.attention.waited(waiting.elapsed());
     }

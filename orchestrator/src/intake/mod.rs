@@ -24,7 +24,7 @@ use std::{
 const FETCH_MAX: usize = 512;
 
 /// How often an idle intake looks whether it is to stop.
-const IDLE: Duration = Duration::from_millis(100);
+pub(crate) const IDLE: Duration = Duration::from_millis(100);
 
 /// Reads one source.
 pub(crate) struct Intake {
@@ -41,24 +41,24 @@ pub(crate) struct Intake {
     pub names: BTreeMap<String, Arc<str>>,
     /// Which connector this is of.
     pub lane: usize,
+    /// How often it looks whether it is to stop.
+    pub idle: Duration,
 }
 
 impl Intake {
-    /// Works until told to stop.
-    pub(crate) fn run(mut self, runtime: &tokio::runtime::Handle) -> Result<(), Fatal> {
+    /// Works until told to stop. Waits in place for shards that have enough, so it wants a thread of its own.
+    pub(crate) async fn run(mut self) -> Result<(), Fatal> {
         let (settler, health) = (self.source.settler(), self.source.health());
         while !self.shared.stopping.load(Ordering::Acquire) {
             self.hears(health.standing().is_ready());
-            if !self.waits_for_room() {
+            if !self.waits_for_room().await {
                 return Ok(());
             }
-            let received = runtime.block_on(async {
-                tokio::time::timeout(IDLE, self.source.receive(FETCH_MAX)).await
-            });
+            let received = tokio::time::timeout(self.idle, self.source.receive(FETCH_MAX)).await;
             let Ok(received) = received else { continue };
             let received = received?;
             // What was fetched while the disk became low waits, too.
-            if !self.waits_for_room() {
+            if !self.waits_for_room().await {
                 return Ok(());
             }
             let room = received.len().div_ceil(self.shards.len().max(1));
@@ -86,13 +86,13 @@ impl Intake {
 
     /// Waits while the disk is low; answers whether to go on. The source's own bounds hold it back, it goes on serving its broker,
     /// and what is in hand at the end is not settled, so it comes again.
-    fn waits_for_room(&self) -> bool {
+    async fn waits_for_room(&self) -> bool {
         while self.shared.disk.is_low() {
             self.hears(false);
             if self.shared.stopping.load(Ordering::Acquire) {
                 return false;
             }
-            std::thread::sleep(IDLE);
+            tokio::time::sleep(self.idle).await;
         }
         true
     }

@@ -18,6 +18,7 @@ const OPTIONS: JournalOptions = JournalOptions {
     record_bytes_max: 64 * 1024,
     durability: Durability::PowerLoss,
     preparation: Preparation::InBackground,
+    nonce_seed: None,
 };
 
 fn payload(seq: u64) -> Vec<u8> {
@@ -28,7 +29,7 @@ fn payload(seq: u64) -> Vec<u8> {
 fn open(folder: &Path, from: u64) -> Journal {
     let disk = FileDisk::open(folder).expect("the folder exists");
     let mut expected = from;
-    Journal::open(Box::new(disk), OPTIONS, GroupSeq(from), &mut |seq, bytes| {
+    Journal::open(Arc::new(disk), OPTIONS, GroupSeq(from), &mut |seq, bytes| {
         assert_eq!(seq.0, expected, "no gap");
         assert!(bytes == payload(seq.0), "group {seq} is torn");
         expected += 1;

@@ -29,6 +29,8 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
+use rustc_hash::FxBuildHasher;
+
 pub use disk::{Disk, DiskFile, FileDisk, Room};
 pub use error::JournalError;
 pub use sim::{DiskFault, DiskOperation, SimDisk};
@@ -106,6 +108,8 @@ pub struct JournalOptions {
     pub durability: Durability,
     /// When files are made.
     pub preparation: Preparation,
+    /// What nonces are drawn from; from the system's randomness where none is set, as it has to be on a disk that outlives the process.
+    pub nonce_seed: Option<u64>,
 }
 
 impl Default for JournalOptions {
@@ -115,6 +119,7 @@ impl Default for JournalOptions {
             record_bytes_max: RECORD_BYTES_MAX,
             durability: Durability::default(),
             preparation: Preparation::default(),
+            nonce_seed: None,
         }
     }
 }
@@ -178,12 +183,11 @@ impl Journal {
     /// # Errors
     /// The disk failed; records are damaged, missing, or of a later release; `take_in` refused. Nothing is changed then.
     pub fn open(
-        disk: Box<dyn Disk>,
+        disk: Arc<dyn Disk>,
         options: JournalOptions,
         from: GroupSeq,
         take_in: TakeIn<'_>,
     ) -> Result<Self, JournalError> {
-        let disk: Arc<dyn Disk> = Arc::from(disk);
         let options = JournalOptions {
             segment_bytes: options.segment_bytes.max(SEGMENT_BYTES_MIN),
             record_bytes_max: options.record_bytes_max.min(RECORD_BYTES_MAX_MAX),
@@ -203,7 +207,7 @@ impl Journal {
                 let first = GroupSeq::FIRST;
                 let name = spares.take()?;
                 let bytes = options.segment_bytes;
-                let (file, nonce) = begin_segment(disk.as_ref(), &name, first, bytes)?;
+                let (file, nonce) = begin_segment(disk.as_ref(), &name, first, &options)?;
                 segments.push_back(Segment {
                     name: Segment::name_of(first),
                     first,
@@ -356,7 +360,8 @@ impl Journal {
         };
         let spare = self.stop_on_error(spare)?;
         let first = self.next;
-        let begun = begin_segment(self.disk.as_ref(), &spare, first, segment_bytes);
+        let options = JournalOptions { segment_bytes, ..self.options };
+        let begun = begin_segment(self.disk.as_ref(), &spare, first, &options);
         let (file, nonce) = self.stop_on_error(begun)?;
         self.active = file;
         self.nonce = nonce;
@@ -423,14 +428,18 @@ fn begin_segment(
     disk: &dyn Disk,
     spare: &str,
     first: GroupSeq,
-    bytes: u64,
+    options: &JournalOptions,
 ) -> Result<(Box<dyn DiskFile>, u64), JournalError> {
     let name = Segment::name_of(first);
     let beginning = "beginning segment";
     // Odd, hence never the zeros of a new file.
-    let nonce = RandomState::new().hash_one(first.0) | 1;
+    let drawn = match options.nonce_seed {
+        Some(seed) => FxBuildHasher.hash_one((seed, first.0)),
+        None => RandomState::new().hash_one(first.0),
+    };
+    let nonce = drawn | 1;
     let file = disk.open(spare).map_err(doing(beginning, &name))?;
-    let header = SegmentHeader { first, nonce, bytes: Some(bytes) }.to_bytes();
+    let header = SegmentHeader { first, nonce, bytes: Some(options.segment_bytes) }.to_bytes();
     file.write_at(0, &header).map_err(doing(beginning, &name))?;
     file.sync_data().map_err(doing(beginning, &name))?;
     disk.rename(spare, &name).map_err(doing(beginning, &name))?;

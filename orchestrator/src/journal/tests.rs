@@ -12,6 +12,7 @@ const OPTIONS: JournalOptions = JournalOptions {
     record_bytes_max: 64 * 1024,
     durability: Durability::PowerLoss,
     preparation: Preparation::OnDemand,
+    nonce_seed: None,
 };
 
 fn open_with(
@@ -21,7 +22,7 @@ fn open_with(
 ) -> Result<(Journal, Records), JournalError> {
     let mut records = Vec::new();
     let journal =
-        Journal::open(Box::new(disk.clone()), options, GroupSeq(from), &mut |seq, bytes| {
+        Journal::open(Arc::new(disk.clone()), options, GroupSeq(from), &mut |seq, bytes| {
             records.push((seq.0, bytes.to_vec()));
             Ok(())
         })?;
@@ -286,7 +287,7 @@ fn a_reader_that_refuses_ends_the_opening() {
     let mut refuse = |seq: GroupSeq, _: &[u8]| {
         if seq.0 == 2 { Err("cannot fold".into()) } else { Ok(()) }
     };
-    let error = Journal::open(Box::new(disk), OPTIONS, GroupSeq(1), &mut refuse).map(drop);
+    let error = Journal::open(Arc::new(disk), OPTIONS, GroupSeq(1), &mut refuse).map(drop);
     assert!(matches!(error, Err(JournalError::Refused { seq: GroupSeq(2), .. })));
 }
 

@@ -25,9 +25,12 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
 use watermark::Watermark;
 
 /// Messages in flight at once on a lane. Deep enough that a broker's sync serves many.
@@ -218,7 +221,7 @@ impl Relay {
             while let Ok(messages) = self.inbox.try_recv() {
                 self.departures.take_in(messages);
             }
-            let (now, at) = (self.clock.now(), tokio::time::Instant::now());
+            let (now, at) = (self.clock.now(), Instant::now());
             let departing = self.departures.next(now, at, WINDOW_MAX, WINDOW_BYTES_MAX);
             self.state.queued.store(self.departures.queued(), Ordering::Release);
             for given_back in departing.given_back {
@@ -340,7 +343,7 @@ impl Relay {
                 "Messages are not confirmed; sending them again."
             );
         }
-        self.departures.hear(again, was_confirmed, tokio::time::Instant::now());
+        self.departures.hear(again, was_confirmed, Instant::now());
         Ok(())
     }
 

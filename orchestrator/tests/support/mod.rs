@@ -131,7 +131,7 @@ pub fn orchestrator(broker: &MemoryBroker) -> OrchestratorBuilder {
 
 /// An engine of parts: on a disk and a store that outlive it, and in small segments, so that rolling, retiring and recycling
 /// them have their share of what happens.
-pub fn parts(broker: &MemoryBroker, store: Arc<dyn Store>, disk: Box<dyn Disk>) -> EngineParts {
+pub fn parts(broker: &MemoryBroker, store: Arc<dyn Store>, disk: Arc<dyn Disk>) -> EngineParts {
     let lane = LaneParts {
         connector: Arc::new(broker.clone()),
         reads: vec![ChannelSpec::events("starts"), ChannelSpec::work("shop.replies")],
