@@ -35,6 +35,18 @@ pub use api::{
 };
 pub use cli::cli;
 
+/// Does what may block where it may: on a thread for it.
+async fn may_block<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is going down: as in a crash, nothing follows.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
 /// An error with all its causes, in one line.
 pub fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();

@@ -91,7 +91,7 @@ impl Machine {
     }
 
     async fn start(&self) -> Result<Engine, EngineError> {
-        let disk = Box::new(self.disk.clone());
+        let disk = Arc::new(self.disk.clone());
         Engine::start(parts(&self.broker, Arc::clone(&self.store), disk)).await
     }
 
@@ -170,7 +170,7 @@ async fn orders_survive(seed: u64) {
     adds_up(&again, kept, seed);
     assert_eq!(again.confirmed, [again.sent], "seed {seed}");
     engine.stop().await.unwrap();
-    let disk = Box::new(machine.disk.clone());
+    let disk = Arc::new(machine.disk.clone());
     let audit = dirigent::engine::audit(Arc::clone(&machine.store), disk).unwrap();
     assert!(audit.is_clean(), "seed {seed}: {:?}", audit.gaps);
     machine.is_sound();

@@ -40,7 +40,7 @@ struct Machine {
 impl Machine {
     async fn start(&self) -> Result<Engine, EngineError> {
         let plans = vec![invoice("invoice").unwrap().plan(), other().unwrap().plan()];
-        let disk = Box::new(self.disk.clone());
+        let disk = Arc::new(self.disk.clone());
         let parts = EngineParts {
             registry: Registry::new(plans).unwrap(),
             parked_for: Duration::from_millis(150),
@@ -50,7 +50,7 @@ impl Machine {
     }
 
     fn audit(&self, seed: u64) -> Audit {
-        let audit = audit(Arc::clone(&self.store), Box::new(self.disk.clone())).unwrap();
+        let audit = audit(Arc::clone(&self.store), Arc::new(self.disk.clone())).unwrap();
         assert!(audit.is_clean(), "seed {seed}: {:?}", audit.gaps);
         audit
     }

@@ -311,6 +311,11 @@ impl OrchestratorBuilder {
 
     /// Recovers what the data folder holds, connects, and runs.
     pub async fn start(self) -> Result<Engine, StartError> {
+        Ok(Engine::start(self.parts().await?).await?)
+    }
+
+    /// What the engine is to be made of, once everything that was said is found to fit together.
+    pub(crate) async fn parts(self) -> Result<EngineParts, StartError> {
         if !self.mistakes.is_empty() {
             return Err(StartError::Definitions(self.mistakes));
         }
@@ -338,7 +343,7 @@ impl OrchestratorBuilder {
             compatibility: self.compatibility,
         };
         let codec = schemas.agreed().await?;
-        let parts = EngineParts {
+        Ok(EngineParts {
             app: self.app,
             replies,
             dead_letters,
@@ -357,8 +362,7 @@ impl OrchestratorBuilder {
             parked_for: self.parked_for,
             clock: self.clock,
             observer: self.observer,
-        };
-        Ok(Engine::start(parts).await?)
+        })
     }
 }
 
@@ -376,7 +380,7 @@ impl Schemas {
     /// The codec, once everybody can read everybody.
     async fn agreed(self) -> Result<Arc<dyn Codec>, StartError> {
         // The registry is asked, and the folder read: not on the runtime's own threads.
-        let agreed = tokio::task::spawn_blocking(move || {
+        let agreed = crate::may_block(move || {
             let bodies = self.registry.as_ref().map_or_else(Default::default, |it| it.codec());
             keep_to_released(&bodies, &self.contracts, &self.released, self.compatibility)?;
             if let Some(registry) = &self.registry {
@@ -388,10 +392,7 @@ impl Schemas {
             }
             Ok(self.codec.unwrap_or(bodies))
         });
-        match agreed.await {
-            Ok(agreed) => agreed.map_err(|error| StartError::Schemas(Box::new(error))),
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        }
+        agreed.await.map_err(|error| StartError::Schemas(Box::new(error)))
     }
 }
 

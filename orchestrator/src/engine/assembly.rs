@@ -64,7 +64,7 @@ pub(crate) enum Turns {
     /// A thread of each part. A full queue makes the one before it wait.
     OfThreads,
     /// One thread takes them all, and looks itself whether a queue is full.
-    #[cfg_attr(not(feature = "simulation"), allow(dead_code, reason = "only the simulation does"))]
+    #[cfg(feature = "simulation")]
     InTurn,
 }
 
@@ -72,6 +72,7 @@ impl Turns {
     fn queue<T>(self, most: usize) -> (Sender<T>, Receiver<T>) {
         match self {
             Self::OfThreads => bounded(most),
+            #[cfg(feature = "simulation")]
             // Its bound is kept by whoever takes the turns; waiting here would be waiting for oneself.
             Self::InTurn => unbounded(),
         }
@@ -346,6 +347,7 @@ async fn connect(
     let checkpointer = match turns {
         Turns::OfThreads => Checkpointer::spawn(Arc::clone(&shared), shards_in.clone())
             .map_err(EngineError::Thread)?,
+        #[cfg(feature = "simulation")]
         Turns::InTurn => Checkpointer::here(Arc::clone(&shared), shards_in.clone()),
     };
     let committer = Committer {

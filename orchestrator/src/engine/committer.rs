@@ -163,11 +163,6 @@ impl Committer {
         }
     }
 
-    /// Whether a shard has handed it something.
-    pub(super) fn has_mail(&self) -> bool {
-        !self.inbox.is_empty()
-    }
-
     /// Commits what is there, then does what is due.
     pub(super) fn turn(&mut self) -> Result<(), Fatal> {
         if !self.is_full {
@@ -190,16 +185,6 @@ impl Committer {
     pub(super) fn end(&mut self) -> Result<(), Fatal> {
         self.write_watermarks()?;
         self.checkpoint(true)
-    }
-
-    /// Writes the checkpoint that was begun, where no thread does.
-    pub(super) fn write_checkpoint(&mut self) {
-        self.checkpointer.write_here();
-    }
-
-    /// Whether a checkpoint is begun, and no thread writes it.
-    pub(super) fn has_checkpoint(&self) -> bool {
-        self.checkpointer.waits()
     }
 
     /// Commits as many of the gathered batches as there is room for.

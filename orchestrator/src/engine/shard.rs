@@ -111,7 +111,7 @@ impl Shard {
                 },
                 // While it runs, an engine always has somebody who may bring such a job.
                 recv(self.unsent) -> job => job.ok().map(|job| ToShard::Jobs(vec![job])),
-                default(self.patience()) => None,
+                default(self.patience(IDLE_MAX)) => None,
             };
             let stop = self.take_turn(first)?;
             if !self.hand_over() || stop {
@@ -121,28 +121,12 @@ impl Shard {
         }
     }
 
-    /// Takes one turn with what is there, for whoever takes all turns of an engine on one thread. Says whether to go on.
-    pub(super) fn step(&mut self) -> Result<bool, Fatal> {
-        let first = self.inbox.try_recv().ok();
-        let stop = self.take_turn(first)?;
-        if !self.hand_over() || stop {
-            return Ok(false);
-        }
-        self.evict();
-        Ok(true)
-    }
-
-    /// Whether somebody has sent it something.
-    pub(super) fn has_mail(&self) -> bool {
-        !self.inbox.is_empty() || !self.unsent.is_empty()
-    }
-
-    /// How long to wait for jobs: until something is due.
-    pub(super) fn patience(&self) -> Duration {
+    /// How long to wait for jobs: until something is due, and no longer than this.
+    pub(super) fn patience(&self, at_most: Duration) -> Duration {
         let expiry = self.expiries.first().map(|(until, ..)| *until);
         let next = self.schedule.next_due().into_iter().chain(expiry).min();
         let due = next.map(|due| due.since(self.shared.clock.now()));
-        due.map_or(IDLE_MAX, |due| self.attention.patience(due).min(IDLE_MAX))
+        due.map_or(at_most, |due| self.attention.patience(due).min(at_most))
     }
 
     /// Takes what is there, up to a batch. Says whether to stop.

@@ -108,7 +108,7 @@ pub struct JournalOptions {
     pub durability: Durability,
     /// When files are made.
     pub preparation: Preparation,
-    /// What nonces are drawn from; from the system's randomness where none is set, as it has to be on a disk that outlives the process.
+    /// What nonces are drawn from; the system's randomness, which a disk that outlives the process needs, where nothing is set.
     pub nonce_seed: Option<u64>,
 }
 
@@ -433,11 +433,8 @@ fn begin_segment(
     let name = Segment::name_of(first);
     let beginning = "beginning segment";
     // Odd, hence never the zeros of a new file.
-    let drawn = match options.nonce_seed {
-        Some(seed) => FxBuildHasher.hash_one((seed, first.0)),
-        None => RandomState::new().hash_one(first.0),
-    };
-    let nonce = drawn | 1;
+    let seeded = options.nonce_seed.map(|seed| FxBuildHasher.hash_one((seed, first.0)));
+    let nonce = seeded.unwrap_or_else(|| RandomState::new().hash_one(first.0)) | 1;
     let file = disk.open(spare).map_err(doing(beginning, &name))?;
     let header = SegmentHeader { first, nonce, bytes: Some(options.segment_bytes) }.to_bytes();
     file.write_at(0, &header).map_err(doing(beginning, &name))?;

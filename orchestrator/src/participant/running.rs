@@ -8,7 +8,7 @@ use super::{
     turn::{Outgoing, Worker},
 };
 use crate::{
-    envelope,
+    envelope, may_block,
     store::{Store, StoreError},
     telemetry::SpanFact,
 };
@@ -98,14 +98,14 @@ pub(super) async fn start(
     };
     if let Some(registry) = service.schemas.clone() {
         let service = Arc::clone(&service);
-        let agreed = blocking(move || registry.agree(&service.contracts)).await;
+        let agreed = may_block(move || registry.agree(&service.contracts)).await;
         agreed.map_err(unreadable(&name))?;
     }
     connector.prepare(&service.channels).await.map_err(connect("preparing its channels"))?;
     let (mut tries, mut delays) = (1, Delays::new());
     let (opened, worker) = loop {
         let (service, store) = (Arc::clone(&service), Arc::clone(&store));
-        let opened = blocking(move || {
+        let opened = may_block(move || {
             let worker = Worker::new(service, store)?;
             Ok::<_, StoreError>(((worker.positions()?, worker.waiting()?), worker))
         });
@@ -258,7 +258,7 @@ impl AtWork {
     /// Makes durable what the last windows have left, and settles them.
     async fn write_positions(&mut self) -> Result<(), ParticipantError> {
         let mut worker = self.worker.take().expect("no turn is being made");
-        let (worker, finished) = blocking(move || {
+        let (worker, finished) = may_block(move || {
             let finished = worker.finish();
             (worker, finished)
         })
@@ -278,7 +278,7 @@ impl AtWork {
             let (registry, stopped) = (Arc::clone(&registry), self.stopped.clone());
             // Dropped without a stop, nobody holds the other end.
             let goes_on = move || stopped.has_changed().is_ok() && !*stopped.borrow();
-            let known = blocking(move || registry.wait_for(id, goes_on)).await;
+            let known = may_block(move || registry.wait_for(id, goes_on)).await;
             if !known.map_err(unreadable(&self.service.name))? {
                 return Ok(Goes::ToItsEnd);
             }
@@ -293,7 +293,7 @@ impl AtWork {
             let mut worker = self.worker.take().expect("no turn is being made");
             let (now, part, given_up) =
                 (self.service.clock.now(), tries.part(window.len()), tries.given_up());
-            let (worker, deliveries, turn) = blocking(move || {
+            let (worker, deliveries, turn) = may_block(move || {
                 let turn = worker.take(&window[..part], now, given_up.as_deref());
                 (worker, window, turn)
             })
@@ -360,7 +360,7 @@ impl AtWork {
                 () = tokio::time::sleep(delay) => {}
             }
             let mut worker = self.worker.take().expect("no turn is being made");
-            let (worker, waiting) = blocking(move || {
+            let (worker, waiting) = may_block(move || {
                 let waiting = worker.take_up();
                 (worker, waiting)
             })
@@ -444,16 +444,4 @@ fn unreadable(participant: &str) -> impl FnOnce(RegistryError) -> ParticipantErr
 fn failed(participant: &str) -> impl FnOnce(StoreError) -> ParticipantError {
     let participant = participant.to_owned();
     move |source| ParticipantError::Store { participant, source }
-}
-
-/// Does what may block where it may.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is going down: as in a crash, nothing follows.
-            Err(_) => std::future::pending().await,
-        },
-    }
 }
