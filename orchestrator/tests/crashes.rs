@@ -97,7 +97,7 @@ impl Machine {
 
     /// What is left now and then is harmless: a time that a checkpoint wrote and did not live to use.
     fn is_sound(&self) {
-        let (store, disk) = (Arc::clone(&self.store), Box::new(self.disk.clone()));
+        let (store, disk) = (Arc::clone(&self.store), Arc::new(self.disk.clone()));
         let registry = parts(&self.broker, Arc::clone(&self.store), disk.clone()).registry;
         let found = dirigent::engine::fsck(store, disk, Some(&registry)).unwrap();
         assert!(found.is_clean(), "{:?}", found.findings);

@@ -161,7 +161,7 @@ impl Left {
 
     fn parts(&self) -> EngineParts {
         let store: Arc<dyn Store> = self.store.clone();
-        let parts = parts(&self.broker, store, Box::new(self.disk.clone()));
+        let parts = parts(&self.broker, store, Arc::new(self.disk.clone()));
         EngineParts { registry: registry(), clock: self.clock.clone(), ..parts }
     }
 
@@ -171,12 +171,12 @@ impl Left {
 
     fn checked(&self) -> Fsck {
         let store: Arc<dyn Store> = self.store.clone();
-        engine::fsck(store, Box::new(self.disk.clone()), Some(&registry())).unwrap()
+        engine::fsck(store, Arc::new(self.disk.clone()), Some(&registry())).unwrap()
     }
 
     fn repaired(&self, plan: &RepairPlan, kept: &mut Vec<Vec<u8>>) -> Result<Fsck, RepairError> {
         let store: Arc<dyn Store> = self.store.clone();
-        let disk = || -> Box<dyn Disk> { Box::new(self.disk.clone()) };
+        let disk = || -> Arc<dyn Disk> { Arc::new(self.disk.clone()) };
         let mut keep = |_: Space, _: &[u8], bytes: &[u8]| {
             kept.push(bytes.to_vec());
             Ok(())
@@ -504,7 +504,7 @@ async fn what_can_not_be_read_at_all_is_an_error_that_says_what_to_do() {
     let left = Left::behind().await;
     let said = |left: &Left| {
         let store: Arc<dyn Store> = left.store.clone();
-        let checked = engine::fsck(store, Box::new(left.disk.clone()), Some(&registry()));
+        let checked = engine::fsck(store, Arc::new(left.disk.clone()), Some(&registry()));
         dirigent::describe(&*checked.unwrap_err())
     };
     let harmed = left.copy();

@@ -47,7 +47,7 @@ use std::{collections::BTreeSet, sync::Arc};
 /// The store's mark or the journal can't be read, or they are not of one age.
 pub fn fsck(
     store: Arc<dyn Store>,
-    disk: Box<dyn Disk>,
+    disk: Arc<dyn Disk>,
     registry: Option<&Registry>,
 ) -> Result<Fsck, Fatal> {
     let (table, kept) = (Table::new(Arc::clone(&store)), KeptTable::default());
@@ -81,7 +81,7 @@ pub fn fsck(
 /// The state has changed since, or the plan holds what the check does not propose: nothing is changed then.
 pub fn repair(
     store: Arc<dyn Store>,
-    disk: impl Fn() -> Box<dyn Disk>,
+    disk: impl Fn() -> Arc<dyn Disk>,
     registry: Option<&Registry>,
     plan: &RepairPlan,
     keep: KeepBytes<'_>,

@@ -78,12 +78,12 @@ fn found(core: &Core, outgoing: Vec<Outgoing>) -> Vec<(&'static str, Severity, S
     let disk = SimDisk::new();
     let options = JournalOptions { segment_bytes: 32 * 1024, ..JournalOptions::default() };
     let mut journal =
-        Journal::open(Box::new(disk.clone()), options, GroupSeq::FIRST, &mut |_, _| Ok(()))
+        Journal::open(Arc::new(disk.clone()), options, GroupSeq::FIRST, &mut |_, _| Ok(()))
             .unwrap();
     journal.append(&[&record]).unwrap();
     journal.sync().unwrap();
     drop(journal);
-    let found = fsck(Arc::new(MemoryStore::new()), Box::new(disk), None).unwrap();
+    let found = fsck(Arc::new(MemoryStore::new()), Arc::new(disk), None).unwrap();
     found.findings.into_iter().map(|it| (it.kind, it.severity, it.what)).collect()
 }
 
