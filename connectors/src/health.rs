@@ -1,7 +1,8 @@
 //! How a source or a sink stands with its broker, for readiness and metrics.
 //!
 //! ```text
-//! connector ─► Health::{ready, waiting, degraded, away, reconnected, show} ─► Health::report ─► whoever watches
+//! connector ─► Health::{ready, waiting, degraded, ails, away, reconnected, show} ─► Health::report ─► whoever watches
+//!                                                                             └─► Health::flow ─► whoever counts time
 //! ```
 //!
 //! One handle for each source and sink, shared by all that work for it. Telling the same again costs a comparison and changes
@@ -66,6 +67,17 @@ impl Standing {
     }
 }
 
+/// From which of its channels a source can hand out messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Flow {
+    /// From each of them, as far as is known.
+    All,
+    /// From all but these, by the names of the channels, each once, in their order.
+    AllBut(Arc<[String]>),
+    /// From none.
+    Nothing,
+}
+
 /// Whether a figure goes up and down, or only up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MeasureKind {
@@ -116,9 +128,17 @@ pub struct Health(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    standing: watch::Sender<(Standing, Instant)>,
+    standing: watch::Sender<Stands>,
     reconnects: AtomicU64,
     figures: Mutex<Vec<Figure>>,
+}
+
+#[derive(Debug, Clone)]
+struct Stands {
+    standing: Standing,
+    since: Instant,
+    /// The channels that ail while the others deliver; none where it stands for all of them.
+    ailing: Arc<[String]>,
 }
 
 impl Default for Health {
@@ -130,8 +150,9 @@ impl Default for Health {
 impl Health {
     /// Ready, and nothing to show.
     pub fn new() -> Self {
+        let (standing, since) = (Standing::Ready, Instant::now());
         Self(Arc::new(Shared {
-            standing: watch::Sender::new((Standing::Ready, Instant::now())),
+            standing: watch::Sender::new(Stands { standing, since, ailing: Arc::default() }),
             reconnects: AtomicU64::new(0),
             figures: Mutex::default(),
         }))
@@ -139,22 +160,29 @@ impl Health {
 
     /// Messages flow.
     pub fn ready(&self) {
-        self.stands(Standing::Ready);
+        self.stands(Standing::Ready, &[]);
     }
 
     /// It is not our turn.
     pub fn waiting(&self, why: impl Into<String>) {
-        self.stands(Standing::Waiting { why: shortened(why.into()) });
+        self.stands(Standing::Waiting { why: shortened(why.into()) }, &[]);
     }
 
     /// The broker is there and does not do what we want of it.
     pub fn degraded(&self, why: impl Into<String>) {
-        self.stands(Standing::Degraded { why: shortened(why.into()) });
+        self.stands(Standing::Degraded { why: shortened(why.into()) }, &[]);
+    }
+
+    /// The broker does not do what we want of it with these channels; what comes from the others flows.
+    pub fn ails(&self, mut channels: Vec<String>, why: impl Into<String>) {
+        channels.sort_unstable();
+        channels.dedup();
+        self.stands(Standing::Degraded { why: shortened(why.into()) }, &channels);
     }
 
     /// The broker can't be reached.
     pub fn away(&self, why: impl Into<String>) {
-        self.stands(Standing::Away { why: shortened(why.into()) });
+        self.stands(Standing::Away { why: shortened(why.into()) }, &[]);
     }
 
     /// A lost connection was built anew. Says nothing about whether messages flow.
@@ -170,12 +198,26 @@ impl Health {
 
     /// How it stands now.
     pub fn standing(&self) -> Standing {
-        self.0.standing.borrow().0.clone()
+        self.0.standing.borrow().standing.clone()
+    }
+
+    /// Of a source: from which of its channels messages flow.
+    pub fn flow(&self) -> Flow {
+        let stands = self.0.standing.borrow();
+        match stands.standing {
+            Standing::Ready => Flow::All,
+            Standing::Degraded { .. } if !stands.ailing.is_empty() => {
+                Flow::AllBut(stands.ailing.clone())
+            }
+            Standing::Waiting { .. } | Standing::Degraded { .. } | Standing::Away { .. } => {
+                Flow::Nothing
+            }
+        }
     }
 
     /// All that was told.
     pub fn report(&self) -> Report {
-        let (standing, since) = self.0.standing.borrow().clone();
+        let Stands { standing, since, .. } = self.0.standing.borrow().clone();
         let figures = self.0.figures.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Report { standing, since, reconnects: self.0.reconnects.load(Ordering::Relaxed), figures }
     }
@@ -183,20 +225,20 @@ impl Health {
     /// Waits until it stands as is wanted.
     pub async fn until(&self, mut wanted: impl FnMut(&Standing) -> bool) -> Standing {
         let mut watching = self.0.standing.subscribe();
-        let found = watching.wait_for(|(standing, _)| wanted(standing)).await;
-        found.expect("this handle keeps the sender").0.clone()
+        let found = watching.wait_for(|stands| wanted(&stands.standing)).await;
+        found.expect("this handle keeps the sender").standing.clone()
     }
 
-    fn stands(&self, standing: Standing) {
-        self.0.standing.send_if_modified(|(known, since)| {
-            if *known == standing {
+    fn stands(&self, standing: Standing, ailing: &[String]) {
+        self.0.standing.send_if_modified(|known| {
+            if known.standing == standing && *known.ailing == *ailing {
                 return false;
             }
             // The reason may change while the state goes on: its beginning is what people ask for.
-            if known.name() != standing.name() {
-                *since = Instant::now();
+            if known.standing.name() != standing.name() {
+                known.since = Instant::now();
             }
-            *known = standing;
+            (known.standing, known.ailing) = (standing, ailing.into());
             true
         });
     }
@@ -242,6 +284,23 @@ mod tests {
         let seen = watching.await.expect("no panic");
         assert_eq!((seen.name(), seen.why()), ("degraded", Some("short of memory")));
         assert_eq!(health.report().reconnects, 1);
+    }
+
+    #[test]
+    fn messages_flow_from_all_channels_but_those_that_ail() {
+        let health = Health::new();
+        assert_eq!(health.flow(), Flow::All);
+        health.ails(vec!["b".into(), "a".into(), "b".into()], "two queues do not answer");
+        assert_eq!(health.standing().name(), "degraded");
+        assert_eq!(health.flow(), Flow::AllBut(["a".to_owned(), "b".to_owned()].into()));
+        health.ails(vec!["b".into()], "two queues do not answer");
+        assert_eq!(health.flow(), Flow::AllBut(["b".to_owned()].into()), "the reason is the same");
+        for of_all in [Health::degraded, Health::away, Health::waiting] {
+            of_all(&health, "it refuses us");
+            assert_eq!(health.flow(), Flow::Nothing);
+        }
+        health.ready();
+        assert_eq!(health.flow(), Flow::All);
     }
 
     #[test]

@@ -3,7 +3,10 @@
 //! Skipped, and says so, as the tests of `rabbitmq_real.rs` are; it needs an administrator.
 
 use dirigent_connectors::{
-    ChannelSpec, Connector, Sent, SourceSpec, health::Standing, names, rabbitmq::RabbitMqConnector,
+    ChannelSpec, Connector, Sent, SourceSpec,
+    health::{Flow, Standing},
+    names,
+    rabbitmq::RabbitMqConnector,
 };
 use real::rabbitmq::*;
 use std::time::{Duration, Instant};
@@ -48,6 +51,8 @@ async fn a_queue_without_a_leader_is_told_and_heals_while_the_others_of_its_sour
         bench.connector.source(spec).await.expect("a source, though a queue is silent");
     let standing = until(&source.health(), |standing| standing.name() == "degraded").await;
     says(&standing, &[&sick.name, "quorum_status", "trigger_election"]);
+    let flow = source.health().flow();
+    assert_eq!(flow, Flow::AllBut([sick.name.clone()].into()), "time counts on the other");
     let mut sink = bench.connector.sink().await.expect("a sink");
     for round in 0..3 {
         assert_eq!(sink.send(&window(&well, round..round + 1)).await, [Sent::Confirmed]);
@@ -182,4 +187,48 @@ async fn a_channel_that_does_not_confirm_is_told_by_the_sink_with_its_cure() {
     elect_a_leader(&ctl, &sick.name);
     send_until_confirmed(sink.as_mut(), window(&sick, 0..1)).await;
     until(&sink.health(), Standing::is_ready).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_was_made_anew_without_a_word_is_consumed_again() {
+    let bench = broker_or_skip!("forgotten");
+    let Some(ctl) = require!("DIRIGENT_RABBITMQCTL") else { return };
+    let channel = bench.work();
+    let mut source = bench.source(&channel, 10).await;
+    let mut sink = bench.connector.sink().await.expect("a sink");
+    assert_eq!(sink.send(&window(&channel, 0..3)).await, vec![Sent::Confirmed; 3]);
+    let read = receive(source.as_mut(), 3).await;
+    done(source.as_ref(), &read);
+    // Nobody is told that its consumers are gone with it.
+    lose_the_leader(&ctl, &channel.name);
+    elect_a_leader(&ctl, &channel.name);
+    send_until_confirmed(sink.as_mut(), window(&channel, 3..6)).await;
+    // What was unknown once was sent twice.
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        let read = receive(source.as_mut(), 1).await;
+        done(source.as_ref(), &read);
+        seen.extend(ids(&read).into_iter().filter(|id| !seen.contains(id)).collect::<Vec<_>>());
+    }
+    assert_eq!(seen, [3, 4, 5]);
+    until(&source.health(), Standing::is_ready).await;
+    assert_eq!(source.health().report().reconnects, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumed_queue_that_loses_its_leader_without_a_word_is_told_and_heals() {
+    let bench = broker_or_skip!("unled");
+    let Some(ctl) = require!("DIRIGENT_RABBITMQCTL") else { return };
+    let channel = bench.work();
+    let mut source = bench.source(&channel, 10).await;
+    lose_the_leader(&ctl, &channel.name);
+    let names_the_cure =
+        |standing: &Standing| standing.why().is_some_and(|why| why.contains("trigger_election"));
+    says(&until(&source.health(), names_the_cure).await, &[&channel.name]);
+    assert_eq!(source.health().flow(), Flow::Nothing);
+    elect_a_leader(&ctl, &channel.name);
+    until(&source.health(), Standing::is_ready).await;
+    let mut sink = bench.connector.sink().await.expect("a sink");
+    assert_eq!(sink.send(&window(&channel, 0..3)).await, vec![Sent::Confirmed; 3]);
+    assert_eq!(ids(&receive(source.as_mut(), 3).await), [0, 1, 2]);
 }

@@ -51,6 +51,16 @@ impl Ledger {
         self.handed_out
     }
 
+    /// Deliveries that came and are not settled.
+    pub(super) fn open(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Deliveries that ever came.
+    pub(super) fn ever_arrived(&self) -> u64 {
+        self.base + self.highest
+    }
+
     /// Writes down what became of a delivery. One of a channel that is gone, or settled before, is ignored:
     /// the broker hands out again what it was not told about.
     pub(super) fn settle(&mut self, receipt: Receipt, settle: Settle) {

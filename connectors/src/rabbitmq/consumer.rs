@@ -1,7 +1,8 @@
 //! One queue, consumed for ever: one connection after the other, whatever becomes of the other queues.
 //!
 //! ```text
-//! dial ─► (declare again) ─► consume: answered · silent, which is told · given up ─► deliver and settle until it is lost ─► dial …
+//! dial ─► (declare again) ─► consume: answered · silent, which is told · given up ─► deliver and settle until it is lost, or we
+//!                                                                                   are forgotten by the broker ─► dial …
 //! ```
 //!
 //! All deliveries of a queue come on one AMQP channel, so that one delivery tag names one delivery and one acknowledgement can speak for
@@ -15,6 +16,7 @@ use super::{
     silence,
     source::{GOOD_CONNECTION, Inbox, QueueStands, Reader},
     topology::{self, queue_of},
+    watch::Watched,
 };
 use crate::retry::Delays;
 use futures::{StreamExt, future::maybe_done, stream::ReadyChunks};
@@ -74,7 +76,7 @@ impl Consumer {
                         self.inbox.health.reconnected();
                     }
                     self.inbox.stands(self.queue, QueueStands::Consumed);
-                    let served = self.serve(&mut session).await;
+                    let served = self.serve_while_known(&mut session).await;
                     if served.is_ok() {
                         let last_words = tell(&session.amqp, self.inbox.news(self.queue));
                         let _ = timeout(LAST_WORDS_MAX, last_words).await;
@@ -125,6 +127,7 @@ impl Consumer {
                 let source = source.map(|source| format!(": {source}")).unwrap_or_default();
                 format!("RabbitMQ at {address} was asked {doing}{source}")
             }
+            Lost::Forgotten(why) => why,
             Lost::To(Trouble::Owned { .. }) => format!("another connection reads queue {queue}"),
         };
         tracing::warn!(queue, why, "A queue is not consumed, trying again.");
@@ -179,41 +182,43 @@ impl Consumer {
         }
     }
 
+    /// Serves the queue for as long as the broker knows that we consume it.
+    async fn serve_while_known(&self, session: &mut Session) -> Result<(), Lost> {
+        let Session { connection, amqp, deliveries } = session;
+        let (inbox, queue, name) = (&*self.inbox, self.queue, self.name());
+        let watched = Watched { inbox, queue, name: &name, prefetch: self.reader.prefetch };
+        tokio::select! {
+            biased;
+            served = self.serve(amqp, deliveries) => served,
+            why = watched.forgotten(connection) => Err(Lost::Forgotten(why)),
+        }
+    }
+
     /// Moves deliveries in and settlements out, until it is stopped or the connection is lost.
-    async fn serve(&self, session: &mut Session) -> Result<(), Lost> {
+    async fn serve(&self, amqp: &Channel, deliveries: &mut Deliveries) -> Result<(), Lost> {
         let mut stopped = self.stopped.clone();
         loop {
             let delivered = tokio::select! {
                 biased;
                 () = stop(&mut stopped) => return Ok(()),
                 () = self.inbox.settled(self.queue) => {
-                    tell(&session.amqp, self.inbox.news(self.queue)).await?;
+                    tell(amqp, self.inbox.news(self.queue)).await?;
                     continue;
                 }
-                delivered = session.deliveries.next() => delivered,
+                delivered = deliveries.next() => delivered,
             };
             match delivered {
                 Some(delivered) => self.arrive(delivered)?,
-                None => tokio::select! {
-                    biased;
-                    () = stop(&mut stopped) => return Ok(()),
-                    resumed = self.resume(session) => resumed?,
-                },
+                // Never on the same AMQP channel: RabbitMQ takes what a queue made anew hands out to it for deliveries that it has
+                // passed on already, and drops it.
+                None => {
+                    let queue = self.name();
+                    let why =
+                        format!("RabbitMQ stopped delivering from queue {queue}; was it deleted?");
+                    return Err(Lost::Forgotten(why));
+                }
             }
         }
-    }
-
-    /// Consumes the queue again after the broker has cancelled the consumer.
-    async fn resume(&self, session: &mut Session) -> Result<(), Lost> {
-        let queue = self.name();
-        tracing::warn!(
-            queue,
-            "RabbitMQ stopped delivering, was the queue deleted? Declaring it again."
-        );
-        self.declare(&session.connection).await?;
-        session.deliveries = self.consume(&session.amqp).await?;
-        self.inbox.stands(self.queue, QueueStands::Consumed);
-        Ok(())
     }
 
     fn arrive(
@@ -254,6 +259,8 @@ struct Session {
 enum Lost {
     /// It did not answer.
     Silent,
+    /// The broker has cancelled our consumer, or forgotten it: what is known of that.
+    Forgotten(String),
     To(Trouble),
 }
 

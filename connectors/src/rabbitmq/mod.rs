@@ -33,6 +33,7 @@ mod sink;
 mod source;
 mod tls;
 mod topology;
+mod watch;
 mod window;
 
 pub use config::{

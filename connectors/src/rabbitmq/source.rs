@@ -17,6 +17,7 @@ use super::{
     consumer::Consumer,
     envelope, owner, silence,
     topology::{self, queue_of},
+    watch::Progress,
 };
 use crate::{
     ChannelSpec, ConnectorError, Delivery, Health, Receipt, Settle, Settler, Source, SourceSpec,
@@ -237,6 +238,17 @@ impl Inbox {
         Receipt(own * self.queues.len() as u64 + queue as u64)
     }
 
+    /// How far the consumer of this queue has come.
+    pub(super) fn progress(&self, queue: usize) -> Progress {
+        let state = self.lock();
+        let ledger = &state.ledgers[queue];
+        Progress {
+            arrived: ledger.ever_arrived(),
+            open: ledger.open(),
+            is_consumed: state.stands[queue] == QueueStands::Consumed,
+        }
+    }
+
     /// What the broker does not know yet about this queue.
     pub(super) fn news(&self, queue: usize) -> Vec<Telling> {
         self.lock().ledgers[queue].tell()
@@ -290,14 +302,20 @@ impl Inbox {
             }
         }
         let ailing = silent.len() + failing.len();
-        match silent.first().or(failing.first()) {
-            Some(why) if failing.len() == stands.len() => self.health.away(why.as_str()),
-            Some(why) if ailing > 1 => {
-                self.health.degraded(format!("{ailing} of {} queues: {why}", stands.len()));
-            }
-            Some(why) => self.health.degraded(why.as_str()),
-            None if opening => {}
-            None => self.health.ready(),
+        let why = match silent.first().or(failing.first()) {
+            Some(why) if failing.len() == stands.len() => return self.health.away(why.as_str()),
+            Some(why) if ailing > 1 => format!("{ailing} of {} queues: {why}", stands.len()),
+            Some(why) => why.to_string(),
+            None if opening => return,
+            None => return self.health.ready(),
+        };
+        let is_deaf = |stands: &QueueStands| *stands != QueueStands::Consumed;
+        let deaf = self.queues.iter().zip(stands).filter(|(_, stands)| is_deaf(stands));
+        let deaf: Vec<String> = deaf.map(|(queue, _)| queue.channel.name.clone()).collect();
+        if deaf.len() == stands.len() {
+            self.health.degraded(why);
+        } else {
+            self.health.ails(deaf, why);
         }
     }
 
