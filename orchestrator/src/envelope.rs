@@ -57,6 +57,11 @@ impl Envelopes {
         Self { source: format!("/dirigent/{app}"), replies: replies.into() }
     }
 
+    /// The channel that replies come on.
+    pub fn replies(&self) -> &str {
+        &self.replies
+    }
+
     /// The message of an effect, sent at `now` (RFC 3339).
     pub fn message(&self, core: &Core, step: &str, effect: Effect, now: &str) -> Message {
         match effect {

@@ -77,6 +77,11 @@ impl Registry {
         channels
     }
 
+    /// The newest version of a saga: the one whose start event begins an instance.
+    pub fn newest_of(&self, saga: &str) -> Option<&Arc<Plan>> {
+        self.newest().find(|plan| plan.graph().name == saga)
+    }
+
     /// Definitions that a start event of this name begins: the newest version of each.
     pub fn started_by<'a>(&'a self, event: &'a str) -> impl Iterator<Item = &'a Arc<Plan>> + 'a {
         self.newest().filter(move |plan| plan.graph().start.name == event)

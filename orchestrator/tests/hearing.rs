@@ -8,11 +8,11 @@ mod support;
 use async_trait::async_trait;
 use dirigent::{
     Orchestrator, OrchestratorBuilder,
-    engine::{Engine, Snapshot},
+    engine::{Engine, KeptFilter, PARKED_FOR, Snapshot},
 };
 use dirigent_connectors::{
     ChannelSpec, Connector, ConnectorError, Delivery, Health, Memory, Message, Settler, Sink,
-    Source, SourceSpec, memory::MemoryBroker, names,
+    Source, SourceSpec, health::Flow, memory::MemoryBroker, names,
 };
 use dirigent_model::{
     definition::{Definition, DefinitionErrors, OnTimeout, pause, saga, step, wait},
@@ -24,7 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 use support::{
-    Begun, Reserve, Stranger,
+    Begun, Reserve, STARTS, Stranger,
     clock::ByHand,
     invoices::{Paid, payment},
     reply_to,
@@ -36,7 +36,7 @@ const WITHIN: Duration = Duration::from_secs(10);
 /// How long what is to happen may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The memory broker, with sources that hand out nothing while their health says that they are away.
+/// The memory broker, with sources that hand out nothing while their health says that nothing flows.
 struct Reachable {
     broker: MemoryBroker,
     health: Health,
@@ -82,7 +82,7 @@ struct Listening {
 #[async_trait]
 impl Source for Listening {
     async fn receive(&mut self, max: usize) -> Result<Vec<Delivery>, ConnectorError> {
-        self.health.until(|standing| standing.is_ready()).await;
+        self.health.until(|_| self.health.flow() != Flow::Nothing).await;
         self.inner.receive(max).await
     }
 
@@ -163,10 +163,20 @@ impl Stage {
 
     /// A minute in steps, with time for the shards to look at what is due.
     async fn a_minute_passes(&self) {
+        self.time_passes(Duration::from_secs(60)).await;
+    }
+
+    /// So much time, in twelve steps.
+    async fn time_passes(&self, span: Duration) {
         for _ in 0..12 {
-            self.clock.passes(Duration::from_secs(5));
+            self.clock.passes(span / 12);
             tokio::time::sleep(Duration::from_millis(150)).await;
         }
+    }
+
+    /// One of its channels is not heard from now on, and the others are.
+    fn loses(&self, channel: &str) {
+        self.health.ails(vec![channel.to_owned()], "it does not answer");
     }
 
     /// The next command, time going on meanwhile.
@@ -335,5 +345,79 @@ async fn a_sagas_deadline_and_its_pauses_go_on_while_its_broker_is_away() {
     stage.health.away("it was stopped");
     stage.a_minute_passes().await;
     comes_to(&engine, |snapshot| snapshot.completed == 1 && snapshot.compensated == 1).await;
+    engine.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_replies_alone_are_not_heard_commands_do_not_run_out_of_time_and_waits_do() {
+    let stage = Stage::of(|builder| builder.saga(errand()).saga(invoice()));
+    let engine = stage.starts().await;
+    let mut asked = stage.asked().await;
+    let command = asked.next().await.message;
+    comes_to(&engine, |snapshot| snapshot.in_flight == 2).await;
+    stage.loses("shop.replies");
+    stage.a_minute_passes().await;
+    comes_to(&engine, |snapshot| snapshot.compensated == 1).await;
+    assert_eq!(engine.handle().snapshot().in_flight, 1);
+    asked.sends(reply_to(&command)).await;
+    stage.health.ready();
+    completes(&engine).await;
+    let more = tokio::time::timeout(Duration::from_millis(200), asked.source.receive(1)).await;
+    assert!(more.is_err(), "asked once: {more:?}");
+    engine.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_events_alone_are_not_heard_waits_go_on_and_commands_are_asked_again_in_time() {
+    let stage = Stage::of(|builder| builder.saga(errand()).saga(invoice()));
+    let engine = stage.starts().await;
+    let mut asked = stage.asked().await;
+    asked.next().await;
+    comes_to(&engine, |snapshot| snapshot.in_flight == 2).await;
+    stage.loses(STARTS.name);
+    let second = stage.next_of(&mut asked).await;
+    assert_eq!(second.attributes.get(dirigent::envelope::SAGA_ATTEMPT), Some("2"));
+    asked.sends(reply_to(&second)).await;
+    completes(&engine).await;
+    stage.a_minute_passes().await;
+    assert_eq!(engine.handle().snapshot().in_flight, 1, "not heard for longer than it waits");
+    stage.health.ready();
+    asked.sends(payment(7, 1)).await;
+    comes_to(&engine, |snapshot| snapshot.completed == 2).await;
+    engine.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_stays_parked_while_the_start_of_its_saga_could_not_be_heard_and_then_for_the_rest_of_its_time()
+ {
+    let stage = Stage::of(|builder| builder.saga(invoice()));
+    let engine = stage.starts().await;
+    let work = ChannelSpec::work("work");
+    let mut payer = Stranger::listening(&stage.broker, work, "payer").await;
+    let parked = |engine: &Engine, quarantined| {
+        engine.handle().reader().kept(&KeptFilter { quarantined, ..KeptFilter::default() }).len()
+    };
+    for id in [7, 8] {
+        payer.sends(payment(id, 1)).await;
+    }
+    comes_to(&engine, |snapshot| snapshot.inputs.parked == 2).await;
+    stage.loses(STARTS.name);
+    stage.time_passes(PARKED_FOR * 2).await;
+    assert_eq!((parked(&engine, false), parked(&engine, true)), (2, 0));
+    // The next process knows how long nobody listened.
+    engine.stop().await.unwrap();
+    let engine = stage.starts().await;
+    stage.time_passes(PARKED_FOR * 2).await;
+    assert_eq!((parked(&engine, false), parked(&engine, true)), (2, 0));
+    stage.health.ready();
+    payer.begins(7, 1).await;
+    completes(&engine).await;
+    assert_eq!((parked(&engine, false), parked(&engine, true)), (1, 0));
+    let begun = Instant::now();
+    while parked(&engine, true) == 0 {
+        assert!(begun.elapsed() < PATIENCE, "{:?}", engine.handle().snapshot());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        stage.clock.passes(PARKED_FOR / 10);
+    }
     engine.stop().await.unwrap();
 }

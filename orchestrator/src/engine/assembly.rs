@@ -185,7 +185,7 @@ impl Assembly {
             if lane.reads.is_empty() {
                 Hearing::from(parts.clock.now())
             } else {
-                Hearing::not_yet(before)
+                Hearing::not_yet(before.of(&lane.reads))
             }
         });
         let hearing = hearing.collect();
@@ -389,6 +389,7 @@ async fn connect(
             schedule,
             shelves: FxHashMap::default(),
             expiries: BTreeSet::new(),
+            prolonged: FxHashMap::default(),
             shared_kept: FxHashMap::default(),
             batch: Batch::default(),
             next_batch: 1,

@@ -34,7 +34,8 @@ pub struct KeptView {
     pub text: String,
     /// Whether what comes behind it for its instance waits, and its timers rest.
     pub blocks: bool,
-    /// When it is quarantined for want of an instance.
+    /// When it is quarantined for want of an instance, at the earliest: time in which the start of its saga could not have been heard
+    /// does not count.
     pub until: Option<Timestamp>,
     /// The instance it is for.
     pub instance: InstanceId,

@@ -86,6 +86,9 @@ pub(crate) struct Shard {
     pub(super) shelves: FxHashMap<InstanceId, Shelf>,
     /// When messages that wait for their instance have waited long enough.
     pub(super) expiries: BTreeSet<(Timestamp, u64, InstanceId)>,
+    /// Of those, from when to when they wait in the end, where the start of their saga could not have been heard all the time. Not
+    /// stored: the gaps are, and tell the next process the same.
+    pub(super) prolonged: FxHashMap<u64, (Timestamp, Timestamp)>,
     /// Kept messages whose delivery concerns other instances too, until that is durable.
     pub(super) shared_kept: FxHashMap<u64, Arc<DeliveryDone>>,
     pub(super) batch: Batch,

@@ -12,7 +12,7 @@ use crate::{
 use classify::Target;
 pub(crate) use classify::targets;
 use crossbeam_channel::Sender;
-use dirigent_connectors::{Delivery, Memory, Settler, Source};
+use dirigent_connectors::{Delivery, Memory, Settler, Source, health::Flow};
 use dirigent_schemas::registry::SchemaRegistry;
 use std::{
     collections::BTreeMap,
@@ -50,7 +50,7 @@ impl Intake {
     pub(crate) async fn run(mut self) -> Result<(), Fatal> {
         let (settler, health) = (self.source.settler(), self.source.health());
         while !self.shared.stopping.load(Ordering::Acquire) {
-            self.hears(health.standing().is_ready());
+            self.hears(&health.flow());
             if !self.waits_for_room().await {
                 return Ok(());
             }
@@ -68,7 +68,7 @@ impl Intake {
                 if let Some((registry, id)) = self.unknown_schema(&delivery) {
                     // What came before it does not wait with it.
                     let handed_over = self.hand_over(&mut jobs);
-                    self.hears(false);
+                    self.hears(&Flow::Nothing);
                     let goes_on =
                         handed_over && registry.wait_for(id, || !self.shared.is_stopping())?;
                     if !goes_on {
@@ -88,7 +88,7 @@ impl Intake {
     /// and what is in hand at the end is not settled, so it comes again.
     async fn waits_for_room(&self) -> bool {
         while self.shared.disk.is_low() {
-            self.hears(false);
+            self.hears(&Flow::Nothing);
             if self.shared.stopping.load(Ordering::Acquire) {
                 return false;
             }
@@ -97,9 +97,9 @@ impl Intake {
         true
     }
 
-    /// Tells the shards whether replies reach this process.
-    fn hears(&self, is_heard: bool) {
-        self.shared.hearing[self.lane].tell(is_heard, self.shared.clock.now());
+    /// Tells the shards which messages reach this process.
+    fn hears(&self, flow: &Flow) {
+        self.shared.hearing[self.lane].tell(flow, self.shared.clock.now());
     }
 
     /// The id of the schema that a body was written with, where the registry has to be asked first. While it is away the whole

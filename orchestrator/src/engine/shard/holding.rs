@@ -1,4 +1,4 @@
-//! Commands that their destination holds, and waits whose event nobody could hear: what a shard asks of destinations and of its
+//! Commands that their destination holds, and what nobody could hear that is waited for: what a shard asks of destinations and of its
 //! hearing before it decides, and tells destinations afterwards.
 //!
 //! The decision itself is the model's: it is handed what is known here as a part of the input.
@@ -54,16 +54,31 @@ impl Shard {
         let channel = transition::destination(plan.graph(), node, leg);
         let lane =
             channel.map_or_else(Default::default, |channel| self.shared.routes.lane(channel));
+        let replies = self.shared.envelopes.replies();
         let hearing = self.shared.hearing.get(usize::from(lane));
-        hearing.is_none_or(|hearing| !hearing.begins_anew(asked, self.batch.now))
+        hearing.is_none_or(|hearing| !hearing.begins_anew(replies, asked, self.batch.now))
     }
 
     /// How much longer a wait goes on, since what it awaits could not have been heard all the time.
     fn unheard(&self, plan: &Plan, node: NodeId, time: (Timestamp, Timestamp)) -> Option<Duration> {
-        let lanes =
-            transition::awaited_on(plan.graph(), node).map(|on| self.shared.routes.lane(on));
-        let hearings = lanes.filter_map(|lane| self.shared.hearing.get(usize::from(lane)));
-        hearings.filter_map(|hearing| hearing.lacks(time, self.batch.now)).max()
+        transition::awaited_on(plan.graph(), node).filter_map(|on| self.lacks(on, time)).max()
+    }
+
+    /// How much longer an event is parked that was to be given up, since the start of its saga could not have been heard all
+    /// the time.
+    pub(super) fn start_unheard(
+        &self,
+        saga: &str,
+        time: (Timestamp, Timestamp),
+    ) -> Option<Duration> {
+        let plan = self.shared.registry.newest_of(saga)?;
+        self.lacks(&plan.graph().start.channel, time)
+    }
+
+    /// How much longer is waited for something on this channel.
+    fn lacks(&self, channel: &str, time: (Timestamp, Timestamp)) -> Option<Duration> {
+        let lane = usize::from(self.shared.routes.lane(channel));
+        self.shared.hearing.get(lane)?.lacks(channel, time, self.batch.now)
     }
 
     /// Until when the destination is held that a failure came from.

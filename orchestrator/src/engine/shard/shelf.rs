@@ -1,7 +1,7 @@
 //! The shelf of an instance: what is kept for it, when that is offered, and what an operator decides about it.
 //!
 //! An event without an instance is parked and offered right behind the start of its instance, or quarantined when its time is
-//! over. A message that its instance could not take is quarantined and *blocks*: what comes for that instance is parked behind it
+//! over, of which only that counts in which the start could have been heard. A message that its instance could not take is quarantined and *blocks*: what comes for that instance is parked behind it
 //! in order, and its timers rest, until a person has decided. All other instances go on.
 
 use super::{Fatal, Found, Shard};
@@ -20,6 +20,7 @@ use dirigent_model::{
     history::{Line, Verdict, What as Happened},
     instance::InstanceId,
     message::Key,
+    time::Timestamp,
 };
 use std::sync::Arc;
 
@@ -42,6 +43,7 @@ impl Shard {
             self.shelves.remove(&id);
         }
         if let Standing::Orphan { until } = kept.standing {
+            let until = self.prolonged.remove(&number).map_or(until, |(_, until)| until);
             self.expiries.remove(&(until, number, id));
         }
         Some(kept)
@@ -303,6 +305,11 @@ impl Shard {
         let Some(kept) = self.shelves.get(&id).and_then(|shelf| shelf.get(number)).cloned() else {
             return true;
         };
+        if let Some(longer) = self.start_unheard(&kept.saga, self.parked_from(&kept, until)) {
+            self.prolonged.insert(number, (self.batch.now, self.batch.now + longer));
+            self.expiries.insert((self.batch.now + longer, number, id));
+            return true;
+        }
         let Some(origin) = self.take_kept(id, number) else { return true };
         let waited = self.shared.parked_for.as_secs();
         let taken_elsewhere = kept
@@ -322,6 +329,15 @@ impl Shard {
         );
         self.quarantine(id, origin, &DeadLetter { reason: "no-instance", text }, false);
         true
+    }
+
+    /// From when to when it was to wait for its instance, as last set.
+    fn parked_from(&self, kept: &Kept, until: Timestamp) -> (Timestamp, Timestamp) {
+        self.prolonged.get(&kept.number).copied().unwrap_or_else(|| {
+            let parked_for = u64::try_from(self.shared.parked_for.as_millis()).unwrap_or(u64::MAX);
+            // It came long before where an operator replayed it.
+            (kept.since.max(Timestamp(until.0.saturating_sub(parked_for))), until)
+        })
     }
 
     /// An operator's word about a quarantined message.
