@@ -21,6 +21,7 @@ mod again;
 mod asked;
 mod remembered;
 mod reply;
+mod rests;
 mod running;
 mod traced;
 mod turn;

@@ -1,10 +1,12 @@
 //! A participant at work: read a window, make the turn durable, send what it answers, settle.
 //!
-//! One task owns the connection; turns are made on a thread that may block. A turn that the store gave up is made again. Dropped without [`Running::stop`], it ends where it stands,
+//! What the broker does not confirm becomes durable and [rests](super::rests) with its channel, so that an ill queue of replies holds up
+//! no other. One task owns the connection; turns are made on a thread that may block. A turn that the store gave up is made again. Dropped without [`Running::stop`], it ends where it stands,
 //! as in a crash: what was not settled comes again.
 
 use super::{
     Counts, ParticipantError, Service, again,
+    rests::Rests,
     turn::{Outgoing, Worker},
 };
 use crate::{
@@ -13,15 +15,15 @@ use crate::{
     telemetry::SpanFact,
 };
 use dirigent_connectors::{
-    Connector, Delivery, Memory, Receipt, Sent, Settle, Settler, Sink, Source, SourceSpec,
-    retry::Delays,
+    Connector, ConnectorError, Delivery, Memory, Receipt, Sent, Settle, Settler, Sink, Source,
+    SourceSpec, retry::Delays,
 };
 use dirigent_schemas::registry::RegistryError;
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
 /// Deliveries decided in one turn at the most: one sync for all of them, and answers that do not wait long for each other.
 const WINDOW_MAX: usize = 256;
@@ -138,6 +140,7 @@ pub(super) async fn start(
         by_position: connector.memory() == Memory::Positions,
         noted: Vec::new(),
         worker: Some(worker),
+        rests: Rests::default(),
         counts: Arc::clone(&counts),
         stopped,
     };
@@ -155,6 +158,8 @@ struct AtWork {
     noted: Vec<(Receipt, Settle)>,
     /// Away while a turn is made.
     worker: Option<Worker>,
+    /// Sent, not confirmed, and durable.
+    rests: Rests,
     counts: Arc<Mutex<Counts>>,
     stopped: watch::Receiver<bool>,
 }
@@ -207,6 +212,13 @@ impl Tries {
     }
 }
 
+/// What the work goes on with.
+enum Event {
+    RestIsOver,
+    Received(Result<Vec<Delivery>, ConnectorError>),
+    Idle,
+}
+
 /// Whether the work goes on.
 #[derive(PartialEq, Eq)]
 enum Goes {
@@ -216,31 +228,35 @@ enum Goes {
 
 impl AtWork {
     async fn run(mut self, waiting: Vec<Outgoing>) -> Result<(), ParticipantError> {
-        let mut goes = Goes::On;
-        for window in waiting.chunks(WINDOW_MAX) {
-            goes = self.send(window).await;
-            if goes == Goes::ToItsEnd {
-                break;
-            }
-            self.worker().sent(window, &[], false);
-        }
+        let mut goes = self.send_all(waiting).await?;
+        let mut was_full = false;
         while goes == Goes::On {
-            let received = tokio::select! {
+            let (due, has_room) = (self.rests.due(), self.rests.has_room());
+            if !has_room && !was_full {
+                tracing::warn!(
+                    participant = self.service.name,
+                    channels = self.rests.channels(),
+                    "As much waits for the broker's confirmation as may; no further commands are taken."
+                );
+            }
+            was_full = !has_room;
+            let event = tokio::select! {
                 biased;
                 _ = self.stopped.wait_for(|stopped| *stopped) => break,
-                received = self.source.receive(WINDOW_MAX) => Some(received),
-                () = tokio::time::sleep(IDLE), if !self.noted.is_empty() => None,
+                () = until(due) => Event::RestIsOver,
+                received = self.source.receive(WINDOW_MAX), if has_room => Event::Received(received),
+                () = tokio::time::sleep(IDLE), if !self.noted.is_empty() => Event::Idle,
             };
-            let Some(received) = received else {
-                match self.write_positions().await {
-                    Err(ParticipantError::Store { source, .. }) if source.is_passing() => {
-                        let participant = &self.service.name;
-                        let cause = std::error::Error::source(&source).map(ToString::to_string);
-                        tracing::warn!(participant, cause, "Positions are written later: {source}");
-                    }
-                    written => written?,
+            let received = match event {
+                Event::Received(received) => received,
+                Event::RestIsOver => {
+                    self.try_again().await;
+                    continue;
                 }
-                continue;
+                Event::Idle => {
+                    self.write_when_idle().await?;
+                    continue;
+                }
             };
             let window = received.map_err(|source| ParticipantError::Connector {
                 participant: self.service.name.clone(),
@@ -253,6 +269,19 @@ impl AtWork {
             }
         }
         self.write_positions().await
+    }
+
+    /// What can't be written now is written later.
+    async fn write_when_idle(&mut self) -> Result<(), ParticipantError> {
+        match self.write_positions().await {
+            Err(ParticipantError::Store { source, .. }) if source.is_passing() => {
+                let participant = &self.service.name;
+                let cause = std::error::Error::source(&source).map(ToString::to_string);
+                tracing::warn!(participant, cause, "Positions are written later: {source}");
+                Ok(())
+            }
+            written => written,
+        }
     }
 
     /// Makes durable what the last windows have left, and settles them.
@@ -317,11 +346,13 @@ impl AtWork {
             // The turn has written the positions of those before.
             self.settler.settle(&std::mem::take(&mut self.noted));
             self.note(turn.spans);
-            if self.send(&turn.out).await == Goes::ToItsEnd {
+            if self.send(turn.out).await? == Goes::ToItsEnd {
                 return Ok(Goes::ToItsEnd);
             }
             let by_position = self.by_position;
-            self.worker().sent(&turn.out, &deliveries[..turn.taken], by_position);
+            if by_position {
+                self.worker().all_sent(&deliveries[..turn.taken]);
+            }
             let settlements: Vec<_> = deliveries[..turn.taken]
                 .iter()
                 .map(|delivery| (delivery.receipt, Settle::Done))
@@ -344,20 +375,11 @@ impl AtWork {
         mut error: StoreError,
         delays: &mut Delays,
     ) -> Result<Goes, ParticipantError> {
-        let waiting = loop {
-            let delay = delays.after_failure();
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
-            let participant = &self.service.name;
-            tracing::warn!(
-                participant,
-                cause,
-                ?delay,
-                "A turn came to nothing, it is made again: {error}"
-            );
-            tokio::select! {
-                biased;
-                _ = self.stopped.wait_for(|stopped| *stopped) => return Ok(Goes::ToItsEnd),
-                () = tokio::time::sleep(delay) => {}
+        let mut waiting = loop {
+            if self.rest_from(&error, "A turn came to nothing, it is made again", delays).await
+                == Goes::ToItsEnd
+            {
+                return Ok(Goes::ToItsEnd);
             }
             let mut worker = self.worker.take().expect("no turn is being made");
             let (worker, waiting) = may_block(move || {
@@ -372,13 +394,22 @@ impl AtWork {
                 Err(ended) => return Err(failed(&self.service.name)(ended)),
             }
         };
-        for window in waiting.chunks(WINDOW_MAX) {
-            if self.send(window).await == Goes::ToItsEnd {
-                return Ok(Goes::ToItsEnd);
-            }
-            self.worker().sent(window, &[], false);
+        let resting = self.rests.numbers();
+        waiting.retain(|one| one.outbox.is_none_or(|number| !resting.contains(&number)));
+        self.send_all(waiting).await
+    }
+
+    /// Waits after the store came to nothing. Only a stop ends that early.
+    async fn rest_from(&mut self, error: &StoreError, said: &str, delays: &mut Delays) -> Goes {
+        let delay = delays.after_failure();
+        let cause = std::error::Error::source(error).map(ToString::to_string);
+        let participant = &self.service.name;
+        tracing::warn!(participant, cause, ?delay, "{said}: {error}");
+        tokio::select! {
+            biased;
+            _ = self.stopped.wait_for(|stopped| *stopped) => Goes::ToItsEnd,
+            () = tokio::time::sleep(delay) => Goes::On,
         }
-        Ok(Goes::On)
     }
 
     /// Notes the spans of a turn, which is durable by now.
@@ -392,47 +423,134 @@ impl AtWork {
         }
     }
 
-    /// Sends until the broker has decided every message. Only a stop ends that early.
-    async fn send(&mut self, out: &[Outgoing]) -> Goes {
-        let mut left: Vec<_> = out.iter().map(|outgoing| outgoing.message.clone()).collect();
+    /// Sends what waits in the outbox, in its order.
+    async fn send_all(&mut self, mut waiting: Vec<Outgoing>) -> Result<Goes, ParticipantError> {
+        while !waiting.is_empty() {
+            let later = waiting.split_off(waiting.len().min(WINDOW_MAX));
+            if self.send(std::mem::replace(&mut waiting, later)).await? == Goes::ToItsEnd {
+                return Ok(Goes::ToItsEnd);
+            }
+        }
+        Ok(Goes::On)
+    }
+
+    /// Sends what may leave. What the broker did not confirm of it, and what belongs to a channel that rests, is durable and rests when this
+    /// returns; what is too large for that is sent until the broker has decided. Only a stop ends that early.
+    async fn send(&mut self, out: Vec<Outgoing>) -> Result<Goes, ParticipantError> {
+        let rests = |outgoing: &Outgoing| self.rests.holds(&outgoing.message.channel);
+        let (held, leave): (Vec<_>, Vec<_>) = out.into_iter().partition(rests);
+        let mut later = self.hand_over(leave).await;
+        if !later.is_empty() {
+            let participant = &self.service.name;
+            let messages = later.len();
+            tracing::warn!(participant, messages, "The broker has not confirmed, sending again.");
+        }
+        later.extend(held);
+        if later.is_empty() {
+            return Ok(Goes::On);
+        }
+        let Some(later) = self.put_off(later).await? else { return Ok(Goes::ToItsEnd) };
+        let (later, large): (Vec<_>, Vec<_>) =
+            later.into_iter().partition(|outgoing| outgoing.outbox.is_some());
+        let (held, unconfirmed) =
+            later.into_iter().partition(|outgoing| self.rests.holds(&outgoing.message.channel));
+        self.rests.hear(unconfirmed, Instant::now());
+        self.rests.keep(held);
+        Ok(self.send_large(large).await)
+    }
+
+    /// Makes durable what is sent later; `None` after a stop.
+    async fn put_off(
+        &mut self,
+        mut later: Vec<Outgoing>,
+    ) -> Result<Option<Vec<Outgoing>>, ParticipantError> {
         let mut delays = Delays::new();
-        while !left.is_empty() {
-            let outcomes = self.sink.send(&left).await;
-            let mut again = Vec::new();
-            for (message, sent) in left.into_iter().zip(outcomes) {
-                match sent {
-                    Sent::Confirmed => {}
-                    Sent::Unsent { reason, text } => {
-                        let participant = &self.service.name;
-                        tracing::error!(participant, channel = message.channel, %reason, "A message can't be sent for good: {text}");
-                        self.counts.lock().unwrap_or_else(PoisonError::into_inner).unsent += 1;
+        loop {
+            let mut worker = self.worker.take().expect("no turn is being made");
+            let (worker, tried, kept) = may_block(move || {
+                let kept = worker.put_off(&mut later);
+                (worker, later, kept)
+            })
+            .await;
+            self.worker = Some(worker);
+            later = tried;
+            match kept {
+                Ok(()) => return Ok(Some(later)),
+                Err(error) if error.is_passing() => {
+                    let said = "What is to be sent later can't be kept yet";
+                    if self.rest_from(&error, said, &mut delays).await == Goes::ToItsEnd {
+                        return Ok(None);
                     }
-                    // A participant's sink belongs to no group: its duties make a message of a former owner harmless.
-                    Sent::Unknown { .. } | Sent::Fenced { .. } => again.push(message),
                 }
+                Err(error) => return Err(failed(&self.service.name)(error)),
             }
-            left = again;
-            if left.is_empty() {
-                break;
-            }
-            let delay = delays.after_failure();
+        }
+    }
+
+    /// Sends some of what rests and is due.
+    async fn try_again(&mut self) {
+        let window = self.rests.leave(Instant::now(), WINDOW_MAX);
+        let unconfirmed = self.hand_over(window).await;
+        if !unconfirmed.is_empty() {
             tracing::warn!(
                 participant = self.service.name,
-                messages = left.len(),
-                ?delay,
-                "The broker has not confirmed, sending again."
+                messages = unconfirmed.len(),
+                channels = self.rests.channels(),
+                "The broker has still not confirmed, sending again."
             );
+        }
+        self.rests.hear(unconfirmed, Instant::now());
+    }
+
+    /// Sends until the broker has decided every message. Only a stop ends that early.
+    async fn send_large(&mut self, mut left: Vec<Outgoing>) -> Goes {
+        let mut delays = Delays::new();
+        while !left.is_empty() {
+            let delay = delays.after_failure();
             tokio::select! {
                 biased;
                 _ = self.stopped.wait_for(|stopped| *stopped) => return Goes::ToItsEnd,
                 () = tokio::time::sleep(delay) => {}
             }
+            left = self.hand_over(left).await;
         }
         Goes::On
     }
 
+    /// Hands a window to the broker; answers what it did not confirm.
+    async fn hand_over(&mut self, window: Vec<Outgoing>) -> Vec<Outgoing> {
+        if window.is_empty() {
+            return window;
+        }
+        let messages: Vec<_> = window.iter().map(|outgoing| outgoing.message.clone()).collect();
+        let outcomes = self.sink.send(&messages).await;
+        let mut unconfirmed = Vec::new();
+        for (outgoing, sent) in window.into_iter().zip(outcomes) {
+            match sent {
+                Sent::Confirmed => self.worker().decided(&outgoing),
+                Sent::Unsent { reason, text } => {
+                    let (participant, channel) = (&self.service.name, &outgoing.message.channel);
+                    tracing::error!(participant, channel, %reason, "A message can't be sent for good: {text}");
+                    self.counts.lock().unwrap_or_else(PoisonError::into_inner).unsent += 1;
+                    self.worker().decided(&outgoing);
+                }
+                // A participant's sink belongs to no group: its duties make a message of a former owner harmless.
+                Sent::Unknown { .. } | Sent::Fenced { .. } => unconfirmed.push(outgoing),
+            }
+        }
+        unconfirmed
+    }
+
     fn worker(&mut self) -> &mut Worker {
         self.worker.as_mut().expect("no turn is being made")
+    }
+}
+
+/// Returns at this instant, if there is one.
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The three duties, on the memory broker and on [every store](stores): asked twice, late, in the wrong order, with crashes and panics between.
 
 mod again;
+mod resting;
 mod status;
 mod stores;
 

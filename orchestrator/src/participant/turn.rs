@@ -140,16 +140,47 @@ impl Worker {
         Ok(decided.turn)
     }
 
-    /// Everything of a window was sent: remembered with the next batch.
-    pub(super) fn sent(&mut self, out: &[Outgoing], answered: &[Delivery], by_position: bool) {
-        self.confirmed.extend(out.iter().filter_map(|outgoing| outgoing.outbox));
-        if by_position {
-            for delivery in answered {
-                let place = (delivery.message.channel.clone(), delivery.partition);
-                let next = self.answered.entry(place).or_default();
-                *next = (*next).max(delivery.offset + 1);
+    /// The broker has it, or never will: out of the outbox with the next batch.
+    pub(super) fn decided(&mut self, outgoing: &Outgoing) {
+        self.confirmed.extend(outgoing.outbox);
+    }
+
+    /// All that these are answered by was sent, or is durable: their positions are written with the next batch.
+    pub(super) fn all_sent(&mut self, answered: &[Delivery]) {
+        for delivery in answered {
+            let place = (delivery.message.channel.clone(), delivery.partition);
+            let next = self.answered.entry(place).or_default();
+            *next = (*next).max(delivery.offset + 1);
+        }
+    }
+
+    /// Makes durable what is sent later, so that the deliveries it answers can be settled before. What is too large for the outbox is
+    /// left as it is. After an error the same may be tried again.
+    pub(super) fn put_off(&mut self, later: &mut [Outgoing]) -> Result<(), StoreError> {
+        let mut open = later.iter_mut().filter(|outgoing| outgoing.outbox.is_none()).peekable();
+        while open.peek().is_some() {
+            let (mut changes, mut bytes, mut end) = (Vec::new(), 0, self.outbox_next);
+            let mut numbered = Vec::new();
+            for outgoing in open.by_ref() {
+                let record = write_message(&outgoing.message);
+                if record.len() > CHANGES_BYTES_MAX {
+                    continue;
+                }
+                bytes += record.len();
+                changes.push(Change::put(SPACE, outbox_key(end), record));
+                numbered.push((outgoing, end));
+                end += 1;
+                if bytes >= BATCH_BYTES_FULL {
+                    break;
+                }
+            }
+            self.write(self.store.transaction()?, &changes)?;
+            self.outbox_next = end;
+            for (outgoing, number) in numbered {
+                outgoing.outbox = Some(number);
             }
         }
+        Ok(())
     }
 
     /// Writes down what the last window left.
