@@ -36,6 +36,26 @@ async fn a_queue_deleted_while_it_is_sent_to_is_declared_again_before_anything_i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_another_deletes_and_makes_anew_again_and_again_is_still_consumed() {
+    let bench = broker_or_skip!("anew");
+    let channel = bench.work();
+    let mut source = bench.source(&channel, 10).await;
+    let mut sink = bench.connector.sink().await.expect("a sink");
+    let admin = bench.administer().await;
+    for round in 0..2 {
+        let deleted =
+            admin.queue_delete(channel.name.as_str().into(), QueueDeleteOptions::default());
+        deleted.await.expect("deleted");
+        // Before its consumer can.
+        bench.connector.prepare(std::slice::from_ref(&channel)).await.expect("prepared");
+        send_until_confirmed(sink.as_mut(), window(&channel, round..round + 1)).await;
+        let read = receive(source.as_mut(), 1).await;
+        assert_eq!(ids(&read), [round]);
+        done(source.as_ref(), &read);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_reader_of_a_queue_is_refused_and_told_how_to_find_the_first() {
     let bench = broker_or_skip!("owned");
     let channel = bench.work();

@@ -13,7 +13,7 @@
 use super::{
     acks::Telling,
     connection::{Dialer, Held, Trouble},
-    silence,
+    owner, silence,
     source::{GOOD_CONNECTION, Inbox, QueueStands, Reader},
     topology::{self, queue_of},
     watch::Watched,
@@ -145,8 +145,11 @@ impl Consumer {
         let amqp = connection.create_channel().await.map_err(opening)?;
         let options = BasicQosOptions::default();
         amqp.basic_qos(self.reader.prefetch, options).await.map_err(opening)?;
+        let name = self.name();
+        // Before it is consumed: whatever becomes of the queue from now on is seen by its mark.
+        let is_marked = topology::mark(&connection, &name, &owner::lock_of(&name)).await;
         let deliveries = self.consume(&amqp).await?;
-        Ok(Session { connection, amqp, deliveries })
+        Ok(Session { connection, amqp, deliveries, is_marked })
     }
 
     async fn declare(&self, connection: &Held) -> Result<(), Trouble> {
@@ -184,9 +187,10 @@ impl Consumer {
 
     /// Serves the queue for as long as the broker knows that we consume it.
     async fn serve_while_known(&self, session: &mut Session) -> Result<(), Lost> {
-        let Session { connection, amqp, deliveries } = session;
+        let Session { connection, amqp, deliveries, is_marked } = session;
         let (inbox, queue, name) = (&*self.inbox, self.queue, self.name());
-        let watched = Watched { inbox, queue, name: &name, prefetch: self.reader.prefetch };
+        let (prefetch, is_marked) = (self.reader.prefetch, *is_marked);
+        let watched = Watched { inbox, queue, name: &name, prefetch, is_marked };
         tokio::select! {
             biased;
             served = self.serve(amqp, deliveries) => served,
@@ -209,8 +213,7 @@ impl Consumer {
             };
             match delivered {
                 Some(delivered) => self.arrive(delivered)?,
-                // Never on the same AMQP channel: RabbitMQ takes what a queue made anew hands out to it for deliveries that it has
-                // passed on already, and drops it.
+                // Not on the same AMQP channel: what becomes of a queue made anew on one that consumed the old one, `watch` tells.
                 None => {
                     let queue = self.name();
                     let why =
@@ -253,6 +256,8 @@ struct Session {
     connection: Held,
     amqp: Channel,
     deliveries: Deliveries,
+    /// The queue that is consumed is marked.
+    is_marked: bool,
 }
 
 /// Why a queue is not consumed.

@@ -26,7 +26,7 @@ pub(super) const REGAIN_WAIT_MAX: Duration = Duration::from_secs(180);
 /// that the owner is gone.
 pub(super) const ASK_EVERY: Duration = Duration::from_secs(2);
 
-/// The lock of a queue.
+/// The lock of a queue. Its [mark](super::topology::mark), an exchange, is called the same.
 pub(super) fn lock_of(queue: &str) -> String {
     format!("{queue}.owner")
 }

@@ -126,6 +126,27 @@ pub(super) async fn declare(
     Ok(())
 }
 
+/// Binds a queue to an exchange that the broker deletes with its last binding: once the exchange is gone, so is the queue, even
+/// where another of its name stands in its place. Nothing is ever sent to it. Says whether it could be.
+pub(super) async fn mark(connection: &Connection, queue: &str, mark: &str) -> bool {
+    let marking = async {
+        let amqp = connection.create_channel().await?;
+        let options = ExchangeDeclareOptions { auto_delete: true, ..Default::default() };
+        let arguments = FieldTable::default();
+        amqp.exchange_declare(mark.into(), ExchangeKind::Fanout, options, arguments).await?;
+        let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
+        amqp.queue_bind(queue.into(), mark.into(), "".into(), options, arguments).await
+    };
+    match marking.await {
+        Ok(()) => true,
+        // Not every user may bind: then such a queue is found out by its consumers only.
+        Err(error) => {
+            tracing::debug!(queue, mark, %error, "A queue can't be marked.");
+            false
+        }
+    }
+}
+
 /// Whether an exchange is missing for certain.
 pub(super) async fn lacks_exchange(connection: &Connection, exchange: &str) -> bool {
     let Ok(amqp) = connection.create_channel().await else { return false };

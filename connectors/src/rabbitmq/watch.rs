@@ -1,17 +1,24 @@
 //! Whether the broker still knows our consumer of a queue: it may forget it without a word.
 //!
 //! ```text
-//! nothing came for a while ─► how many consume the queue, and how much lies in it? ─► twice in a row not as it has to be: forgotten
+//! nothing came for a while ─► is it still the queue that was marked? how many consume it, and how much lies in it?
+//!                          ─► another one, or twice in a row not as it has to be: forgotten
 //! ```
+//!
+//! A quorum queue that is deleted and made anew at once is another one to everybody but the AMQP channel that consumed the old one: RabbitMQ
+//! 3.10.8 counts that as a consumer of the new one and hands messages to it, which arrive nowhere. So a queue is
+//! [marked](super::topology::mark) before it is consumed, and the mark goes with it.
 //!
 //! A queue that lost its members' memory, or that no member leads any more, tells its consumers nothing, and a cancellation may be lost.
 //! The connection stands all the while, with its heartbeats.
 //!
-//! What is asked is a passive declaration, which changes nothing and wants no permission.
+//! What is asked are passive declarations, which change nothing and want no permission.
 
 use super::{
     connection::{code, refusal},
+    owner,
     source::Inbox,
+    topology,
 };
 use lapin::{Channel, Connection, options::QueueDeclareOptions, types::FieldTable};
 use std::time::Duration;
@@ -33,6 +40,8 @@ pub(super) struct Watched<'a> {
     pub(super) queue: usize,
     pub(super) name: &'a str,
     pub(super) prefetch: u16,
+    /// Whether its mark was made.
+    pub(super) is_marked: bool,
 }
 
 /// What the broker says of a queue.
@@ -67,6 +76,12 @@ impl Watched<'_> {
                 wrong = 0;
                 continue;
             }
+            if self.is_marked && self.has_lost_its_mark(connection).await {
+                return format!(
+                    "queue {} was deleted and made anew while it was consumed",
+                    self.name
+                );
+            }
             let Some(said) = self.ask(connection, &mut asking).await else { continue };
             let now = self.inbox.progress(self.queue);
             match amiss(said, now.open < usize::from(self.prefetch)) {
@@ -83,6 +98,11 @@ impl Watched<'_> {
                 None => wrong = 0,
             }
         }
+    }
+
+    async fn has_lost_its_mark(&self, connection: &Connection) -> bool {
+        let mark = owner::lock_of(self.name);
+        timeout(ANSWER_MAX, topology::lacks_exchange(connection, &mark)).await.unwrap_or(false)
     }
 
     /// What the broker says of the queue; `None` where it says nothing that helps.
