@@ -17,6 +17,7 @@ pub mod conformance;
 pub mod destinations;
 pub mod engine;
 pub mod envelope;
+pub mod fsck;
 pub mod journal;
 pub mod participant;
 pub mod registry;

@@ -9,7 +9,8 @@ mod support;
 use dirigent::{
     cli::{AuditArgs, FolderArgs, Verb},
     engine::{
-        Audit, Decision, Engine, EngineError, EngineParts, Handle, KeptFilter, audit, audit_at_rest,
+        Audit, Decision, Engine, EngineError, EngineParts, Handle, KeptFilter, audit,
+        audit_at_rest, fsck,
     },
     journal::{DiskFault, DiskOperation, SimDisk},
     registry::Registry,
@@ -52,6 +53,9 @@ impl Machine {
     fn audit(&self, seed: u64) -> Audit {
         let audit = audit(Arc::clone(&self.store), Arc::new(self.disk.clone())).unwrap();
         assert!(audit.is_clean(), "seed {seed}: {:?}", audit.gaps);
+        let disk = Box::new(self.disk.clone());
+        let found = fsck(Arc::clone(&self.store), disk, None).unwrap();
+        assert!(found.is_clean(), "seed {seed}: {:?}", found.findings);
         audit
     }
 }

@@ -1,5 +1,5 @@
 //! The command line of a process that runs sagas: `run · check · graph · list · show · cancel · kill · retry ·
-//! resolve · quarantine · parked · audit · destinations · pause · resume · config`.
+//! resolve · quarantine · parked · audit · fsck · destinations · pause · resume · config`.
 //!
 //! ```no_run
 //! # fn order_saga() -> Result<dirigent_model::definition::Definition<()>, dirigent_model::definition::DefinitionErrors> { loop {} }
@@ -9,10 +9,12 @@
 //! ```
 //!
 //! Or as a part of another command: [`Verb`] is a `clap::Subcommand`, and [`Cli::execute`] carries it out.
-//! Exit codes: 0 for done, 1 for an error or something found, 2 for a command line that makes no sense.
+//! Exit codes: 0 for done, 1 for an error or something found, 2 for a command line that makes no sense, and
+//! for a folder that `fsck` can't check.
 
 mod ask;
 mod destinations;
+mod fsck;
 mod kept;
 mod out;
 mod plans;
@@ -24,6 +26,7 @@ mod tell_kept;
 #[cfg(test)]
 mod tests;
 
+pub use fsck::FsckArgs;
 pub use kept::{
     AuditArgs, DiscardArgs, KeptListArgs, KeptShowArgs, ParkedVerb, QuarantineVerb, ReplayArgs,
 };
@@ -103,6 +106,9 @@ pub enum Verb {
     Parked(ParkedVerb),
     /// Proves of a folder at rest that every message consumed is accounted for; exit code 1 if not
     Audit(AuditArgs),
+    /// Checks a folder at rest for everything a process relies on, an engine's or a participant's, and mends it by a plan; exit code 1
+    /// where something harmful is found, 2 where it can't be checked
+    Fsck(FsckArgs),
     /// Shows or checks the settings
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -399,6 +405,7 @@ impl Cli {
             Verb::Quarantine(verb) => kept::quarantine(&self, verb).await,
             Verb::Parked(verb) => kept::parked(&self, verb).await,
             Verb::Audit(args) => kept::audit(&self, args).await,
+            Verb::Fsck(args) => Ok(fsck::fsck(&self, args).await),
             Verb::Config(ConfigVerb::Show(args)) => {
                 let settings = self.settings(&args.settings)?;
                 say(&tell::settings(&settings, Paint::of_stdout()))?;

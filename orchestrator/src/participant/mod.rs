@@ -19,6 +19,7 @@
 
 mod again;
 mod asked;
+mod fsck;
 mod remembered;
 mod reply;
 mod rests;
@@ -33,6 +34,7 @@ mod tests;
 #[cfg(feature = "postgres")]
 pub use crate::store::postgres::{Sql, SqlError};
 pub use asked::{Asked, Heard, Undoing};
+pub use fsck::{fsck, repair};
 pub use remembered::Records;
 pub use running::Running;
 pub use tx::{CHANGES_BYTES_MAX, EVENTS_MAX, RECORD_KEY_BYTES_MAX, Tx};

@@ -374,9 +374,9 @@ impl Survey {
     }
 
     /// Proposes a repair of what was found by [`find_mended`](Self::find_mended).
-    pub(crate) fn propose(&mut self, finding: &Kind, place: impl Into<String>, mend: Mend) {
+    pub(crate) fn propose(&mut self, findings: &str, place: impl Into<String>, mend: Mend) {
         let Mend { does, loses, changes } = mend;
-        let (finding, place) = (finding.name.into(), place.into());
+        let (finding, place) = (findings.into(), place.into());
         self.repairs.push(Repair { finding, place, does, loses, changes });
     }
 

@@ -227,6 +227,26 @@ pub fn event(channel: &str, name: &str, id: &str, key: &str, body: Vec<u8>) -> M
     }
 }
 
+/// A command as a saga would send it.
+pub fn command(name: &str, body: &[u8]) -> Message {
+    let attributes = Attributes::new()
+        .with(names::ID, "command-1")
+        .with(names::TYPE, name)
+        .with(names::CONTENT_TYPE, "application/json")
+        .with(envelope::SAGA_ID, "saga-1")
+        .with(envelope::SAGA_STEP, "step")
+        .with(names::IDEMPOTENCY_KEY, "key-1")
+        .with(names::REPLY_TO, "shop.replies");
+    Message {
+        channel: WORK.name.into(),
+        kind: ChannelKind::Work,
+        key: "1".into(),
+        attributes,
+        others: vec![],
+        body: body.to_vec().into(),
+    }
+}
+
 pub fn reply_to(command: &Message) -> Message {
     let kind = command.attributes.get(names::TYPE).unwrap();
     let body: serde_json::Value = serde_json::from_slice(&command.body).unwrap();

@@ -77,6 +77,7 @@ fn folder_of(verb: &mut dirigent::cli::Verb) -> Option<&mut FolderArgs> {
         Verb::Quarantine(QuarantineVerb::Replay(args)) => Some(&mut args.folder),
         Verb::Quarantine(QuarantineVerb::Discard(args)) => Some(&mut args.folder),
         Verb::Audit(args) => Some(&mut args.folder),
+        Verb::Fsck(args) => Some(&mut args.folder),
         Verb::Run(_) | Verb::Check(_) | Verb::Graph(_) | Verb::Config(_) => None,
     }
 }

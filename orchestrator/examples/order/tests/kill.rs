@@ -150,6 +150,7 @@ fn survives_kills(broker: &Broker) {
             sleep(after);
             services.dies();
             engine.dies();
+            at.checks_services();
             services = at.services();
         }
     }
@@ -175,6 +176,7 @@ fn survives_kills(broker: &Broker) {
     assert_eq!(found["ledger"]["orphans"], 0, "{found}");
     assert_eq!(found["blocked"], 0, "{found}");
     at.audits();
+    at.checks_services();
     let seconds = started.elapsed().as_secs_f64();
     eprintln!(
         "{}: {orders} orders, {rounds} kills, {met} met sagas under way, {seconds:.0} s: {found}",

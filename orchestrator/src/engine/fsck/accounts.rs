@@ -109,7 +109,11 @@ pub(super) fn check(all: &All<'_>, standing: &Standing, moves: &Moves, survey: &
     let loses =
         "nothing that is there; what the accounts spoke of and is not there is gone already";
     let change = RecordChange::put(Space::Meta, MARK, value);
-    survey.propose(&TALLY, "accounts", Mend::new(corrected.does.join("; "), loses, vec![change]));
+    survey.propose(
+        "accounts-corrected",
+        "mark of the last checkpoint",
+        Mend::new(corrected.does.join("; "), loses, vec![change]),
+    );
 }
 
 fn check_tally(

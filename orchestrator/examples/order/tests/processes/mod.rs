@@ -205,6 +205,23 @@ impl At<'_> {
         let (found, error) =
             (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{found}{error}");
+        self.checks("orchestrator");
+    }
+
+    /// Checks the folder of the orchestrator, or of a service, that was killed or stopped.
+    fn checks(&self, folder: &str) {
+        let output = self.order(&["fsck", "--data", folder]).output().unwrap();
+        let (found, error) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{folder}: {found}{error}");
+    }
+
+    /// The same for the folders of all services.
+    pub fn checks_services(&self) {
+        for entry in std::fs::read_dir(self.folder.join("services")).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            self.checks(&format!("services/{name}"));
+        }
     }
 
     pub fn reconciled(&self) -> Value {
