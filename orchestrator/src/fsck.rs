@@ -131,7 +131,7 @@ pub fn apply_to_folder(
     };
     let now = match opened.whose {
         Whose::Engine => {
-            let disk = || -> Box<dyn Disk> { Box::new(opened.journal.clone()) };
+            let disk = Arc::clone(&opened.journal);
             let store = Arc::clone(&opened.store);
             engine::repair(store, disk, Some(registry), plan, &mut keep)
         }
@@ -151,7 +151,7 @@ const CHANGED: &str = "the plan was applied, but its record does not say how it 
 struct Opened {
     whose: Whose,
     store: Arc<dyn Store>,
-    journal: FileDisk,
+    journal: Arc<dyn Disk>,
     folder: String,
 }
 
@@ -170,15 +170,15 @@ impl Opened {
         let is_participants =
             !has_journal && is_empty(&store, Space::Meta)? && !is_empty(&store, Space::Ledger)?;
         let whose = if is_participants { Whose::Participant } else { Whose::Engine };
-        Ok(Self { whose, store: Arc::new(store), journal, folder: named() })
+        Ok(Self { whose, store: Arc::new(store), journal: Arc::new(journal), folder: named() })
     }
 
     fn check(&self, registry: &Registry) -> Result<FolderCheck, AtRestError> {
         let found = match self.whose {
             Whose::Engine => {
-                let (store, disk) = (Arc::clone(&self.store), self.journal.clone());
+                let (store, disk) = (Arc::clone(&self.store), Arc::clone(&self.journal));
                 let folder = self.folder.clone();
-                engine::fsck(store, Box::new(disk), Some(registry))
+                engine::fsck(store, disk, Some(registry))
                     .map_err(|source| AtRestError::Journal { folder, source })?
             }
             Whose::Participant => participant::fsck(&*self.store)?,

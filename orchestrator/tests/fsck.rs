@@ -176,7 +176,7 @@ impl Left {
 
     fn repaired(&self, plan: &RepairPlan, kept: &mut Vec<Vec<u8>>) -> Result<Fsck, RepairError> {
         let store: Arc<dyn Store> = self.store.clone();
-        let disk = || -> Arc<dyn Disk> { Arc::new(self.disk.clone()) };
+        let disk = Arc::new(self.disk.clone());
         let mut keep = |_: Space, _: &[u8], bytes: &[u8]| {
             kept.push(bytes.to_vec());
             Ok(())

@@ -53,7 +53,7 @@ impl Machine {
     fn audit(&self, seed: u64) -> Audit {
         let audit = audit(Arc::clone(&self.store), Arc::new(self.disk.clone())).unwrap();
         assert!(audit.is_clean(), "seed {seed}: {:?}", audit.gaps);
-        let disk = Box::new(self.disk.clone());
+        let disk = Arc::new(self.disk.clone());
         let found = fsck(Arc::clone(&self.store), disk, None).unwrap();
         assert!(found.is_clean(), "seed {seed}: {:?}", found.findings);
         audit

@@ -8,7 +8,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use fs4::fs_std::FileExt as _;
 
@@ -68,18 +67,18 @@ pub trait DiskFile: Debug + Send {
 const ZEROS_BYTES: usize = 256 * 1024;
 static ZEROS: [u8; ZEROS_BYTES] = [0; ZEROS_BYTES];
 
-/// A folder of the machine's file system. Clones share it.
-#[derive(Clone, Debug)]
+/// A folder of the machine's file system.
+#[derive(Debug)]
 pub struct FileDisk {
     folder: PathBuf,
     /// Held open to sync the names.
-    handle: Arc<File>,
+    handle: File,
 }
 
 impl FileDisk {
     /// Uses an existing folder.
     pub fn open(folder: &Path) -> io::Result<Self> {
-        Ok(Self { folder: folder.to_owned(), handle: Arc::new(File::open(folder)?) })
+        Ok(Self { folder: folder.to_owned(), handle: File::open(folder)? })
     }
 }
 

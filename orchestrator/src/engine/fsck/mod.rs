@@ -81,12 +81,13 @@ pub fn fsck(
 /// The state has changed since, or the plan holds what the check does not propose: nothing is changed then.
 pub fn repair(
     store: Arc<dyn Store>,
-    disk: impl Fn() -> Arc<dyn Disk>,
+    disk: Arc<dyn Disk>,
     registry: Option<&Registry>,
     plan: &RepairPlan,
     keep: KeepBytes<'_>,
 ) -> Result<Fsck, RepairError> {
-    let check = || fsck(Arc::clone(&store), disk(), registry).map_err(RepairError::Unreadable);
+    let check =
+        || fsck(Arc::clone(&store), Arc::clone(&disk), registry).map_err(RepairError::Unreadable);
     check()?.check_plan(plan)?;
     carry_out(&*store, &plan.repairs, keep)?;
     check()
