@@ -206,6 +206,9 @@ impl State {
 
     /// Whether a source has something to read, or when it may have. An error where a person is needed.
     pub(super) fn look(&mut self, conn: ConnId, now: Instant) -> Result<Look, ConnectorError> {
+        if !self.house.has(conn) {
+            return Ok(Look::Wait(None));
+        }
         self.thaw(conn, now);
         if let Some(owner) = self.house.conn(conn).lost_to.clone() {
             return Err(match &self.kept {
@@ -233,6 +236,9 @@ impl State {
 
     /// Hands out at most `max` deliveries; none where the dice are against it.
     pub(super) fn take(&mut self, conn: ConnId, max: usize, now: Instant) -> Vec<Delivery> {
+        if !self.house.has(conn) {
+            return Vec::new();
+        }
         let life = self.house.life(conn);
         let faults = &self.house.settings.faults;
         let (reset, silent, pieces) = (faults.reset, faults.silent, faults.pieces);

@@ -4,12 +4,12 @@
 //! every reader that waits wakes up for it.
 
 use super::{
-    Life, SimEvent, SimSettings, What,
+    Life, SimEvent, SimKind, SimSettings, What,
     events::{Place, Unsettled},
     faults::injected,
 };
 use crate::{
-    ConnectorError, Health, Message, Sent, UnsentReason,
+    ChannelKind, ConnectorError, Health, Message, Sent, UnsentReason,
     random::{Random, mixed},
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -221,12 +221,19 @@ impl House {
         id
     }
 
-    pub(super) fn conn(&self, id: ConnId) -> &Conn {
-        self.conns.get(&id).expect("who lives and was not dropped is connected")
+    /// Whether somebody is connected still. A process may die between two turns of one call, killed by a watcher: what follows has no effect.
+    pub(super) fn has(&self, id: ConnId) -> bool {
+        self.conns.contains_key(&id)
     }
 
+    /// Of somebody who [is connected](Self::has).
+    pub(super) fn conn(&self, id: ConnId) -> &Conn {
+        self.conns.get(&id).expect("looked at when the turn began")
+    }
+
+    /// Of somebody who [is connected](Self::has).
     pub(super) fn conn_mut(&mut self, id: ConnId) -> &mut Conn {
-        self.conns.get_mut(&id).expect("who lives and was not dropped is connected")
+        self.conns.get_mut(&id).expect("looked at when the turn began")
     }
 
     /// The number of the life of somebody who is connected.
@@ -342,6 +349,11 @@ impl House {
             self.rules.get(&message.channel).is_some_and(|rule| rule.unroutable.is_some());
         if is_unroutable {
             self.inject(now, life, injected::UNROUTABLE);
+            // A log that events go to may be made at any time.
+            if self.settings.kind == SimKind::Log && message.kind == ChannelKind::Events {
+                let text = format!("{} has no channel {} yet", self.settings.name, message.channel);
+                return Some(Sent::Unknown { text });
+            }
             return Some(self.unroutable(message));
         }
         None

@@ -24,6 +24,8 @@ pub struct Life {
     crossings: AtomicU64,
     /// One more than the crossing at which it dies, so that nought means never.
     dies_behind: AtomicU64,
+    /// Whether it ever stood still: asked before each call, and hardly ever so.
+    froze: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -123,6 +125,7 @@ impl Life {
         let mut state = self.lock();
         let since = state.frozen.filter(|frozen| frozen.until >= now).map_or(now, |it| it.since);
         state.frozen = Some(Freeze { since, until: now + duration });
+        self.froze.store(true, Ordering::Release);
     }
 
     /// Whether it stands still.
@@ -141,6 +144,9 @@ impl Life {
     /// Waits while it is frozen; pends for ever where it has ended.
     pub(super) async fn runs(&self) {
         while self.is_alive() {
+            if !self.froze.load(Ordering::Acquire) {
+                return;
+            }
             let Some(until) = self.frozen_until(Instant::now()) else { return };
             sleep_until(until).await;
         }
@@ -158,11 +164,17 @@ impl Life {
     }
 
     pub(super) fn frozen_until(&self, now: Instant) -> Option<Instant> {
+        if !self.froze.load(Ordering::Acquire) {
+            return None;
+        }
         self.lock().frozen.map(|frozen| frozen.until).filter(|until| *until > now)
     }
 
     /// The last time it stood still, or stands.
     pub(super) fn last_freeze(&self) -> Option<Freeze> {
+        if !self.froze.load(Ordering::Acquire) {
+            return None;
+        }
         self.lock().frozen
     }
 

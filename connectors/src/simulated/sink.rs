@@ -42,6 +42,15 @@ struct Flight {
     answer: Duration,
     /// Nothing is heard of some of it before the time is over.
     is_unheard: bool,
+    /// The answer came too late.
+    is_late: bool,
+}
+
+impl Flight {
+    fn new(messages: Vec<Arc<Message>>, answer: Duration) -> Self {
+        let outcomes = vec![None; messages.len()];
+        Self { messages, outcomes, breaks: 0, answer, is_unheard: false, is_late: false }
+    }
 }
 
 impl SimSink {
@@ -79,7 +88,14 @@ impl SimSink {
                 break;
             }
         }
-        super::pause(flight.answer).await;
+        self.hears(flight, deadline).await;
+    }
+
+    /// Waits for the answer, and no longer than a window may take.
+    async fn hears(&self, flight: &mut Flight, deadline: Instant) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        flight.is_late = flight.answer > left;
+        super::pause(flight.answer.min(left)).await;
         self.life.runs().await;
     }
 
@@ -94,15 +110,14 @@ impl SimSink {
                 continue;
             }
             let open = self.broker.turn().begin(self.conn, flight, owns, &part);
-            let Ok(open) = open else { return };
+            let Some(open) = open else { return };
             super::pause(flight.answer).await;
             self.life.cross("commit").await;
             if !self.broker.turn().commit(self.conn, flight, owns, open, &part) {
                 return;
             }
         }
-        super::pause(flight.answer).await;
-        self.life.runs().await;
+        self.hears(flight, deadline).await;
     }
 }
 
@@ -118,8 +133,7 @@ impl Sink for SimSink {
             let slower = turn.house.slowness(&messages);
             let request = turn.house.takes(begun, life) + slower;
             let answer = turn.house.takes(begun, life);
-            let outcomes = vec![None; messages.len()];
-            let flight = Flight { messages, outcomes, breaks: 0, answer, is_unheard: false };
+            let flight = Flight::new(messages, answer);
             (flight, request, turn.house.settings.send_wait_max)
         };
         let deadline = begun + wait_max;
@@ -132,7 +146,7 @@ impl Sink for SimSink {
             sleep_until(deadline).await;
             self.life.runs().await;
         }
-        let outcomes = self.broker.turn().answers(self.conn, flight, self.owns.as_ref(), deadline);
+        let outcomes = self.broker.turn().answers(self.conn, flight, self.owns.as_ref());
         self.life.runs().await;
         outcomes
     }
@@ -155,6 +169,9 @@ impl Drop for SimSink {
 impl Turn<'_> {
     /// Stores what is not decided, message by message. False where the broker went away before.
     fn lands(&mut self, conn: ConnId, flight: &mut Flight) -> bool {
+        if !self.house.has(conn) {
+            return true;
+        }
         let now = self.now;
         let life = self.house.life(conn);
         let State { house, kept } = &mut **self;
@@ -210,6 +227,9 @@ impl Turn<'_> {
     /// Decides what can't be sent at all. The rest goes in one transaction; where the broker refused something, in halves, as if it
     /// had been looked for.
     fn parts(&mut self, conn: ConnId, flight: &mut Flight) -> Vec<Vec<usize>> {
+        if !self.house.has(conn) {
+            return Vec::new();
+        }
         let now = self.now;
         let life = self.house.life(conn);
         let State { house, kept } = &mut **self;
@@ -241,20 +261,23 @@ impl Turn<'_> {
         vec![fit, second]
     }
 
-    /// Stores a part of a window in a transaction that is open. An error where nothing more can be sent.
+    /// Stores a part of a window in a transaction that is open. None where nothing more can be sent.
     fn begin(
         &mut self,
         conn: ConnId,
         flight: &mut Flight,
         owns: &Owns,
         part: &[usize],
-    ) -> Result<u64, ()> {
+    ) -> Option<u64> {
+        if !self.house.has(conn) {
+            return None;
+        }
         let now = self.now;
         let life = self.house.life(conn);
         let State { house, kept } = &mut **self;
-        let Kept::Log(logs) = kept else { return Err(()) };
+        let Kept::Log(logs) = kept else { return None };
         if logs.fenced(&owns.group, owns.epoch).is_some() {
-            return Err(());
+            return None;
         }
         flight.breaks = house.conn(conn).breaks;
         let messages: Vec<_> = part
@@ -262,7 +285,7 @@ impl Turn<'_> {
             .map(|at| &flight.messages[*at])
             .filter_map(|message| Some((logs.route(house, message)?, message)))
             .collect();
-        Ok(logs.begin(house, life, &owns.group, &messages, now))
+        Some(logs.begin(house, life, &owns.group, &messages, now))
     }
 
     /// Ends a transaction. False where nothing more can be sent in this window.
@@ -274,6 +297,9 @@ impl Turn<'_> {
         open: u64,
         part: &[usize],
     ) -> bool {
+        if !self.house.has(conn) {
+            return false;
+        }
         let now = self.now;
         let life = self.house.life(conn);
         let State { house, kept } = &mut **self;
@@ -306,20 +332,14 @@ impl Turn<'_> {
     }
 
     /// What the sender hears in the end.
-    fn answers(
-        &mut self,
-        conn: ConnId,
-        flight: Flight,
-        owns: Option<&Owns>,
-        deadline: Instant,
-    ) -> Vec<Sent> {
+    fn answers(&mut self, conn: ConnId, flight: Flight, owns: Option<&Owns>) -> Vec<Sent> {
         let now = self.now;
         let State { house, kept } = &mut **self;
         let Some(found) = house.conns.get(&conn) else { return Vec::new() };
         let (life, name) = (found.life.number(), house.settings.name.clone());
         // What was decided out there was not heard where the connection broke meanwhile, or the answer came too late.
         let cut = found.breaks != flight.breaks;
-        let late = now > deadline;
+        let late = flight.is_late;
         let fenced = owns.and_then(|owns| match kept {
             Kept::Log(logs) => logs.fenced(&owns.group, owns.epoch),
             Kept::Queues(_) => None,

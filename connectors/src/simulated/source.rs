@@ -51,16 +51,15 @@ impl SimSource {
             };
             match opening {
                 Opening::Opened(conn) => {
-                    let (health, wake) = {
+                    let found = {
                         let turn = broker.turn();
-                        let conn = turn.house.conn(conn);
-                        (conn.health.clone(), Arc::clone(&conn.wake))
+                        let conn = turn.house.conns.get(&conn);
+                        conn.map(|conn| (conn.health.clone(), Arc::clone(&conn.wake)))
                     };
-                    return Ok(Self {
-                        end: Arc::new(End { broker: Arc::clone(&broker), life, conn }),
-                        health,
-                        wake,
-                    });
+                    // Whoever died of being told that it owns the group is gone already.
+                    let Some((health, wake)) = found else { continue };
+                    let end = End { broker: Arc::clone(&broker), life, conn };
+                    return Ok(Self { end: Arc::new(end), health, wake });
                 }
                 Opening::Taken { owner, gone_at } => {
                     let since = *waiting_since.get_or_insert(now);

@@ -1,8 +1,8 @@
 //! What the tests of the simulated brokers share: a broker, processes, and numbered messages.
 
 use crate::{
-    Attributes, ChannelSpec, Connector, ConnectorError, Delivery, Message, Position, Sent, Sink,
-    Source, SourceSpec, names,
+    Attributes, ChannelSpec, Connector, ConnectorError, Delivery, Message, Position, Sent, Settle,
+    Sink, Source, SourceSpec, names,
     simulated::{Life, SimBroker, SimEvent, SimSettings},
 };
 use bytes::Bytes;
@@ -38,7 +38,27 @@ impl Process {
     }
 
     pub(super) async fn sink(&self) -> Box<dyn Sink> {
-        self.connector.sink().await.expect("the sink opens")
+        loop {
+            match self.connector.sink().await {
+                Err(ConnectorError::Unreachable { .. }) => {}
+                opened => return opened.expect("the sink opens"),
+            }
+        }
+    }
+
+    pub(super) async fn owner_sink(&self, group: &str) -> Box<dyn Sink> {
+        loop {
+            match self.connector.owner_sink(group).await {
+                Err(ConnectorError::Unreachable { .. }) => {}
+                opened => return opened.expect("the owner's sink opens"),
+            }
+        }
+    }
+
+    pub(super) async fn prepare(&self) {
+        while let Err(error) = self.connector.prepare(&[ChannelSpec::work("work")]).await {
+            assert!(matches!(error, ConnectorError::Unreachable { .. }), "{error}");
+        }
     }
 }
 
@@ -83,6 +103,20 @@ pub(super) async fn all(source: &mut dyn Source) -> Vec<Delivery> {
 
 pub(super) fn confirmed(outcomes: &[Sent]) -> usize {
     outcomes.iter().filter(|sent| **sent == Sent::Confirmed).count()
+}
+
+/// Settles all of these.
+pub(super) fn settle(source: &dyn Source, deliveries: &[Delivery], settle: Settle) {
+    let receipts = deliveries.iter().map(|delivery| (delivery.receipt, settle));
+    source.settler().settle(&receipts.collect::<Vec<_>>());
+}
+
+/// A connector of the first process at a new broker, on which the channel of work is prepared.
+pub(super) async fn begun(settings: SimSettings) -> (SimBroker, Process) {
+    let broker = SimBroker::new(settings);
+    let first = process(&broker, 1);
+    first.prepare().await;
+    (broker, first)
 }
 
 /// Both kinds, with the same seed.

@@ -23,11 +23,7 @@ async fn run(settings: SimSettings) -> Shown {
     let events = written(&broker);
     let begun = tokio::time::Instant::now();
     let sender = process(&broker, 1);
-    sender
-        .connector
-        .prepare(&super::bench::spec("g", Vec::new()).channels)
-        .await
-        .expect("prepared");
+    sender.prepare().await;
     let sends = async {
         let mut sinks = [sender.sink().await, sender.sink().await];
         for round in 0..30 {
