@@ -3,5 +3,7 @@
 mod bench;
 mod owning;
 mod promises;
+mod properties;
 mod repeats;
+mod speed;
 mod troubles;
