@@ -194,8 +194,10 @@ impl House {
             health.away(format!("the connection to {name} was lost"));
         } else if let Some(channel) = rule(|rule| rule.refused.is_some()) {
             health.degraded(format!("{name} refuses to let {channel} be read"));
-        } else if let Some(channel) = rule(|rule| rule.silent.is_some()) {
-            health.degraded(format!("{channel} does not answer, though {name} does"));
+        } else if let Some(first) = rule(|rule| rule.silent.is_some()) {
+            let silent = conn.reads.iter().filter(|channel| self.is_silent(channel));
+            let silent = silent.map(|channel| channel.to_string()).collect();
+            health.ails(silent, format!("{first} does not answer, though {name} does"));
         } else {
             health.ready();
         }

@@ -5,6 +5,7 @@ use super::bench::{
 };
 use crate::{
     ChannelSpec, ConnectorError, Sent, Settle, SourceSpec, UnsentReason,
+    health::Flow,
     simulated::{SimBroker, SimFaults, SimKind, SimSettings, What, injected},
 };
 use std::{sync::Arc, time::Duration};
@@ -76,6 +77,7 @@ async fn a_silent_channel_hands_out_nothing_for_its_time_and_its_source_is_degra
         assert!(
             standing.name() == "degraded" && standing.why().is_some_and(|why| why.contains("work"))
         );
+        assert_eq!(source.health().flow(), Flow::AllBut(["work".to_owned()].into()));
         assert_eq!(ids(&source.receive(9).await.expect("received")), [1]);
         assert_eq!(begun.elapsed(), SECOND * 20);
         assert_eq!(source.health().standing().name(), "ready");
