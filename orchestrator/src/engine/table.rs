@@ -373,6 +373,59 @@ mod tests {
         assert_eq!(table.bundles_below(Timestamp(150)).unwrap().len(), 1);
     }
 
+    /// Writes only the first space of its first batch, as a process that is killed there.
+    #[derive(Default)]
+    struct Cut {
+        store: MemoryStore,
+        was_cut: std::sync::atomic::AtomicBool,
+    }
+
+    impl Store for Cut {
+        fn get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+            self.store.get(space, key)
+        }
+
+        fn write(&self, changes: &[Change]) -> Result<(), StoreError> {
+            if self.was_cut.swap(true, std::sync::atomic::Ordering::AcqRel) {
+                return self.store.write(changes);
+            }
+            let first = crate::store::spaces_in_order(changes)[0];
+            let written: Vec<Change> =
+                changes.iter().filter(|change| change.space == first).cloned().collect();
+            self.store.write(&written)?;
+            Err(StoreError::Stopped)
+        }
+
+        fn scan(
+            &self,
+            space: Space,
+            range: crate::store::KeyRange<'_>,
+            limit: usize,
+        ) -> Result<crate::store::Page, StoreError> {
+            self.store.scan(space, range, limit)
+        }
+
+        fn sync(&self) -> Result<(), StoreError> {
+            self.store.sync()
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_that_is_cut_between_two_spaces_loses_no_timer_when_it_is_done_again() {
+        let (live, ended) = (InstanceId(Uuid::from_u128(1)), InstanceId(Uuid::from_u128(2)));
+        let hour = 3_600_000;
+        let table = Table::new(Arc::new(Cut::default()));
+        let over = resting(2, 2 * hour).map(|resting| Resting { ended: true, ..resting });
+        let layer = [(live, resting(1, hour)), (ended, over)];
+        let entries: Vec<_> = layer.iter().map(|(id, resting)| (id, resting)).collect();
+        for is_cut in [true, false] {
+            let written = table.store.write(&table.changes_of(&entries).unwrap());
+            assert_eq!(written.is_err(), is_cut);
+        }
+        let (due, _) = table.due_in_store(Timestamp(3 * hour), &[], 10).unwrap();
+        assert_eq!(due, [(Timestamp(hour), live), (Timestamp(2 * hour), ended)]);
+    }
+
     #[test]
     fn times_come_to_the_store_before_the_instances_that_say_they_are_there() {
         let table = Table::new(Arc::new(MemoryStore::new()));

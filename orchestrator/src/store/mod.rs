@@ -448,7 +448,7 @@ fn check_bounds(changes: &[Change]) -> Result<(), StoreError> {
 }
 
 /// The spaces that are changed, in the order of their last change.
-fn spaces_in_order(changes: &[Change]) -> Vec<Space> {
+pub(crate) fn spaces_in_order(changes: &[Change]) -> Vec<Space> {
     let mut spaces = Vec::with_capacity(Space::ALL.len());
     for change in changes.iter().rev() {
         if !spaces.contains(&change.space) {
