@@ -345,6 +345,54 @@ async fn a_saga_that_is_cancelled_while_its_command_is_held_ends_and_nothing_of_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_failed_without_effect_does_not_leave_again_after_a_restart_before_its_instance_asks()
+ {
+    let folder = tempfile::tempdir().unwrap();
+    let (broker, clock) = (MemoryBroker::new(), ByHand::new());
+    let mut customer = customer(&broker).await;
+    // One window carries both commands, and only the second one is confirmed: the watermark stays below both.
+    let stubborn = Stubborn::around(&broker, |message| {
+        let is_lost = message.channel == "work" && message.key == "1";
+        is_lost.then(|| Sent::Unknown { text: "nobody answers".into() })
+    });
+    let shop = |connector: Arc<dyn Connector>| {
+        Orchestrator::builder("shop")
+            .saga(purchase(1))
+            .connector(connector)
+            .clock(Arc::clone(&clock) as Arc<dyn Clock>)
+            .data(folder.path())
+            .shards(1)
+    };
+    drop(Stranger::listening(&broker, ChannelSpec::events("starts"), "shop").await);
+    customer.begins(1, 500).await;
+    customer.begins(2, 500).await;
+    let engine = shop(Arc::new(stubborn)).start().await.unwrap();
+    let handle = engine.handle();
+    let mut work = Stranger::listening(&broker, ChannelSpec::work("work"), "worker").await;
+    let asked = work.next().await.message;
+    assert_eq!(asked.key, "2");
+    let failed = br#"{"code":"busy","message":"later","retriable":true,"effect":"none"}"#;
+    work.sends(reply(&asked, message::Failure::NAME, failed.to_vec())).await;
+    let id = handle.id("purchase", "2");
+    let history = |handle: &Handle| handle.show(id).unwrap().unwrap().history.len();
+    until(|| history(&handle) == 2).await;
+    drop(handle);
+    engine.stop().await.unwrap();
+
+    // The clock stands still: the instance rests, and does not ask again by itself.
+    let engine = shop(Arc::new(broker.clone())).start().await.unwrap();
+    let handle = engine.handle();
+    assert_eq!(work.next().await.message.key, "1");
+    let asking = handle.clone();
+    let cancel = move || asking.operate(id, OperatorAction::Cancel, "ann", "no longer wanted");
+    tokio::task::spawn_blocking(cancel).await.unwrap().unwrap();
+    assert_eq!(customer.next().await.message.attributes.get(names::TYPE), Some("Broken"));
+    let left = tokio::time::timeout(Duration::from_millis(100), work.source.receive(10)).await;
+    assert!(left.is_err(), "{left:?}");
+    engine.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_more_commands_are_in_flight_than_may_be_and_all_of_them_get_there() {
     const PURCHASES: u64 = 40;
     let broker = MemoryBroker::new();

@@ -125,7 +125,8 @@ impl Folder {
             let next = journal.next();
             Ok((journal, next))
         });
-        let recovered = recovered.map_err(EngineError::Recovery)?;
+        let mut recovered = recovered.map_err(EngineError::Recovery)?;
+        recovered.give_up(&table).map_err(EngineError::Recovery)?;
         if !recovered.begun {
             note_begun(&table).map_err(EngineError::Recovery)?;
         }

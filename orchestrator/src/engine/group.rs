@@ -10,6 +10,7 @@ use super::{
     kept_wire::{put_kept, take_kept},
     wire::{Malformed, Put, Take},
 };
+use crate::envelope::SAGA_RUN;
 use dirigent_connectors::Message;
 use dirigent_model::{
     definition::NodeId,
@@ -31,6 +32,8 @@ pub(crate) type LaneSeq = u64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Sender {
     pub instance: InstanceId,
+    /// Which run of its key. Not stored beside the message, which says it itself.
+    pub run: u32,
     pub node: NodeId,
     pub leg: Leg,
     pub attempt: u32,
@@ -291,16 +294,23 @@ fn take_outgoing(from: &mut Take<'_>) -> Result<Outgoing, Malformed> {
         3 => Some(Leg::Status),
         _ => return Err(Malformed("a message's sender")),
     };
-    let sender = match leg {
+    let mut sender = match leg {
         None => None,
         Some(leg) => Some(Sender {
             instance: InstanceId(Uuid::from_bytes(from.array("a sender's id")?)),
+            run: 0,
             node: NodeId(from.small("a sender's step")?),
             leg,
             attempt: from.small("a sender's attempt")?,
         }),
     };
-    Ok(Outgoing { lane, sender, saga: 0, message: from.message()? })
+    let message = from.message()?;
+    if let Some(sender) = &mut sender {
+        // The first run says nothing of it.
+        let run = message.attributes.get(SAGA_RUN).and_then(|run| run.parse().ok());
+        sender.run = run.unwrap_or_default();
+    }
+    Ok(Outgoing { lane, sender, saga: 0, message })
 }
 
 /// Inputs lie together by channel and partition: their counts, then their offsets as distances.
@@ -385,11 +395,12 @@ mod tests {
             channel: "inventory".into(),
             kind: ChannelKind::Work,
             key: "80".into(),
-            attributes: Attributes::new().with("id", "a").with("type", "ReserveStock"),
+            attributes: Attributes::new().with("id", "a").with(SAGA_RUN, "3"),
             others: vec![("x".into(), vec![0, 255].into())],
             body: vec![1, 2, 3].into(),
         };
-        let sender = Sender { instance: id, node: NodeId(300), leg: Leg::Compensate, attempt: 2 };
+        let (node, leg) = (NodeId(300), Leg::Compensate);
+        let sender = Sender { instance: id, run: 3, node, leg, attempt: 2 };
         let input = |from: Option<u64>, count| {
             let covered = from.map(|from| Covered { from, end: from + 2 });
             InputDone { channel: "orders".into(), partition: 4, covered, count }

@@ -2,7 +2,7 @@
 
 use super::{
     accounts::{Count, Covered},
-    group::InputDone,
+    group::{self, InputDone},
     kept::{Kept, KeptChange},
 };
 use crate::envelope::{DeadLetter, ReplyHead};
@@ -10,9 +10,9 @@ use crossbeam_channel::Sender;
 use dirigent_connectors::{Message, Receipt, Settle, Settler};
 use dirigent_model::{
     decision::Action,
-    definition::{NodeId, Plan},
+    definition::Plan,
     history::Verdict,
-    instance::{InstanceId, Leg, Trace},
+    instance::{InstanceId, Trace},
     message::{Body, Key},
     time::Timestamp,
 };
@@ -49,17 +49,13 @@ pub(crate) enum What {
         body: Body,
     },
     Unsent {
-        node: NodeId,
-        leg: Leg,
-        attempt: u32,
+        sender: group::Sender,
         text: String,
         confirm: Confirm,
     },
     /// Its destination holds a command, which did not leave.
     Held {
-        node: NodeId,
-        leg: Leg,
-        attempt: u32,
+        sender: group::Sender,
         until: Timestamp,
         /// It may have been sent before the start of this process.
         may_have_left: bool,
@@ -189,8 +185,8 @@ pub enum OperatorError {
 /// A message on a lane that counts as confirmed once a job is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Confirm {
-    pub lane: super::group::Lane,
-    pub seq: super::group::LaneSeq,
+    pub lane: group::Lane,
+    pub seq: group::LaneSeq,
 }
 
 /// A delivery on its way through one shard, or through several.

@@ -15,7 +15,7 @@ use crate::{
     journal::{self, Disk, GroupSeq, Journal, JournalError, TakeIn},
     store::{Change, Space},
 };
-use dirigent_model::instance::{Core, Instance, InstanceId, Leg, NodeState};
+use dirigent_model::instance::{Core, Instance, InstanceId, Leg, Next, NodeState};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -32,7 +32,7 @@ pub(crate) struct Recovered<J = Journal> {
     pub accounts: Accounts,
     /// By lane: messages that no broker has confirmed, in their order.
     pub outbox: Vec<Vec<(LaneSeq, Outgoing)>>,
-    /// By lane: messages above the watermark that must not leave any more.
+    /// By lane: messages above the watermark that must not leave any more; see [`Recovered::give_up`].
     pub given_up: Vec<Vec<LaneSeq>>,
     pub unconfirmed: VecDeque<(GroupSeq, Vec<LaneSeq>)>,
     /// Instances that the store does not know as they are.
@@ -131,19 +131,33 @@ pub(crate) fn recover<J>(
     accounts.lanes_confirmed.clone_from(&confirmed);
     let ids = fresh.keys().copied().collect();
     table.put(fresh);
-    let mut given_up: Vec<Vec<LaneSeq>> = vec![Vec::new(); outbox.len()];
-    for (lane, given_up) in outbox.iter_mut().zip(&mut given_up) {
-        for (seq, outgoing) in &mut *lane {
-            let Some(sender) = outgoing.sender else { continue };
-            let Some(core) = core_of(table, sender)? else { continue };
-            outgoing.saga = saga_of(&core.definition);
-            if had_no_effect(&core, sender) {
-                given_up.push(*seq);
-            }
-        }
-        lane.retain(|(seq, _)| given_up.binary_search(seq).is_err());
-    }
+    let given_up = vec![Vec::new(); outbox.len()];
     Ok(Recovered { journal, begun, accounts, outbox, given_up, unconfirmed, fresh: ids, groups })
+}
+
+impl<J> Recovered<J> {
+    /// Takes out of the outbox what must not leave any more, and says of the rest whose it is. Called once, before anything is sent;
+    /// whoever only reads finds the outbox as it was written.
+    pub(crate) fn give_up(&mut self, table: &Table) -> Result<(), Fatal> {
+        for (lane, given_up) in self.outbox.iter_mut().zip(&mut self.given_up) {
+            for (seq, outgoing) in &mut *lane {
+                let Some(sender) = outgoing.sender else { continue };
+                let stays = match author_of(table, sender)? {
+                    Author::Unreadable => false,
+                    Author::Gone => true,
+                    Author::Here(core) => {
+                        outgoing.saga = saga_of(&core.definition);
+                        must_stay(&core, sender)
+                    }
+                };
+                if stays {
+                    given_up.push(*seq);
+                }
+            }
+            lane.retain(|(seq, _)| given_up.binary_search(seq).is_err());
+        }
+        Ok(())
+    }
 }
 
 /// Notes in the store that there is a journal, once there is one. The other way round a crash in between would make a new
@@ -153,21 +167,43 @@ pub(crate) fn note_begun(table: &Table) -> Result<(), Fatal> {
     Ok(table.store().sync()?)
 }
 
-/// Whether an instance counts on a command never taking effect: it could not be sent, or was refused, and its step will
-/// not be compensated. Sent again now, it might take effect after all, and nobody would take that back.
-fn had_no_effect(core: &Core, sender: Sender) -> bool {
-    sender.leg == Leg::Do
-        && matches!(core.nodes.get(sender.node.index()), Some(NodeState::NoEffect(_)))
+/// Whether an instance counts on a command not leaving: it has been told that it did not, or had no effect, or it asks for nothing
+/// any more. Sent again now, the command might take effect after all, and nobody would take that back.
+fn must_stay(core: &Core, sender: Sender) -> bool {
+    if core.run != sender.run || core.status.is_end() {
+        // Of a later run than this one nobody knows: it is sent, and `fsck` tells of it.
+        return core.run >= sender.run;
+    }
+    let Some(state) = core.nodes.get(sender.node.index()) else { return false };
+    match (sender.leg, state) {
+        // It could not be sent, or was refused, and its step will not be compensated.
+        (Leg::Do, NodeState::NoEffect(_)) => true,
+        // An earlier attempt had no effect for certain, and the instance sends the next one itself when it is time: after a
+        // rest between two attempts, or when its destination takes it. Turning back before that, it compensates nothing.
+        (Leg::Do, NodeState::Open(ask)) if !ask.doubt => {
+            sender.attempt < ask.attempt || !matches!(ask.next, Next::GiveUp(_))
+        }
+        // The answer would be heard by nobody, but the participant would refuse the command from then on.
+        (Leg::Status, state) => !matches!(state, NodeState::InQuestion(_)),
+        (Leg::Do | Leg::Compensate, _) => false,
+    }
 }
 
-/// The instance whose command it is, where it can be read.
-fn core_of(table: &Table, sender: Sender) -> Result<Option<Core>, Fatal> {
+/// Whose command it is.
+enum Author {
+    Here(Box<Core>),
+    /// It has ended, and was forgotten.
+    Gone,
+    /// Nobody can say what it counts on.
+    Unreadable,
+}
+
+fn author_of(table: &Table, sender: Sender) -> Result<Author, Fatal> {
     match table.get(sender.instance) {
-        Ok(resting) => {
-            Ok(resting
-                .and_then(|resting| Instance::peek(&resting.state).ok().map(|(core, _)| core)))
-        }
-        Err(error) if !error.is_final() => Ok(None),
+        Ok(None) => Ok(Author::Gone),
+        Ok(Some(resting)) => Ok(Instance::peek(&resting.state)
+            .map_or(Author::Unreadable, |(core, _)| Author::Here(Box::new(core)))),
+        Err(error) if !error.is_final() => Ok(Author::Unreadable),
         Err(error) => Err(error.into()),
     }
 }
@@ -204,4 +240,82 @@ fn fold_change(
     let resting = Resting { state, history, due: change.due, seq, ended, new: false };
     fresh.insert(change.id, Some(resting));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dirigent_model::{
+        definition::{Fingerprint, NodeId},
+        instance::{Ask, NoEffect, Status, Trace},
+        message::Key,
+        time::Timestamp,
+    };
+
+    fn core(state: NodeState) -> Core {
+        let key = Key::from("80");
+        Core {
+            id: InstanceId::of("order", &key),
+            definition: "order".into(),
+            version: 1,
+            fingerprint: Fingerprint(7),
+            key,
+            run: 1,
+            status: Status::Running,
+            revision: 1,
+            nodes: vec![state],
+            cause: None,
+            incidents: vec![],
+            early: vec![],
+            events_taken: vec![],
+            started_at: Timestamp(1),
+            ended_at: None,
+            deadline: None,
+            trace: Trace::default(),
+        }
+    }
+
+    fn ask(attempt: u32, next: Next, doubt: bool) -> Ask {
+        let (first_at, asked_at) = (Timestamp(1), Timestamp(1));
+        Ask { attempt, first_at, asked_at, next, doubt, questions: 0 }
+    }
+
+    fn sender(core: &Core, leg: Leg, attempt: u32) -> Sender {
+        Sender { instance: core.id, run: core.run, node: NodeId(0), leg, attempt }
+    }
+
+    #[test]
+    fn a_command_stays_where_its_instance_counts_on_that_and_leaves_where_it_waits_for_it() {
+        let at = Timestamp(9);
+        let stays = |state: NodeState, leg, attempt| {
+            let core = core(state);
+            must_stay(&core, sender(&core, leg, attempt))
+        };
+        for next in [Next::Held(at), Next::AskAgain(at)] {
+            assert!(stays(NodeState::Open(ask(2, next, false)), Leg::Do, 2), "{next:?}");
+            assert!(!stays(NodeState::Open(ask(2, next, true)), Leg::Do, 2), "in doubt, {next:?}");
+        }
+        let asked = |doubt| NodeState::Open(ask(2, Next::GiveUp(at), doubt));
+        assert!(!stays(asked(false), Leg::Do, 2));
+        assert!(stays(asked(false), Leg::Do, 1), "the first attempt had no effect for certain");
+        assert!(!stays(asked(true), Leg::Do, 1));
+        assert!(stays(NodeState::NoEffect(NoEffect::Unsent), Leg::Do, 1));
+        assert!(!stays(NodeState::InDoubt, Leg::Do, 1));
+        let undoing = NodeState::Undoing(None, ask(1, Next::Held(at), false));
+        assert!(!stays(undoing, Leg::Compensate, 1));
+        assert!(stays(asked(true), Leg::Status, 1), "nobody awaits that answer any more");
+    }
+
+    #[test]
+    fn a_command_of_a_former_run_or_of_a_saga_that_has_ended_stays() {
+        let here = core(NodeState::Open(ask(1, Next::GiveUp(Timestamp(9)), false)));
+        let of = |run| Sender { run, ..sender(&here, Leg::Do, 1) };
+        assert!(must_stay(&here, of(0)) && !must_stay(&here, of(1)));
+        assert!(
+            !must_stay(&here, of(2)),
+            "a later run than the one that is there is told of by fsck"
+        );
+        let ended = Core { status: Status::Killed, ..here.clone() };
+        assert!(must_stay(&ended, of(1)) && !must_stay(&ended, of(2)));
+    }
 }

@@ -337,7 +337,7 @@ mod tests {
 
     fn command(seq: LaneSeq, channel: &str, saga: u32) -> Numbered {
         let instance = InstanceId::of("a", &seq.into());
-        let sender = Sender { instance, node: NodeId(1), leg: Leg::Do, attempt: 1 };
+        let sender = Sender { instance, run: 0, node: NodeId(1), leg: Leg::Do, attempt: 1 };
         let message = Message {
             channel: channel.into(),
             kind: ChannelKind::Work,

@@ -254,13 +254,11 @@ impl Relay {
 
     /// Tells an instance that its command did not leave. The message counts as confirmed once that is durable.
     fn give_back(&mut self, GivenBack { seq, sender, until }: &GivenBack) {
-        let Sender { instance, node, leg, attempt } = *sender;
         let confirm = Confirm { lane: self.lane, seq: *seq };
         let may_have_left = self.may_have_left(*seq);
         self.unconfirmed.remove(seq);
-        let until = *until;
-        let what = What::Held { node, leg, attempt, until, may_have_left, confirm };
-        self.tell(instance, what, None);
+        let what = What::Held { sender: *sender, until: *until, may_have_left, confirm };
+        self.tell(sender.instance, what, None);
         self.state.decided(1);
     }
 
@@ -355,7 +353,8 @@ impl Relay {
         reason: UnsentReason,
         text: &str,
     ) -> Disposed {
-        if let Some(Sender { instance, node, leg, attempt }) = sender {
+        if let Some(sender) = sender {
+            let Sender { instance, attempt, .. } = sender;
             if self.may_have_left(seq) {
                 // *Unsent* says that it had no effect for certain, which nobody knows here: its instance takes it for lost
                 // when the time for the reply is over, and it is in doubt then.
@@ -365,9 +364,9 @@ impl Relay {
             let text = format!("{reason} on `{}`: {text}", message.channel);
             let confirm = Confirm { lane: self.lane, seq };
             let cause = message.attributes.get(names::ID).map(ToOwned::to_owned);
-            let what = What::Unsent { node, leg, attempt, text, confirm };
+            let what = What::Unsent { sender, text, confirm };
             if let Some(destination) = self.departures.destination(&message.channel) {
-                destination.forget((instance, node, leg));
+                destination.forget(sender.key());
             }
             self.tell(instance, what, cause);
             return Disposed::ByInstance;

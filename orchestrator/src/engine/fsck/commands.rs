@@ -23,8 +23,8 @@ const NO_CAUSE: Kind = Kind {
 const ORPHAN: Kind = Kind {
     name: "command-of-a-forgotten-instance",
     severity: Severity::Harmless,
-    means: "its instance has ended, and was forgotten before the broker confirmed it; it is sent all the same",
-    advice: "nothing, unless the instance was lost; then see to what its command does",
+    means: "its instance has ended, and was forgotten before the broker confirmed it; it is not sent again",
+    advice: "nothing, unless the instance was lost; then see to what its command was for",
 };
 
 const KEY: Kind = Kind {

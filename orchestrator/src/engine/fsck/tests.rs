@@ -45,7 +45,7 @@ fn asked(attempt: u32) -> Ask {
 }
 
 fn command(core: &Core, leg: Leg, attempt: u32) -> Outgoing {
-    let sender = Sender { instance: core.id, node: NodeId(1), leg, attempt };
+    let sender = Sender { instance: core.id, run: core.run, node: NodeId(1), leg, attempt };
     let attributes = Attributes::new()
         .with("sagaid", core.id.to_string())
         .with("sagarun", core.run.to_string())

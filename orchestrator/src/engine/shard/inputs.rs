@@ -105,15 +105,17 @@ impl Shard {
                 };
                 self.apply(id, Input::Reply(reply), cause, origin)?;
             }
-            What::Unsent { node, leg, attempt, text, confirm } => {
-                if matches!(self.find(id)?, Found::Here) {
+            What::Unsent { sender, text, confirm } => {
+                if self.is_of_this_run(sender)? {
+                    let Sender { node, leg, attempt, .. } = sender;
                     tracing::warn!(instance = %id, text, "A command could not be sent.");
                     self.apply(id, Input::Unsent { node, leg, attempt, text }, cause, origin)?;
                 }
                 self.batch.confirms.push(confirm);
             }
-            What::Held { node, leg, attempt, until, may_have_left, confirm } => {
-                if matches!(self.find(id)?, Found::Here) {
+            What::Held { sender, until, may_have_left, confirm } => {
+                if self.is_of_this_run(sender)? {
+                    let Sender { node, leg, attempt, .. } = sender;
                     let hold = if may_have_left { Hold::Left } else { Hold::GivenBack };
                     let held = Input::Held { node, leg, attempt, hold, until };
                     self.apply(id, held, cause, origin)?;
@@ -146,6 +148,13 @@ impl Shard {
             }
         }
         Ok(())
+    }
+
+    /// Whether the run that sent a command is the one that is here: what became of an earlier one's concerns nobody.
+    fn is_of_this_run(&mut self, sender: Sender) -> Result<bool, Fatal> {
+        let is_here = matches!(self.find(sender.instance)?, Found::Here);
+        let live = self.live.get(&sender.instance).filter(|_| is_here);
+        Ok(live.is_some_and(|live| live.instance.core.run == sender.run))
     }
 
     fn unusable(&mut self, id: InstanceId, origin: Origin, text: String) {
@@ -321,6 +330,7 @@ impl Shard {
             Effect::Command(command) => {
                 let sender = Sender {
                     instance: instance.core.id,
+                    run: instance.core.run,
                     node: command.node,
                     leg: command.leg,
                     attempt: command.attempt,
