@@ -235,7 +235,12 @@ pub struct DeadLetter {
 /// Attributes of a dead letter as text, at the most (characters); what comes from outside may be long.
 const DEAD_TEXT_CHARS_MAX: usize = 500;
 
-/// Makes a dead letter of a message: its bytes, headers and key as they came, and why and from where.
+/// Bytes of a dead letter, its head included. It lies in the journal beside a full batch, far below what that takes as one record:
+/// one that was too large would end the process, and come again first after each restart.
+const LETTER_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Makes a dead letter of a message: its bytes, headers and key as they came, and why and from where. Of one that is too large
+/// the head is shortened, else the body left out; its size and checksum are told.
 pub fn dead_letter(
     channel: &str,
     message: Message,
@@ -251,8 +256,19 @@ pub fn dead_letter(
     attributes.set(DEAD_PARTITION, partition.to_string());
     attributes.set(DEAD_OFFSET, offset.to_string());
     attributes.set(DEAD_TIME, now.to_string());
-    Message { channel: channel.into(), kind: ChannelKind::Work, attributes, ..message }
+    let channel = channel.into();
+    let mut letter = Message { channel, kind: ChannelKind::Work, attributes, ..message };
+    while head_bytes(&letter) + letter.body.len() > LETTER_BYTES_MAX {
+        let why = letter.attributes.get(DEAD_TEXT).unwrap_or_default().to_owned();
+        if !shorten_letter(&mut letter, &why) {
+            break;
+        }
+    }
+    letter
 }
+
+/// Characters of the reason why a dead letter was shortened.
+const WHY_CHARS_MAX: usize = 300;
 
 /// Bytes of everything but the body that a dead letter may keep where it was too large for its channel. Far below a frame of AMQP.
 const LETTER_HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -281,12 +297,17 @@ const LETTER_KEEPS: [&str; 14] = [
 /// Takes something from a dead letter that was too large for its channel, which said `why`: what is long in its head, else
 /// its body. Place and reason are kept; the rest is where it came from. `false` where nothing is left to be taken.
 pub fn shorten_letter(letter: &mut Message, why: &str) -> bool {
+    // What was left out is told, however long the reason is.
+    let why: String = why.chars().take(WHY_CHARS_MAX).collect();
     let note = if head_bytes(letter) > LETTER_HEAD_BYTES_MAX {
         shorten_head(letter);
         format!("{why} (headers shortened or left out: too large to set aside)")
     } else if !letter.body.is_empty() {
-        let bytes = std::mem::take(&mut letter.body).len();
-        format!("{why} (body of {bytes} bytes left out: too large to set aside)")
+        let body = std::mem::take(&mut letter.body);
+        let (bytes, crc) = (body.len(), crc32c::crc32c(&body));
+        format!(
+            "{why} (body of {bytes} bytes, CRC-32C {crc:08x}, left out: too large to set aside)"
+        )
     } else {
         return false;
     };
@@ -395,6 +416,18 @@ mod tests {
         assert!(shorten_letter(&mut letter, "does not fit"));
         assert!(letter.body.is_empty() && letter.others.len() == 1);
         assert!(!shorten_letter(&mut letter, "does not fit"));
+    }
+
+    #[test]
+    fn a_dead_letter_is_made_within_its_bound_and_tells_size_and_checksum_of_what_it_lost() {
+        static LARGE: [u8; LETTER_BYTES_MAX] = [b' '; LETTER_BYTES_MAX];
+        let both = letter(LETTER_BYTES_MAX, &LARGE);
+        let text = both.attributes.get(DEAD_TEXT).unwrap();
+        assert!(both.body.is_empty() && head_bytes(&both) < LETTER_HEAD_BYTES_MAX, "{text}");
+        let crc = format!("body of 8388608 bytes, CRC-32C {:08x}", crc32c::crc32c(&LARGE));
+        assert!(text.starts_with("nobody knows it (headers") && text.contains(&crc), "{text}");
+        let body_only = letter(10, &LARGE);
+        assert!(body_only.body.is_empty() && body_only.others.len() == 1);
     }
 
     #[test]

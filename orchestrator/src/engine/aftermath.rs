@@ -16,15 +16,13 @@ pub(super) struct Before {
     pub(super) ended: bool,
     pub(super) blocked: bool,
     pub(super) due: Option<Timestamp>,
-    /// Its stored form, when it was last written.
-    pub(super) bytes: usize,
 }
 
 impl Before {
-    pub(super) fn of(instance: &Instance, due: Option<Timestamp>, bytes: usize) -> Self {
+    pub(super) fn of(instance: &Instance, due: Option<Timestamp>) -> Self {
         let core = &instance.core;
         let (ended, blocked) = (core.status.is_end(), core.is_blocked());
-        Self { started: false, ended, blocked, due, bytes }
+        Self { started: false, ended, blocked, due }
     }
 }
 
@@ -72,13 +70,15 @@ pub(super) fn unreadable_letter(unreadable: &Unreadable) -> DeadLetter {
     DeadLetter { reason, text }
 }
 
+/// Characters of what a function said as it panicked: the value it could not handle may be in it.
+const PANIC_CHARS_MAX: usize = 400;
+
 pub(crate) fn panic_letter(panic: &(dyn std::any::Any + Send)) -> DeadLetter {
     let said = panic.downcast_ref::<&str>().copied();
     let said = said
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("(no message)");
-    DeadLetter {
-        reason: "handler-panicked",
-        text: format!("the saga's own function panicked: {said}"),
-    }
+    let said: String = said.chars().take(PANIC_CHARS_MAX).collect();
+    let text = format!("the saga's own function panicked: {said}");
+    DeadLetter { reason: "handler-panicked", text }
 }

@@ -29,6 +29,8 @@ pub(super) struct Touched {
     pub lines: Vec<Vec<u8>>,
     pub tally: TallyChange,
     pub gone: bool,
+    /// The stored form as the last decision left it.
+    pub state: Vec<u8>,
     captured: Option<Resting>,
 }
 
@@ -40,8 +42,10 @@ impl Touched {
         due: Option<Timestamp>,
         bytes_before: usize,
     ) -> usize {
-        let mut state = Vec::with_capacity(bytes_before + STATE_GROWTH_BYTES);
-        instance.encode(&mut state);
+        let mut state = std::mem::take(&mut self.state);
+        if state.is_empty() {
+            state = stored_form(instance, bytes_before);
+        }
         let bytes = state.len();
         let core = &instance.core;
         // The first run of a key begins only where nothing is kept for it.
@@ -50,6 +54,13 @@ impl Touched {
         self.captured = Some(Resting { state, history, due, seq: 0, ended, new });
         bytes
     }
+}
+
+/// The stored form of an instance; `bytes_before` is what it took the last time.
+pub(super) fn stored_form(instance: &Instance, bytes_before: usize) -> Vec<u8> {
+    let mut state = Vec::with_capacity(bytes_before + STATE_GROWTH_BYTES);
+    instance.encode(&mut state);
+    state
 }
 
 /// An operator's answer, to be given once it is durable.
@@ -66,7 +77,7 @@ pub(crate) struct Batch {
     pub(crate) number: u64,
     pub(super) touched: FxHashMap<InstanceId, Touched>,
     pub(super) outgoing: Vec<Outgoing>,
-    /// Roughly what its group will take: instances as they were, bodies that came in, and those that go out.
+    /// Roughly what its group will take: instances as they are, messages that came in, and those that go out.
     pub(super) bytes: usize,
     pub(super) inputs: Vec<InputDone>,
     pub(super) kept: Vec<KeptChange>,

@@ -38,6 +38,9 @@ pub const QUARANTINED_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Bytes of a message that can be kept, its headers included: what the store takes as one value, with room to spare.
 pub const KEPT_MESSAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
+/// Characters of the reason why a message is quarantined; what comes from outside may be long.
+const REASON_CHARS_MAX: usize = 500;
+
 /// How long an event waits for its instance if the settings don't say: longer than a broker is away as a rule.
 pub const PARKED_FOR: Duration = Duration::from_secs(600);
 
@@ -86,6 +89,12 @@ pub(crate) enum Standing {
 }
 
 impl Standing {
+    /// For a person to decide.
+    pub(crate) fn quarantined(reason: &str, text: &str, blocks: bool) -> Self {
+        let text = text.chars().take(REASON_CHARS_MAX).collect();
+        Self::Quarantined { reason: reason.to_owned(), text, blocks }
+    }
+
     pub(crate) fn count(&self) -> Count {
         match self {
             Self::Orphan { .. } | Self::Behind => Count::Parked,

@@ -60,7 +60,7 @@ pub use reader::{
     AtRestError, InstanceView, ListFilter, NodeView, Reader, audit, audit_at_rest, open_at_rest,
 };
 pub use readiness::{BrokerView, Readiness, Reason, StatusView};
-pub use shard::INSTANCE_BYTES_MAX;
+pub use shard::{DECISION_BYTES_MAX, INSTANCE_BYTES_MAX};
 pub use start::{Engine, EngineError, EngineParts, Lane as LaneParts};
 
 pub(crate) use accounts::Covered;

@@ -39,8 +39,12 @@ const BATCH_INPUTS_MAX: usize = 1_024;
 /// Instances a shard keeps in memory; idle ones beyond it go, to be read again when they are needed.
 const INSTANCES_IN_MEMORY_MAX: usize = 50_000;
 
-/// Bytes of an instance's stored form. A saga that collects more is set aside with this reason.
+/// Bytes of an instance's stored form. A message that would make it larger is quarantined with this reason: far below what
+/// the store takes as one value, so that no checkpoint ever meets one that it can't write.
 pub const INSTANCE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes of the bodies that one input makes a saga send. Beside a full batch they fit into one record of the journal.
+pub const DECISION_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Due instances taken in one turn, so that a storm of timers does not starve messages.
 const DUE_PER_TURN_MAX: usize = 256;

@@ -1,12 +1,16 @@
 //! The inputs of a shard's instances: each job finds its instance, is decided, and leaves its part in the batch.
 
-use super::{Fatal, Found, INSTANCE_BYTES_MAX, Live, PANICKED_TIMER_REST, Shard};
+use super::{
+    DECISION_BYTES_MAX, Fatal, Found, INSTANCE_BYTES_MAX, Live, PANICKED_TIMER_REST, Shard,
+};
 use crate::{
     engine::{
         accounts::Count,
         aftermath::{Before, count_of, note_tally, panic_letter, unreadable_letter},
+        batch::stored_form,
         group::{Outgoing, Sender, saga_of},
         job::{Job, OperatorError, Origin, What},
+        kept::bytes_of,
     },
     envelope::{DeadLetter, dead_letter},
     telemetry::Fact,
@@ -27,7 +31,7 @@ impl Shard {
     /// Does one job. Only what makes further work senseless is an error.
     pub(super) fn work(&mut self, job: Job) -> Result<(), Fatal> {
         let Job { instance: id, what, cause, delivery } = job;
-        self.batch.bytes += delivery.as_ref().map_or(0, |delivery| delivery.message.body.len());
+        self.batch.bytes += delivery.as_ref().map_or(0, |delivery| bytes_of(&delivery.message));
         match what {
             What::SettleOnly => {
                 self.batch.settle_only(delivery);
@@ -202,23 +206,26 @@ impl Shard {
             return Ok(());
         }
         let (now, codec) = (self.batch.now, Arc::clone(&self.shared.codec));
-        let decided =
-            catch_unwind(AssertUnwindSafe(|| transition::start(plan, start, now, &*codec)));
-        match decided {
-            Ok(Ok(decision)) => {
-                let before = Before { started: true, ..Before::default() };
-                self.record(id, plan, decision, before, origin);
-                self.offer_orphans(id)
-            }
+        let decided = catch_unwind(AssertUnwindSafe(|| {
+            transition::start(plan, start, now, &*codec).map(|it| Decided::of(it, 0))
+        }));
+        let letter = match decided {
+            Ok(Ok(decided)) => match decided.too_large(&origin) {
+                None => {
+                    let before = Before { started: true, ..Before::default() };
+                    self.record(id, plan, decided, before, origin);
+                    return self.offer_orphans(id);
+                }
+                Some(letter) => letter,
+            },
             Ok(Err(unreadable)) => {
                 self.set_aside(origin, &unreadable_letter(&unreadable));
-                Ok(())
+                return Ok(());
             }
-            Err(panic) => {
-                self.quarantine(id, origin, &panic_letter(&*panic), true);
-                Ok(())
-            }
-        }
+            Err(panic) => panic_letter(&*panic),
+        };
+        self.quarantine(id, origin, &letter, true);
+        Ok(())
     }
 
     /// Applies an input to an instance in memory.
@@ -233,50 +240,43 @@ impl Shard {
             self.unusable(id, origin, "the stored instance can't be used".to_owned());
             return Ok(None);
         };
-        if live.bytes > INSTANCE_BYTES_MAX && !origin.is_inside() {
-            let text =
-                format!("the instance has {} bytes, the bound is {INSTANCE_BYTES_MAX}", live.bytes);
-            self.live.insert(id, live);
-            let dead = DeadLetter { reason: "instance-too-large", text };
-            self.quarantine(id, origin, &dead, true);
-            return Ok(None);
-        }
         let Live { instance, plan, batch, due, bytes } = live;
-        let before = Before::of(&instance, due, bytes);
+        let before = Before::of(&instance, due);
         // Only a second input within one batch needs a copy: before that, the table has what the handler may spoil.
         let spare = self.batch.has_touched(id).then(|| instance.clone());
-        self.batch.bytes += bytes;
         let (now, codec) = (self.batch.now, Arc::clone(&self.shared.codec));
         let decided = catch_unwind(AssertUnwindSafe(|| {
             transition::apply(&plan, instance, input, cause, now, &*codec)
+                .map(|decision| Decided::of(decision, bytes))
         }));
-        match decided {
-            Ok(Ok(decision)) => {
-                let verdict = decision.verdict;
-                self.record(id, &plan, decision, before, origin);
-                Ok(Some(verdict))
-            }
+        let letter = match decided {
+            Ok(Ok(decided)) => match decided.too_large(&origin) {
+                None => {
+                    let verdict = decided.decision.verdict;
+                    self.record(id, &plan, decided, before, origin);
+                    return Ok(Some(verdict));
+                }
+                Some(letter) => letter,
+            },
             Ok(Err((instance, unreadable))) => {
                 self.live.insert(id, Live { instance: *instance, plan, batch, due, bytes });
                 self.set_aside(origin, &unreadable_letter(&unreadable));
-                Ok(None)
+                return Ok(None);
             }
-            Err(panic) => {
-                let letter = panic_letter(&*panic);
-                tracing::error!(instance = %id, text = letter.text, "A saga's own function panicked; its message is quarantined.");
-                if let Some(instance) = spare {
-                    self.live.insert(id, Live { instance, plan, batch, due, bytes });
-                } else {
-                    self.await_durable(batch);
-                    self.find(id)?;
-                }
-                if origin.is_inside() {
-                    self.schedule.put_off(id, now + PANICKED_TIMER_REST);
-                }
-                self.quarantine(id, origin, &letter, true);
-                Ok(None)
-            }
+            Err(panic) => panic_letter(&*panic),
+        };
+        tracing::error!(instance = %id, reason = letter.reason, text = letter.text, "What a saga's own function made of an input can't be used; its message is quarantined.");
+        if let Some(instance) = spare {
+            self.live.insert(id, Live { instance, plan, batch, due, bytes });
+        } else {
+            self.await_durable(batch);
+            self.find(id)?;
         }
+        if origin.is_inside() {
+            self.schedule.put_off(id, now + PANICKED_TIMER_REST);
+        }
+        self.quarantine(id, origin, &letter, true);
+        Ok(None)
     }
 
     /// Puts a decision into the batch.
@@ -284,10 +284,13 @@ impl Shard {
         &mut self,
         id: InstanceId,
         plan: &Arc<Plan>,
-        decision: Decision,
+        decided: Decided,
         before: Before,
         origin: Origin,
     ) {
+        let Decided { decision, state } = decided;
+        let bytes = state.len();
+        self.batch.bytes += bytes;
         let ended_now = decision.has_ended().filter(|_| !before.ended);
         let Decision { instance, verdict, effects, line, heard, incidents_raised } = decision;
         if let Some(heard) = heard {
@@ -300,6 +303,7 @@ impl Shard {
         let due = self.shared.due_of(core, plan);
         let number = self.next_batch;
         let touched = self.batch.touch(id);
+        touched.state = state;
         let (line, encoded) = line.unzip();
         touched.lines.extend(encoded);
         note_tally(touched, &instance, &before, ended_now);
@@ -319,10 +323,7 @@ impl Shard {
         }
         self.schedule.set(id, before.due, due, number);
         self.batch.settle(origin, count_of(verdict));
-        self.live.insert(
-            id,
-            Live { instance, plan: Arc::clone(plan), batch: number, due, bytes: before.bytes },
-        );
+        self.live.insert(id, Live { instance, plan: Arc::clone(plan), batch: number, due, bytes });
     }
 
     fn send(&mut self, instance: &Instance, plan: &Plan, effect: Effect) {
@@ -342,7 +343,7 @@ impl Shard {
         let message =
             self.shared.envelopes.message(&instance.core, step, effect, &self.batch.now_text);
         let lane = self.shared.routes.lane(&message.channel);
-        self.batch.bytes += message.body.len();
+        self.batch.bytes += bytes_of(&message);
         let saga = sender.map_or(0, |_| saga_of(&instance.core.definition));
         self.batch.outgoing.push(Outgoing { lane, sender, saga, message });
     }
@@ -363,7 +364,42 @@ impl Shard {
         let letters = &self.shared.dead_letters;
         let letter =
             dead_letter(letters, (**message).clone(), dead, partition, offset, self.batch.now);
+        self.batch.bytes += bytes_of(&letter);
         self.batch.outgoing.push(Outgoing { lane, sender: None, saga: 0, message: letter });
         self.batch.settle(origin, Count::DeadLetter);
+    }
+}
+
+/// A decision with the stored form of its instance: encoded where an author's function that panics costs its message only, and
+/// once, as a rule, since an instance has one input in a batch.
+struct Decided {
+    decision: Decision,
+    state: Vec<u8>,
+}
+
+impl Decided {
+    fn of(decision: Decision, bytes_before: usize) -> Self {
+        let state = stored_form(&decision.instance, bytes_before);
+        Self { decision, state }
+    }
+
+    /// Why journal and store could not take it, if they could not. An instance that is near its bound still hears of time, of commands
+    /// that could not leave, and of operators, which add little.
+    fn too_large(&self, origin: &Origin) -> Option<DeadLetter> {
+        let bytes = self.state.len();
+        if bytes > INSTANCE_BYTES_MAX && !origin.is_inside() {
+            let text =
+                format!("the instance would have {bytes} bytes, the bound is {INSTANCE_BYTES_MAX}");
+            return Some(DeadLetter { reason: "instance-too-large", text });
+        }
+        let sent = self.decision.effects.iter().map(|effect| match effect {
+            Effect::Command(command) => command.body.bytes.len(),
+            Effect::Publish { body, .. } => body.bytes.len(),
+        });
+        let sent = sent.sum::<usize>();
+        (sent > DECISION_BYTES_MAX).then(|| DeadLetter {
+            reason: "decision-too-large",
+            text: format!("the saga would send {sent} bytes, the bound is {DECISION_BYTES_MAX}"),
+        })
     }
 }

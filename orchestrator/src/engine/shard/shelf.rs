@@ -53,7 +53,7 @@ impl Shard {
     fn take_kept(&mut self, id: InstanceId, number: u64) -> Option<Origin> {
         let kept = self.unshelve(id, number)?;
         self.shared.kept.give_room(kept.standing.count(), kept.bytes());
-        self.batch.bytes += kept.message.body.len();
+        self.batch.bytes += kept.bytes();
         let shared = self.shared_kept.remove(&number);
         if let Some(done) = shared
             && done.take_back(number)
@@ -196,8 +196,7 @@ impl Shard {
             instance = %id, saga = about.1, key = about.2, channel = %message.channel,
             reason = dead.reason, text = dead.text, blocks, "A message is quarantined and wants a person."
         );
-        let reason = dead.reason.to_owned();
-        let standing = Standing::Quarantined { reason, text: dead.text.clone(), blocks };
+        let standing = Standing::quarantined(dead.reason, &dead.text, blocks);
         self.keep(id, origin, about, standing);
         if blocks {
             self.hold_orphans(id);
