@@ -6,7 +6,7 @@ mod support;
 
 use dirigent::{
     Orchestrator,
-    engine::{KeptFilter, ListFilter},
+    engine::{Clock, KeptFilter, ListFilter},
     envelope,
 };
 use dirigent_connectors::{
@@ -15,8 +15,8 @@ use dirigent_connectors::{
 use dirigent_model::definition::{Repeat, saga, step};
 use std::{sync::Arc, time::Duration};
 use support::{
-    Begun, Broken, Finished, PANICS, Reserve, Stranger, event, orchestrator, purchase, reply_to,
-    start_event, stubborn::Stubborn,
+    Begun, Broken, Finished, PANICS, Reserve, Stranger, clock::ByHand, event, orchestrator,
+    purchase, reply_to, start_event, stubborn::Stubborn,
 };
 
 async fn participant(broker: &MemoryBroker) -> tokio::task::JoinHandle<()> {
@@ -379,6 +379,60 @@ async fn the_event_that_began_a_run_begins_no_other_one_when_it_is_delivered_aga
     engine.stop().await.unwrap();
     let snapshot = handle.snapshot();
     assert_eq!((snapshot.started, snapshot.completed, snapshot.inputs.duplicate), (2, 2, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_saga_that_is_to_be_kept_for_longer_than_before_is_forgotten_when_that_time_is_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let (broker, clock) = (MemoryBroker::new(), ByHand::new());
+    let hours = |hours: u64| Duration::from_secs(hours * 3_600);
+    let mut customer = customer(&broker).await;
+    let kept_for = |span| {
+        let again = saga("again", 1, |event: &Begun| event.id, |event: Begun| event.id)
+            .keep_for(span)
+            .then(
+                step("reserve", |id: &u64| Reserve { id: *id })
+                    .reply_within(Duration::from_secs(20))
+                    .nothing_to_compensate("it is a test"),
+            )
+            .ends_with(|id| Finished { id: *id }, |id| Broken { id: *id, why: String::new() });
+        Orchestrator::builder("shop")
+            .saga(again)
+            .connector(Arc::new(broker.clone()))
+            .clock(Arc::clone(&clock) as Arc<dyn Clock>)
+            .data(folder.path())
+            .shards(1)
+    };
+    let engine = kept_for(hours(1)).start().await.unwrap();
+    let worker = participant(&broker).await;
+    customer.begins(1, 5).await;
+    assert_eq!(kind(&customer.next().await), "Finished");
+    let id = engine.handle().id("again", "1");
+    let ended = {
+        let handle = engine.handle();
+        until(|| handle.show(id).unwrap().is_some_and(|shown| shown.ended_at.is_some())).await;
+        handle.show(id).unwrap().unwrap().ended_at.unwrap()
+    };
+    engine.stop().await.unwrap();
+
+    // The former end of its retention passes, and the new one is written down.
+    clock.passes(hours(2));
+    let engine = kept_for(hours(3)).start().await.unwrap();
+    let handle = engine.handle();
+    let due = || handle.show(id).unwrap().unwrap().due;
+    until(|| due() == Some(ended + hours(3))).await;
+    drop(handle);
+    engine.stop().await.unwrap();
+
+    clock.passes(hours(2));
+    let engine = kept_for(hours(3)).start().await.unwrap();
+    let handle = engine.handle();
+    until(|| handle.show(id).unwrap().is_none()).await;
+    customer.begins(1, 5).await;
+    assert_eq!(kind(&customer.next().await), "Finished");
+    assert_eq!(handle.snapshot().started, 2);
+    worker.abort();
+    engine.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -26,16 +26,22 @@ impl Shard {
             }
             Found::Here => {}
         }
-        let now = self.batch.now;
+        let (now, number) = (self.batch.now, self.next_batch);
         let Some(live) = self.live.get_mut(&id) else { return Ok(()) };
         // The store may know of a due time that has moved since.
         live.due = self.shared.due_of(&live.instance.core, &live.plan);
-        let due = live.due;
+        let (due, has_ended) = (live.due, live.instance.core.status.is_end());
         if due.is_none_or(|due| due > now) {
+            // It is to be kept for longer than its definition said when it ended. The store drops the former time once that is
+            // over, so the new one has to get there.
+            if has_ended {
+                live.batch = number;
+                self.batch.touch(id);
+            }
             self.schedule.set(id, None, due, live.batch);
             return Ok(());
         }
-        if live.instance.core.status.is_end() {
+        if has_ended {
             self.forget(id);
             return Ok(());
         }
