@@ -5,17 +5,20 @@
 mod support;
 
 use dirigent::{
-    engine::{Concern, Engine, EngineParts, Handle},
+    engine::{Clock, Concern, Engine, EngineParts, Handle},
     journal::{Disk, DiskFile, Room, SimDisk},
     store::{MemoryStore, Store},
 };
 use dirigent_connectors::{ChannelSpec, Connector, memory::MemoryBroker};
 use std::{
     io,
-    sync::{Arc, Condvar, Mutex},
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
-use support::{Stranger, parts};
+use support::{Stranger, clock::ByHand, parts};
 
 /// More than the journal's small segments hold without a new one.
 const ORDERS: u64 = 200;
@@ -171,9 +174,22 @@ async fn below_its_headroom_nothing_is_taken_in_and_the_ballast_is_given_up_last
 struct HeldDisk {
     disk: SimDisk,
     held: Arc<(Mutex<bool>, Condvar)>,
+    /// Syncs that wait now.
+    waiting: Arc<AtomicUsize>,
 }
 
 impl HeldDisk {
+    /// Waits until a sync hangs.
+    async fn hangs(&self) {
+        for _ in 0..2_000 {
+            if self.waiting.load(Ordering::Acquire) > 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("nothing was synced within 20 s");
+    }
+
     fn hold(&self, held: bool) {
         *self.held.0.lock().unwrap() = held;
         self.held.1.notify_all();
@@ -194,7 +210,9 @@ impl DiskFile for HeldFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let held = self.1.held.0.lock().unwrap();
+        self.1.waiting.fetch_add(1, Ordering::AcqRel);
         drop(self.1.held.1.wait_while(held, |held| *held).unwrap());
+        self.1.waiting.fetch_sub(1, Ordering::AcqRel);
         self.0.sync_data()
     }
 }
@@ -255,6 +273,46 @@ async fn while_a_sync_hangs_nothing_leaves_and_no_more_is_taken_in_than_the_boun
     worker.abort();
     engine.stop().await.unwrap();
     assert_eq!(handle.snapshot().completed, ORDERS);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_comes_while_the_former_saga_of_its_key_is_being_forgotten_begins_another_one()
+{
+    let (shop, disk, clock) = (Shop::new(), HeldDisk::default(), ByHand::new());
+    let mut customer = shop.customer().await;
+    let parts = EngineParts { clock: clock.clone(), ..shop.parts(disk.clone()) };
+    let engine = Engine::start(parts).await.unwrap();
+    let handle = engine.handle();
+    let worker = shop.worker().await;
+    customer.begins(1, 5).await;
+    customer.next().await;
+    let until = async |holds: &dyn Fn() -> bool| {
+        for _ in 0..2_000 {
+            if holds() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("it did not come about within 20 s: {:?}", handle.snapshot());
+    };
+    // Everything is confirmed, and a further group has written that down: from here on only the end of the retention
+    // makes the journal sync.
+    until(&|| handle.snapshot().confirmed == [handle.snapshot().sent]).await;
+    customer.begins(1, 5).await;
+    until(&|| handle.snapshot().inputs.duplicate == 1).await;
+    let id = handle.id("purchase", "1");
+    let kept_until = handle.show(id).unwrap().unwrap().kept_until.unwrap();
+    disk.hold(true);
+    clock.passes(kept_until.since(clock.now()));
+    disk.hangs().await;
+    customer.begins(1, 5).await;
+    until(&|| shop.broker.waiting("starts") == 0).await;
+    disk.hold(false);
+    customer.next().await;
+    worker.abort();
+    engine.stop().await.unwrap();
+    let snapshot = handle.snapshot();
+    assert_eq!((snapshot.started, snapshot.completed, snapshot.inputs.duplicate), (2, 2, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -394,6 +394,7 @@ async fn connect(
             shared_kept: FxHashMap::default(),
             batch: Batch::default(),
             next_batch: 1,
+            gone: Default::default(),
             ended: Default::default(),
             attention: Attention::new(Instant::now()),
             wait: Box::new(|| std::thread::park_timeout(DURABLE_AGAIN)),

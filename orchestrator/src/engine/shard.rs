@@ -97,6 +97,9 @@ pub(crate) struct Shard {
     pub(super) shared_kept: FxHashMap<u64, Arc<DeliveryDone>>,
     pub(super) batch: Batch,
     pub(super) next_batch: u64,
+    /// Instances that were forgotten, with the batch that says so: until it is durable the table has them still, and for us they
+    /// are nowhere.
+    pub(super) gone: FxHashMap<InstanceId, u64>,
     /// Instances that have ended, with the batch that says so: they leave the memory once it is durable.
     pub(super) ended: VecDeque<(u64, InstanceId)>,
     pub(super) attention: Attention,
@@ -239,6 +242,7 @@ impl Shard {
     /// Lets instances go that are durable already: those that have ended, and idle ones when there are many.
     fn evict(&mut self) {
         let durable = self.shared.durable_batch[self.index].load(Ordering::Acquire);
+        self.gone.retain(|_, batch| *batch > durable);
         while let Some((_, id)) = self.ended.front().copied().filter(|(batch, _)| *batch <= durable)
         {
             self.ended.pop_front();

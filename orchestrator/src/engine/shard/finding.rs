@@ -18,6 +18,9 @@ impl Shard {
         if self.live.contains_key(&id) {
             return Ok(Found::Here);
         }
+        if self.gone.contains_key(&id) {
+            return Ok(Found::Nowhere);
+        }
         let resting = match self.shared.table.get(id) {
             Ok(Some(resting)) => resting,
             Ok(None) => return Ok(Found::Nowhere),

@@ -202,7 +202,8 @@ impl Shard {
             }
         }
         // What one group says of an instance is of one run.
-        if start.run > 0 && self.batch.has_touched(id) && !self.begin_batch() {
+        let follows = start.run > 0 || self.gone.contains_key(&id);
+        if follows && self.batch.has_touched(id) && !self.begin_batch() {
             return Ok(());
         }
         let (now, codec) = (self.batch.now, Arc::clone(&self.shared.codec));
@@ -213,6 +214,7 @@ impl Shard {
             Ok(Ok(decided)) => match decided.too_large(&origin) {
                 None => {
                     let before = Before { started: true, ..Before::default() };
+                    self.gone.remove(&id);
                     self.record(id, plan, decided, before, origin);
                     return self.offer_orphans(id);
                 }

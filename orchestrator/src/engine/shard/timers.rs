@@ -61,5 +61,6 @@ impl Shard {
         let number = self.next_batch;
         self.schedule.set(id, None, None, number);
         self.batch.touch(id).gone = true;
+        self.gone.insert(id, number);
     }
 }
