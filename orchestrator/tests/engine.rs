@@ -12,7 +12,7 @@ use dirigent::{
 use dirigent_connectors::{
     ChannelSpec, Connector, Sent, UnsentReason, memory::MemoryBroker, names,
 };
-use dirigent_model::definition::{Repeat, saga, step};
+use dirigent_model::definition::{Definition, DefinitionErrors, Repeat, saga, step};
 use std::{sync::Arc, time::Duration};
 use support::{
     Begun, Broken, Finished, PANICS, Reserve, Stranger, clock::ByHand, event, orchestrator,
@@ -352,16 +352,8 @@ async fn a_command_that_may_have_been_sent_before_it_could_not_be_is_in_doubt_an
 async fn the_event_that_began_a_run_begins_no_other_one_when_it_is_delivered_again() {
     let broker = MemoryBroker::new();
     let mut customer = customer(&broker).await;
-    let again = saga("again", 1, |event: &Begun| event.id, |event: Begun| event.id)
-        .on_repeated_start(Repeat::RestartWhenFinished)
-        .then(
-            step("reserve", |id: &u64| Reserve { id: *id })
-                .reply_within(Duration::from_secs(20))
-                .nothing_to_compensate("it is a test"),
-        )
-        .ends_with(|id| Finished { id: *id }, |id| Broken { id: *id, why: String::new() });
     let engine = Orchestrator::builder("shop")
-        .saga(again)
+        .saga(again(Repeat::RestartWhenFinished))
         .connector(std::sync::Arc::new(broker.clone()))
         .start()
         .await
@@ -382,22 +374,43 @@ async fn the_event_that_began_a_run_begins_no_other_one_when_it_is_delivered_aga
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_repeated_starts_are_refused_the_event_that_began_the_saga_is_a_duplicate_when_it_is_delivered_again()
+ {
+    let broker = MemoryBroker::new();
+    let mut customer = customer(&broker).await;
+    let engine = Orchestrator::builder("shop")
+        .saga(again(Repeat::Reject))
+        .connector(Arc::new(broker.clone()))
+        .start()
+        .await
+        .unwrap();
+    let mut letters =
+        Stranger::listening(&broker, ChannelSpec::work("shop.dead-letters"), "clerk").await;
+    let handle = engine.handle();
+    customer.begins(1, 5).await;
+    customer.begins(1, 5).await;
+    until(|| handle.snapshot().inputs.duplicate == 1).await;
+    let mut other = start_event(1, 5);
+    other.attributes.set(names::ID, "another");
+    customer.sends(other).await;
+    let letter = letters.next().await.message;
+    let says = |name| letter.attributes.get(name);
+    assert_eq!(says(envelope::DEAD_REASON), Some("already-started"));
+    assert_eq!(says(names::ID), Some("another"));
+    engine.stop().await.unwrap();
+    let inputs = handle.snapshot().inputs;
+    assert_eq!((inputs.applied, inputs.duplicate, inputs.dead_letters), (1, 1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_saga_that_is_to_be_kept_for_longer_than_before_is_forgotten_when_that_time_is_over() {
     let folder = tempfile::tempdir().unwrap();
     let (broker, clock) = (MemoryBroker::new(), ByHand::new());
     let hours = |hours: u64| Duration::from_secs(hours * 3_600);
     let mut customer = customer(&broker).await;
     let kept_for = |span| {
-        let again = saga("again", 1, |event: &Begun| event.id, |event: Begun| event.id)
-            .keep_for(span)
-            .then(
-                step("reserve", |id: &u64| Reserve { id: *id })
-                    .reply_within(Duration::from_secs(20))
-                    .nothing_to_compensate("it is a test"),
-            )
-            .ends_with(|id| Finished { id: *id }, |id| Broken { id: *id, why: String::new() });
         Orchestrator::builder("shop")
-            .saga(again)
+            .saga(again_kept_for(span, Repeat::Duplicate))
             .connector(Arc::new(broker.clone()))
             .clock(Arc::clone(&clock) as Arc<dyn Clock>)
             .data(folder.path())
@@ -451,6 +464,23 @@ async fn a_process_whose_work_another_one_has_taken_over_ends_and_says_who_has_i
     assert!(said.contains("process 7 on the other machine"), "{said}");
     let left = tokio::time::timeout(Duration::from_millis(100), work.source.receive(10)).await;
     assert!(left.is_err(), "{left:?}");
+}
+
+/// One step; what a second start of the same key does, the test says.
+fn again(repeat: Repeat) -> Result<Definition<u64>, DefinitionErrors> {
+    again_kept_for(Duration::from_secs(3_600), repeat)
+}
+
+fn again_kept_for(span: Duration, repeat: Repeat) -> Result<Definition<u64>, DefinitionErrors> {
+    saga("again", 1, |event: &Begun| event.id, |event: Begun| event.id)
+        .on_repeated_start(repeat)
+        .keep_for(span)
+        .then(
+            step("reserve", |id: &u64| Reserve { id: *id })
+                .reply_within(Duration::from_secs(20))
+                .nothing_to_compensate("it is a test"),
+        )
+        .ends_with(|id| Finished { id: *id }, |id| Broken { id: *id, why: String::new() })
 }
 
 /// Waits for what is seen from outside only.

@@ -179,24 +179,22 @@ impl Shard {
         }
         if let Some(live) = self.live.get(&id) {
             let core = &live.instance.core;
+            // The event that began this run, or one before it, begins no other one and is not refused, however often it is delivered.
+            let is_again = start.cause.as_ref().is_some_and(|id| core.has_taken(id));
             match plan.graph().repeat {
-                // The event that began the last run begins no other one, however often it is delivered.
-                Repeat::RestartWhenFinished
-                    if core.status.is_end()
-                        && !start.cause.as_ref().is_some_and(|id| core.has_taken(id)) =>
-                {
+                Repeat::RestartWhenFinished if core.status.is_end() && !is_again => {
                     start.run = core.run + 1;
                 }
-                Repeat::Duplicate | Repeat::RestartWhenFinished => {
-                    self.batch.settle(origin, Count::Duplicate);
-                    return Ok(());
-                }
-                Repeat::Reject => {
+                Repeat::Reject if !is_again => {
                     let text = format!(
                         "an instance for the key `{}` is {} already",
                         core.key, core.status
                     );
                     self.set_aside(origin, &DeadLetter { reason: "already-started", text });
+                    return Ok(());
+                }
+                Repeat::Duplicate | Repeat::Reject | Repeat::RestartWhenFinished => {
+                    self.batch.settle(origin, Count::Duplicate);
                     return Ok(());
                 }
             }
