@@ -338,8 +338,8 @@ pub struct Core {
     pub incidents: Vec<Incident>,
     /// Events kept for waits not yet open.
     pub early: Vec<Early>,
-    /// Hashed ids of the start event and of the latest events that were taken, so that one delivered again is not given to a
-    /// later wait, and begins no further run.
+    /// Hashed ids of the start event and of the latest events that were taken, by this run and those before it, so that one
+    /// delivered again is not given to a later wait, and begins no further run.
     pub events_taken: Vec<Uuid>,
     /// When it began.
     pub started_at: Timestamp,
@@ -394,7 +394,7 @@ impl Core {
         named(&run, &[node.as_bytes(), &[0], leg.as_str().as_bytes()])
     }
 
-    /// Whether the message with this id began this run, or was taken by one of its waits.
+    /// Whether the message with this id began this run or an earlier one, or was taken by one of their waits.
     pub fn has_taken(&self, message_id: &str) -> bool {
         self.events_taken.contains(&taken_id(self.id, message_id))
     }

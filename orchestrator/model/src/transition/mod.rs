@@ -21,8 +21,8 @@ use crate::{
     definition::{Graph, NodeId, Plan},
     history::{Line, Verdict, What, Why},
     instance::{
-        Cause, CauseKind, Core, Incident, Instance, InstanceId, Leg, NodeState, Status, Trace,
-        taken_id,
+        Cause, CauseKind, Core, EVENTS_TAKEN_MAX, Incident, Instance, InstanceId, Leg, NodeState,
+        Status, Trace, taken_id,
     },
     message::{Body, Codec, CodecError, Key},
     time::Timestamp,
@@ -83,6 +83,23 @@ pub fn start(
     turn.enter(Graph::ROOT);
     let told = Told { what: What::Started, node: None, note: None };
     Ok(turn.decide(Verdict::Applied, told, start.cause))
+}
+
+/// Begins the next run of a key in the place of one that has ended, whatever run the start event says. It remembers the messages that
+/// began earlier runs, and those they took: delivered again, they begin no further run and are no events of this one.
+pub fn start_again(
+    plan: &Plan,
+    start: Start<'_>,
+    ended: &Core,
+    now: Timestamp,
+    codec: &dyn Codec,
+) -> Result<Decision, Unreadable> {
+    let run = ended.run.saturating_add(1);
+    let mut decision = self::start(plan, Start { run, ..start }, now, codec)?;
+    let taken = &mut decision.instance.core.events_taken;
+    taken.splice(0..0, ended.events_taken.iter().copied());
+    taken.drain(..taken.len().saturating_sub(EVENTS_TAKEN_MAX));
+    Ok(decision)
 }
 
 /// Applies one input. The instance comes back unchanged beside the reason when the input can't be read.

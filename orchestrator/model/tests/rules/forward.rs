@@ -164,6 +164,27 @@ fn r1_a_definition_and_a_key_always_name_the_same_instance_and_runs_have_keys_of
 }
 
 #[test]
+fn r1_a_run_remembers_the_messages_that_began_and_moved_those_before_it() {
+    let definition = order_saga().unwrap();
+    let body = Body::write(&OrderPlaced { order: 80 }, Format::Json, &JsonOnly).unwrap();
+    let start = |cause: &str| {
+        let key = definition.start_key(&body, &JsonOnly).unwrap();
+        let cause = Some(cause.to_owned());
+        Start { key, run: 0, body: &body, cause, trace: Trace::default() }
+    };
+    let begun = transition::start(&definition, start("a"), Timestamp(1), &JsonOnly).unwrap();
+    let mut core = begun.instance.core;
+    for (run, cause) in (1..=40).zip(["b", "c"].into_iter().cycle()) {
+        let next =
+            transition::start_again(&definition, start(cause), &core, Timestamp(1), &JsonOnly);
+        core = next.unwrap().instance.core;
+        assert_eq!(core.run, run);
+        assert!(core.has_taken("b") && (run < 2 || core.has_taken("c")) && !core.has_taken("d"));
+        assert_eq!(core.has_taken("a"), run < 32, "the latest 32 are remembered");
+    }
+}
+
+#[test]
 fn r1_a_reply_without_a_key_does_not_count_for_a_later_run() {
     let definition = trip_saga().unwrap();
     let body = Body::write(&rome(0), Format::Json, &JsonOnly).unwrap();

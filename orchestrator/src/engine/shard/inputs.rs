@@ -169,7 +169,7 @@ impl Shard {
         &mut self,
         id: InstanceId,
         plan: &Arc<Plan>,
-        mut start: Start<'_>,
+        start: Start<'_>,
         known: Found,
         origin: Origin,
     ) -> Result<(), Fatal> {
@@ -177,13 +177,14 @@ impl Shard {
             self.unusable(id, origin, text);
             return Ok(());
         }
+        let mut ended = None;
         if let Some(live) = self.live.get(&id) {
             let core = &live.instance.core;
             // The event that began this run, or one before it, begins no other one and is not refused, however often it is delivered.
             let is_again = start.cause.as_ref().is_some_and(|id| core.has_taken(id));
             match plan.graph().repeat {
                 Repeat::RestartWhenFinished if core.status.is_end() && !is_again => {
-                    start.run = core.run + 1;
+                    ended = Some(core.clone());
                 }
                 Repeat::Reject if !is_again => {
                     let text = format!(
@@ -200,13 +201,17 @@ impl Shard {
             }
         }
         // What one group says of an instance is of one run.
-        let follows = start.run > 0 || self.gone.contains_key(&id);
+        let follows = ended.is_some() || self.gone.contains_key(&id);
         if follows && self.batch.has_touched(id) && !self.begin_batch() {
             return Ok(());
         }
         let (now, codec) = (self.batch.now, Arc::clone(&self.shared.codec));
         let decided = catch_unwind(AssertUnwindSafe(|| {
-            transition::start(plan, start, now, &*codec).map(|it| Decided::of(it, 0))
+            let decision = match &ended {
+                Some(ended) => transition::start_again(plan, start, ended, now, &*codec),
+                None => transition::start(plan, start, now, &*codec),
+            };
+            decision.map(|decision| Decided::of(decision, 0))
         }));
         let letter = match decided {
             Ok(Ok(decided)) => match decided.too_large(&origin) {
