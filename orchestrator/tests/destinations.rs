@@ -11,7 +11,7 @@ use dirigent::{
     engine::{Clock, Handle, OperatorAction},
 };
 use dirigent_connectors::{
-    ChannelSpec, Connector, Message, Sent, Settle, memory::MemoryBroker, names,
+    ChannelSpec, Connector, Message, Sent, Settle, UnsentReason, memory::MemoryBroker, names,
 };
 use dirigent_model::{
     definition::{Definition, DefinitionErrors, saga, step},
@@ -22,12 +22,13 @@ use serde::{Deserialize, Serialize};
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 use support::{
-    Stranger, clock::ByHand, event, orchestrator, purchase, reply, reply_to, stubborn::Stubborn,
+    Release, Reserve, Stranger, clock::ByHand, event, orchestrator, purchase, reply, reply_to,
+    stubborn::Stubborn,
 };
 
 const AWAY: Channel = Channel::json("away");
@@ -389,6 +390,66 @@ async fn a_command_that_failed_without_effect_does_not_leave_again_after_a_resta
     assert_eq!(customer.next().await.message.attributes.get(names::TYPE), Some("Broken"));
     let left = tokio::time::timeout(Duration::from_millis(100), work.source.receive(10)).await;
     assert!(left.is_err(), "{left:?}");
+    engine.stop().await.unwrap();
+}
+
+/// How often the way back of a trip panicked, until it is mended.
+static PANICKED: AtomicUsize = AtomicUsize::new(0);
+static MENDED: AtomicBool = AtomicBool::new(false);
+
+/// Two steps, the second of which can't be sent; the way back of the first one has a mistake.
+fn trip() -> Result<Definition<u64>, DefinitionErrors> {
+    saga("trip", 1, |event: &Wanted| event.id, |event: Wanted| event.id)
+        .then(
+            step("reserve", |id: &u64| Reserve { id: *id })
+                .reply_within(Duration::from_secs(10))
+                .compensated_by(|_, _| {
+                    if !MENDED.load(Ordering::SeqCst) {
+                        PANICKED.fetch_add(1, Ordering::SeqCst);
+                        panic!("the way back has a mistake");
+                    }
+                    Release { ticket: None }
+                }),
+        )
+        .then(
+            step("fetch", |id: &u64| Fetch { id: *id })
+                .reply_within(Duration::from_secs(10))
+                .compensated_by(|_, _| Release { ticket: Some(9) }),
+        )
+        .ends()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_could_not_leave_is_never_in_doubt_though_a_function_panics_as_its_saga_hears_of_it()
+ {
+    let (broker, clock) = (MemoryBroker::new(), ByHand::new());
+    let mut customer = customer(&broker).await;
+    let stubborn = Stubborn::around(&broker, |message| {
+        let (reason, text) = (UnsentReason::Unroutable, "no queue".to_owned());
+        (message.channel == "away").then_some(Sent::Unsent { reason, text })
+    });
+    let engine = Orchestrator::builder("shop")
+        .saga(trip())
+        .connector(Arc::new(stubborn))
+        .clock(Arc::clone(&clock) as Arc<dyn Clock>)
+        .start()
+        .await
+        .unwrap();
+    let handle = engine.handle();
+    let mut work = Stranger::listening(&broker, ChannelSpec::work("work"), "worker").await;
+    wants(&mut customer, 1).await;
+    let reserve = work.next().await.message;
+    work.sends(reply_to(&reserve)).await;
+    until(|| PANICKED.load(Ordering::SeqCst) > 0).await;
+    MENDED.store(true, Ordering::SeqCst);
+    clock.passes(Duration::from_secs(61));
+    let release = work.next().await.message;
+    assert_eq!(&release.body[..], br#"{"ticket":null}"#, "what was fetched would be released");
+    work.sends(reply_to(&release)).await;
+    until(|| handle.snapshot().compensated == 1).await;
+    let shown = handle.show(handle.id("trip", "1")).unwrap().unwrap();
+    let fetch = shown.nodes.into_iter().find(|node| node.name == "fetch").unwrap();
+    assert_eq!(fetch.state, "unsent");
     engine.stop().await.unwrap();
 }
 

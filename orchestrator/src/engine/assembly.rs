@@ -396,6 +396,7 @@ async fn connect(
             next_batch: 1,
             gone: Default::default(),
             ended: Default::default(),
+            withheld: Default::default(),
             attention: Attention::new(Instant::now()),
             wait: Box::new(|| std::thread::park_timeout(DURABLE_AGAIN)),
         };

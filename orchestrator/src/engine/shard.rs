@@ -102,6 +102,9 @@ pub(crate) struct Shard {
     pub(super) gone: FxHashMap<InstanceId, u64>,
     /// Instances that have ended, with the batch that says so: they leave the memory once it is durable.
     pub(super) ended: VecDeque<(u64, InstanceId)>,
+    /// What became of commands, to be told again at this time: a function of their saga panicked. At most one for each command of
+    /// an instance; they lie in the journal, too.
+    pub(super) withheld: VecDeque<(Timestamp, Job)>,
     pub(super) attention: Attention,
     /// Lets the committer get on, for a moment.
     pub(super) wait: Box<dyn Fn() + Send>,
@@ -134,7 +137,8 @@ impl Shard {
     /// How long to wait for jobs: until something is due, and no longer than this.
     pub(super) fn patience(&self, at_most: Duration) -> Duration {
         let expiry = self.expiries.first().map(|(until, ..)| *until);
-        let next = self.schedule.next_due().into_iter().chain(expiry).min();
+        let withheld = self.withheld.front().map(|(at, _)| *at);
+        let next = self.schedule.next_due().into_iter().chain(expiry).chain(withheld).min();
         let due = next.map(|due| due.since(self.shared.clock.now()));
         due.map_or(at_most, |due| self.attention.patience(due).min(at_most))
     }
@@ -171,6 +175,8 @@ impl Shard {
                 return Ok(true);
             }
         }
+        // Before anything is due: what never left is not to be taken for lost.
+        self.tell_withheld()?;
         self.schedule.look_ahead(self.batch.now, self.index, &self.shared)?;
         let due_max = if timers_fire { DUE_PER_TURN_MAX } else { 0 };
         for _ in 0..due_max {

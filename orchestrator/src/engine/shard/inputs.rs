@@ -113,7 +113,11 @@ impl Shard {
                 if self.is_of_this_run(sender)? {
                     let Sender { node, leg, attempt, .. } = sender;
                     tracing::warn!(instance = %id, text, "A command could not be sent.");
-                    self.apply(id, Input::Unsent { node, leg, attempt, text }, cause, origin)?;
+                    let unsent = Input::Unsent { node, leg, attempt, text: text.clone() };
+                    if self.apply(id, unsent, cause.clone(), origin)?.is_nothing() {
+                        self.withhold(id, What::Unsent { sender, text, confirm }, cause);
+                        return Ok(());
+                    }
                 }
                 self.batch.confirms.push(confirm);
             }
@@ -122,7 +126,14 @@ impl Shard {
                     let Sender { node, leg, attempt, .. } = sender;
                     let hold = if may_have_left { Hold::Left } else { Hold::GivenBack };
                     let held = Input::Held { node, leg, attempt, hold, until };
-                    self.apply(id, held, cause, origin)?;
+                    if self.apply(id, held, cause.clone(), origin)?.is_nothing() {
+                        self.withhold(
+                            id,
+                            What::Held { sender, until, may_have_left, confirm },
+                            cause,
+                        );
+                        return Ok(());
+                    }
                 }
                 self.batch.confirms.push(confirm);
             }
@@ -139,8 +150,10 @@ impl Shard {
                 let outcome = match outcome {
                     Ok(action) => {
                         let input = Input::Operator { action, by, why };
-                        let verdict = self.apply(id, input, cause, origin)?;
-                        Ok(verdict.unwrap_or(Verdict::Ignored(Why::HasEnded)))
+                        Ok(match self.apply(id, input, cause, origin)? {
+                            Applied::Decided(verdict) => verdict,
+                            Applied::SetAside | Applied::Nothing => Verdict::Ignored(Why::HasEnded),
+                        })
                     }
                     Err(error) => Err(error),
                 };
@@ -159,6 +172,26 @@ impl Shard {
         let is_here = matches!(self.find(sender.instance)?, Found::Here);
         let live = self.live.get(&sender.instance).filter(|_| is_here);
         Ok(live.is_some_and(|live| live.instance.core.run == sender.run))
+    }
+
+    /// What became of a command could not be told to its instance, since a function of its saga panicked. Until it is, the command counts
+    /// as one that leaves: the instance would take it for lost otherwise, and compensate what never left. After a
+    /// restart, which may bring a mended release, the relay tries the command again and says anew what became of it.
+    fn withhold(&mut self, id: InstanceId, what: What, cause: Option<String>) {
+        let job = Job { instance: id, what, cause, delivery: None };
+        self.withheld.push_back((self.batch.now + PANICKED_TIMER_REST, job));
+    }
+
+    /// Tells instances again what became of their commands.
+    pub(super) fn tell_withheld(&mut self) -> Result<(), Fatal> {
+        while self.withheld.front().is_some_and(|(at, _)| *at <= self.batch.now) {
+            let Some((_, job)) = self.withheld.pop_front() else { break };
+            self.work(job)?;
+            if self.batch.is_full() && !self.begin_batch() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn unusable(&mut self, id: InstanceId, origin: Origin, text: String) {
@@ -240,10 +273,10 @@ impl Shard {
         input: Input,
         cause: Option<String>,
         origin: Origin,
-    ) -> Result<Option<Verdict>, Fatal> {
+    ) -> Result<Applied, Fatal> {
         let Some(live) = self.live.remove(&id) else {
             self.unusable(id, origin, "the stored instance can't be used".to_owned());
-            return Ok(None);
+            return Ok(Applied::SetAside);
         };
         let Live { instance, plan, batch, due, bytes } = live;
         let before = Before::of(&instance, due);
@@ -259,14 +292,14 @@ impl Shard {
                 None => {
                     let verdict = decided.decision.verdict;
                     self.record(id, &plan, decided, before, origin);
-                    return Ok(Some(verdict));
+                    return Ok(Applied::Decided(verdict));
                 }
                 Some(letter) => letter,
             },
             Ok(Err((instance, unreadable))) => {
                 self.live.insert(id, Live { instance: *instance, plan, batch, due, bytes });
                 self.set_aside(origin, &unreadable_letter(&unreadable));
-                return Ok(None);
+                return Ok(Applied::SetAside);
             }
             Err(panic) => panic_letter(&*panic),
         };
@@ -281,7 +314,7 @@ impl Shard {
             self.schedule.put_off(id, now + PANICKED_TIMER_REST);
         }
         self.quarantine(id, origin, &letter, true);
-        Ok(None)
+        Ok(Applied::Nothing)
     }
 
     /// Puts a decision into the batch.
@@ -372,6 +405,21 @@ impl Shard {
         self.batch.bytes += bytes_of(&letter);
         self.batch.outgoing.push(Outgoing { lane, sender: None, saga: 0, message: letter });
         self.batch.settle(origin, Count::DeadLetter);
+    }
+}
+
+/// What became of an input.
+pub(super) enum Applied {
+    Decided(Verdict),
+    /// It can't be read, or its instance can't be used.
+    SetAside,
+    /// A function of the saga panicked, or made too much of it. The instance is as it was; a later release may do better.
+    Nothing,
+}
+
+impl Applied {
+    fn is_nothing(&self) -> bool {
+        matches!(self, Self::Nothing)
     }
 }
 
