@@ -22,7 +22,7 @@ use std::{
 };
 use support::{
     Broken, Finished, STARTS, Stranger, event,
-    invoices::{DAY, MENDED, UNLUCKY, invoice, other, payment},
+    invoices::{DAY, MENDED, UNLUCKY, invoice, invoice_again, other, payment},
     start_event,
 };
 
@@ -252,6 +252,42 @@ async fn an_event_for_two_sagas_that_one_has_taken_is_let_go_for_the_other_in_th
     engine.stop().await.unwrap();
     let inputs = handle.snapshot().inputs;
     assert_eq!((inputs.consumed(), inputs.applied), (2, 2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_before_a_further_run_of_its_key_is_parked_for_it_and_ignored_if_none_begins() {
+    let mut shop = Shop::new().await;
+    let again = Orchestrator::builder("shop")
+        .saga(invoice_again())
+        .connector(Arc::new(shop.broker.clone()))
+        .clock(Arc::new(shop.clock.clone()))
+        .data(shop.folder.path());
+    let engine = again.start().await.unwrap();
+    let handle = engine.handle();
+    shop.begins(1).await;
+    shop.pays(1, 7).await;
+    shop.pays(1, 8).await;
+    assert_eq!(shop.finishes().await, "1");
+    // One of the next run, before its start; and one that the first run has taken, delivered again.
+    shop.pays(1, 9).await;
+    shop.pays(1, 8).await;
+    until(|| handle.snapshot().inputs.ignored == 1).await;
+    assert_eq!(parked(&handle).len(), 1);
+    let mut start = start_event(1, 1);
+    start.attributes.set(names::ID, "another start");
+    shop.customer.sends(start).await;
+    shop.pays(1, 10).await;
+    assert_eq!(shop.finishes().await, "1");
+    assert_eq!(paid(&handle, 1), serde_json::json!([9, 10]));
+    // No third run begins: this one came too late.
+    shop.pays(1, 11).await;
+    until(|| parked(&handle).len() == 1).await;
+    shop.clock.moves(dirigent::engine::PARKED_FOR);
+    until(|| parked(&handle).is_empty()).await;
+    assert!(quarantined(&handle).is_empty());
+    engine.stop().await.unwrap();
+    let inputs = handle.snapshot().inputs;
+    assert_eq!((inputs.applied, inputs.ignored, inputs.parked), (6, 2, 0));
 }
 
 /// One test for all that follows a panic: the mistake in the sagas' functions is mended in its course.

@@ -180,7 +180,7 @@ impl Shard {
         self.schedule.look_ahead(self.batch.now, self.index, &self.shared)?;
         let due_max = if timers_fire { DUE_PER_TURN_MAX } else { 0 };
         for _ in 0..due_max {
-            if !self.expire_one() {
+            if !self.expire_one()? {
                 break;
             }
             if self.batch.is_full() && !self.begin_batch() {

@@ -3,7 +3,7 @@
 use super::{Begun, Broken, Finished, STARTS, event};
 use dirigent_connectors::Message;
 use dirigent_model::{
-    definition::{Definition, DefinitionErrors, OnTimeout, saga, wait},
+    definition::{Definition, DefinitionErrors, OnTimeout, Repeat, saga, wait},
     message::Message as _,
 };
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,15 @@ pub struct Data {
 
 /// Waits for two payments.
 pub fn invoice(name: &str) -> Result<Definition<Data>, DefinitionErrors> {
+    invoice_with(name, Repeat::Duplicate)
+}
+
+/// The same, once more with each start.
+pub fn invoice_again() -> Result<Definition<Data>, DefinitionErrors> {
+    invoice_with("invoice", Repeat::RestartWhenFinished)
+}
+
+fn invoice_with(name: &str, repeat: Repeat) -> Result<Definition<Data>, DefinitionErrors> {
     let paid = |data: &mut Data, event: Paid| {
         assert!(event.amount != UNLUCKY || MENDED.load(Ordering::SeqCst), "this amount is unlucky");
         data.paid.push(event.amount);
@@ -53,6 +62,7 @@ pub fn invoice(name: &str) -> Result<Definition<Data>, DefinitionErrors> {
             Data { id: event.id, paid: Vec::new() }
         },
     )
+    .on_repeated_start(repeat)
     .then(wait("first", |event: &Paid| event.id, paid).within(DAY, OnTimeout::Reject))
     .then(wait("second", |event: &Paid| event.id, paid).within(DAY, OnTimeout::Reject))
     .ends_with(|data| Finished { id: data.id }, |data| Broken { id: data.id, why: String::new() })

@@ -72,6 +72,9 @@ impl Shard {
                 self.start(id, &plan, start, known, origin)?;
             }
             What::Event { plan, key, name, body } => match self.find(id)? {
+                Found::Here if self.is_for_the_next_run(id, &plan, &name, cause.as_deref()) => {
+                    self.park_orphan(id, &plan, &key, origin);
+                }
                 Found::Here => {
                     self.apply(id, Input::Event { name, body }, cause, origin)?;
                 }
@@ -165,6 +168,23 @@ impl Shard {
             }
         }
         Ok(())
+    }
+
+    /// Whether an event belongs to a run that has not begun: its key begins anew, and the run that is here is over without having taken
+    /// it. A cancellation that comes too late is for the run that it came too late for.
+    fn is_for_the_next_run(
+        &self,
+        id: InstanceId,
+        plan: &Plan,
+        name: &str,
+        cause: Option<&str>,
+    ) -> bool {
+        let graph = plan.graph();
+        let Some(core) = self.live.get(&id).map(|live| &live.instance.core) else { return false };
+        graph.repeat == Repeat::RestartWhenFinished
+            && core.status.is_end()
+            && cause.is_some_and(|cause| !core.has_taken(cause))
+            && !graph.cancelled_by.iter().any(|event| event.name == name)
     }
 
     /// Whether the run that sent a command is the one that is here: what became of an earlier one's concerns nobody.

@@ -295,21 +295,29 @@ impl Shard {
     }
 
     /// One message has waited for its instance long enough. Says whether there may be more.
-    pub(super) fn expire_one(&mut self) -> bool {
-        let Some(&(until, number, id)) = self.expiries.first() else { return false };
+    pub(super) fn expire_one(&mut self) -> Result<bool, Fatal> {
+        let Some(&(until, number, id)) = self.expiries.first() else { return Ok(false) };
         if until > self.batch.now {
-            return false;
+            return Ok(false);
         }
         self.expiries.pop_first();
         let Some(kept) = self.shelves.get(&id).and_then(|shelf| shelf.get(number)).cloned() else {
-            return true;
+            return Ok(true);
         };
         if let Some(longer) = self.start_unheard(&kept.saga, self.parked_from(&kept, until)) {
             self.prolonged.insert(number, (self.batch.now, self.batch.now + longer));
             self.expiries.insert((self.batch.now + longer, number, id));
-            return true;
+            return Ok(true);
         }
-        let Some(origin) = self.take_kept(id, number) else { return true };
+        let Some(origin) = self.take_kept(id, number) else { return Ok(true) };
+        let is_over = matches!(self.find(id)?, Found::Here)
+            && self.live.get(&id).is_some_and(|live| live.instance.core.status.is_end());
+        if is_over {
+            // Its key may begin anew, and did not: then it came too late for the run that is here.
+            tracing::info!(instance = %id, saga = kept.saga, key = kept.key, "An event that came after the end of its saga is let go, as no further run of it began.");
+            self.batch.settle(origin, Count::Ignored);
+            return Ok(true);
+        }
         let waited = self.shared.parked_for.as_secs();
         let taken_elsewhere = kept
             .others
@@ -319,7 +327,7 @@ impl Shard {
             // It concerned several sagas: another one has its instance, or says what becomes of it.
             tracing::info!(instance = %id, saga = kept.saga, key = kept.key, "An event for several sagas is let go for one whose instance did not appear.");
             self.batch.settle(origin, Count::Ignored);
-            return true;
+            return Ok(true);
         }
         let name = kept.message.attributes.get(names::TYPE).unwrap_or_default();
         let text = format!(
@@ -327,7 +335,7 @@ impl Shard {
             kept.saga, kept.key
         );
         self.quarantine(id, origin, &DeadLetter { reason: "no-instance", text }, false);
-        true
+        Ok(true)
     }
 
     /// From when to when it was to wait for its instance, as last set.
