@@ -141,7 +141,8 @@ pub(crate) struct Covered {
 pub struct Progress {
     /// The first offset that is not taken care of.
     pub next: u64,
-    /// Stretches taken care of above it, by their start: shards finish out of order. No more than may be unsettled.
+    /// Stretches taken care of above it, by their start, with something between any two: shards finish out of order. No more
+    /// than may be unsettled.
     pub above: BTreeMap<u64, u64>,
     /// Offsets that were messages, each counted once.
     pub messages: u64,
@@ -163,7 +164,7 @@ impl Progress {
         self.next + self.above.iter().map(|(from, end)| end - from).sum::<u64>()
     }
 
-    fn cover(&mut self, covered: Covered) {
+    pub(crate) fn cover(&mut self, covered: Covered) {
         let Covered { from, end } = covered;
         if self.covers(end - 1) {
             self.repeated += 1;
@@ -187,10 +188,10 @@ impl Progress {
 
     fn join(&mut self, from: u64, end: u64) {
         if from > self.next {
-            // Stretches that overlap become one; those that only touch stay, there are few.
+            // Stretches that overlap or touch become one: above an offset that is long under way there may be many.
             let (mut from, mut end) = (from, end);
-            while let Some((&other, &other_end)) = self.above.range(..end).next_back() {
-                if other_end <= from {
+            while let Some((&other, &other_end)) = self.above.range(..=end).next_back() {
+                if other_end < from {
                     break;
                 }
                 self.above.remove(&other);
@@ -396,6 +397,18 @@ mod tests {
         );
         progress.cover(Covered { from: 0, end: 3 });
         assert_eq!((progress.next, progress.above.len()), (6, 0));
+    }
+
+    #[test]
+    fn stretches_that_touch_are_one_however_long_the_first_offset_is_under_way() {
+        let mut progress = Progress::default();
+        for offset in [9, 5, 7, 6, 8, 12] {
+            progress.cover(Covered { from: offset, end: offset + 1 });
+        }
+        assert_eq!(progress.above, BTreeMap::from([(5, 10), (12, 13)]));
+        assert_eq!((progress.messages, progress.skipped), (6, 0));
+        progress.cover(Covered { from: 0, end: 5 });
+        assert_eq!((progress.next, progress.above.len()), (10, 1));
     }
 
     #[test]

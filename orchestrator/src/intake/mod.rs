@@ -166,11 +166,47 @@ impl Intake {
     fn cover(&mut self, channel: &str, partition: u32, offset: u64) -> (Option<Covered>, bool) {
         let place = (channel.to_owned(), partition);
         let before = self.progress.get(&place);
-        let again = before.is_some_and(|before| before.covers(offset));
         let start = before.map_or(0, |before| before.next);
         let reached = self.reached.entry(place).or_insert(start);
-        let covered = Covered { from: (*reached).min(offset), end: offset + 1 };
-        *reached = (*reached).max(offset + 1);
+        let (covered, again) = cover(before, reached, offset);
         (Some(covered), again)
+    }
+}
+
+/// What taking care of an offset covers, with the gap before it, and whether that was done before the start. `reached` is the offset
+/// behind the last delivery whose gap is covered with it: one that only has to be settled says nothing of positions, so the gap
+/// before it is left to the next that does.
+fn cover(before: Option<&Progress>, reached: &mut u64, offset: u64) -> (Covered, bool) {
+    let again = before.is_some_and(|before| before.covers(offset));
+    let covered = Covered { from: (*reached).min(offset), end: offset + 1 };
+    if !again {
+        *reached = (*reached).max(offset + 1);
+    }
+    (covered, again)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_that_ends_at_a_message_covered_before_the_start_is_covered_with_the_next_one() {
+        // Before the start: 0 to 6 are done, 8 to 10 too, and 7 was under way. Meanwhile the log was compacted, and has no 7.
+        let mut before = Progress::default();
+        before.cover(Covered { from: 0, end: 7 });
+        (8..11).for_each(|offset| before.cover(Covered { from: offset, end: offset + 1 }));
+        let mut progress = before.clone();
+        let mut reached = before.next;
+        let mut comes = |offset| {
+            let (covered, again) = cover(Some(&before), &mut reached, offset);
+            if !again {
+                progress.cover(covered);
+            }
+            again
+        };
+        assert!((8..11).all(&mut comes), "only to be settled");
+        assert!(!comes(11) && !comes(12));
+        assert_eq!((progress.next, progress.above.len()), (13, 0));
+        assert_eq!((progress.covered(), progress.skipped), (13, 7));
     }
 }
