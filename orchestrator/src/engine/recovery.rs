@@ -114,7 +114,7 @@ pub(crate) fn recover<J>(
     accounts.lanes_confirmed.resize(lanes.max(accounts.lanes_confirmed.len()), 1);
     confirmed.resize(accounts.lanes_next.len(), 1);
     outbox.resize_with(accounts.lanes_next.len(), BTreeMap::new);
-    let mut outbox: Vec<Vec<_>> = outbox
+    let outbox: Vec<Vec<_>> = outbox
         .into_iter()
         .zip(&confirmed)
         .map(|(mut lane, up_to)| lane.split_off(up_to).into_iter().collect())
