@@ -344,8 +344,9 @@ impl Turn<'_> {
             Kept::Log(logs) => logs.fenced(&owns.group, owns.epoch),
             Kept::Queues(_) => None,
         });
-        if fenced.is_some() {
+        if let Some(owner) = &fenced {
             house.inject(now, life, injected::FENCED);
+            house.lost(conn, owner.clone());
         }
         let heard = |outcome: Option<Sent>| match (outcome, &fenced) {
             (Some(Sent::Unsent { reason, text }), _) => Sent::Unsent { reason, text },

@@ -94,8 +94,11 @@ async fn an_owner_that_stood_still_is_fenced_and_a_short_stop_costs_it_nothing()
     assert_eq!(fates[3..6], [Fate::Aborted; 3]);
     let lost = source.receive(10).await;
     assert!(matches!(lost, Err(ConnectorError::Owned { .. })), "{lost:?}");
-    assert_eq!(source.health().standing().name(), "degraded");
     assert!(matches!(sink.send(&window("k", 6..7)).await[..], [Sent::Fenced { .. }]));
+    for health in [source.health(), sink.health()] {
+        let standing = health.standing();
+        assert!(standing.why().is_some_and(|why| why.contains("another process owns")));
+    }
 }
 
 #[tokio::test(start_paused = true)]
