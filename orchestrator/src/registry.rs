@@ -1,7 +1,11 @@
 //! The definitions of this process: which message concerns which of them.
 
 use dirigent_model::definition::{Fingerprint, Plan, WayBack};
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 /// All definitions, each version of each.
 #[derive(Debug, Default)]
@@ -62,15 +66,23 @@ impl Registry {
         self.plans.iter().find(|plan| plan.graph().name == name && plan.graph().version == version)
     }
 
-    /// The channels that commands are sent to.
-    pub fn destinations(&self) -> BTreeSet<&str> {
-        let mut channels = BTreeSet::new();
+    /// The channels that commands are sent to, with the longest time that an answer from each is awaited.
+    pub fn destinations(&self) -> BTreeMap<&str, Duration> {
+        let mut channels: BTreeMap<&str, Duration> = BTreeMap::new();
+        let mut awaits = |channel, reply_within: Duration| {
+            let longest = channels.entry(channel).or_default();
+            *longest = reply_within.max(*longest);
+        };
         for plan in &self.plans {
             let graph = plan.graph();
             for step in graph.ids().filter_map(|id| graph.step(id)) {
-                channels.insert(step.command.channel.as_str());
-                if let WayBack::Compensated { command, .. } = &step.way_back {
-                    channels.insert(command.channel.as_str());
+                let channel = step.command.channel.as_str();
+                awaits(channel, step.reply_within);
+                if let Some(status) = &step.status {
+                    awaits(channel, status.reply_within);
+                }
+                if let WayBack::Compensated { command, reply_within, .. } = &step.way_back {
+                    awaits(command.channel.as_str(), *reply_within);
                 }
             }
         }

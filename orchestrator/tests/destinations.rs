@@ -486,6 +486,49 @@ async fn no_more_commands_are_in_flight_than_may_be_and_all_of_them_get_there() 
     engine.stop().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_leaves_after_its_saga_has_ended_keeps_no_other_from_leaving() {
+    let (broker, clock) = (MemoryBroker::new(), ByHand::new());
+    let mut customer = customer(&broker).await;
+    let engine = orchestrator(&broker)
+        .saga(errand())
+        .protect_at("away", Protection { in_flight_max: Some(1), ..Protection::default() })
+        .clock(Arc::clone(&clock) as Arc<dyn Clock>)
+        .start()
+        .await
+        .unwrap();
+    let handle = engine.handle();
+    let mut place = Stranger::listening(&broker, ChannelSpec::work("away"), "fetcher").await;
+    let fetched = |command: &Message| reply(command, Fetched::NAME, b"{}".to_vec());
+    let completed = |count| handle.snapshot().completed == count;
+    // The second one waits behind the first, whose time is over while that one is out.
+    wants(&mut customer, 1).await;
+    let first = place.next().await.message;
+    clock.passes(Duration::from_secs(2));
+    wants(&mut customer, 2).await;
+    until(|| destination(&handle, "away").queued == 1).await;
+    clock.passes(Duration::from_millis(8_500));
+    let other = place.next().await.message;
+    assert_eq!(other.key, "2");
+    // Now the first one's second attempt waits, and its first attempt is answered after all.
+    clock.passes(Duration::from_secs(1));
+    until(|| destination(&handle, "away").queued == 1).await;
+    place.sends(fetched(&first)).await;
+    until(|| completed(1)).await;
+    place.sends(fetched(&other)).await;
+    until(|| completed(2)).await;
+    let again = place.next().await.message;
+    assert_eq!((again.key.as_str(), destination(&handle, "away").in_flight), ("1", Some(1)));
+    place.sends(fetched(&again)).await;
+    wants(&mut customer, 3).await;
+    let third = place.next().await.message;
+    assert_eq!(third.key, "3");
+    place.sends(fetched(&third)).await;
+    until(|| completed(3)).await;
+    engine.stop().await.unwrap();
+    assert_eq!(destination(&handle, "away").in_flight, Some(0));
+}
+
 fn limited(broker: &MemoryBroker, protection: Protection) -> OrchestratorBuilder {
     Orchestrator::builder("shop")
         .saga(purchase(1))

@@ -17,6 +17,10 @@ const HELD_KNOWN_MAX: usize = 100_000;
 /// How long after its time a held command that was not asked again still counts: its instance was ended otherwise.
 const HELD_FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
+/// How much longer than the longest time for a reply from here a command is in flight. Its instance has spoken by then; one that is
+/// silent has no step any more that waits for it: its command left after that was settled, and nobody need answer it.
+const IN_FLIGHT_FOR: Duration = Duration::from_secs(60);
+
 /// Commands a second that come back to a destination without a limit of its own, after it held them.
 const BACK_PER_SECOND: u64 = 1_000;
 
@@ -72,8 +76,12 @@ pub(crate) struct Gate {
     circuit: Option<Circuit>,
     bucket: Option<Bucket>,
     paused: Option<Paused>,
-    /// Sent and not yet answered, where their number is limited.
-    in_flight: FxHashSet<Key>,
+    /// Sent and not yet answered, where their number is limited: until when each of them counts, unless it is heard of.
+    in_flight: FxHashMap<Key, Timestamp>,
+    /// None of them counts no more before.
+    let_go_at: Timestamp,
+    /// How long each of them counts.
+    in_flight_for: Duration,
     /// In the relay, waiting for their turn.
     queued: FxHashSet<Key>,
     /// With their instances.
@@ -84,13 +92,16 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    pub(super) fn new(protection: Protection) -> Self {
+    /// Of a destination whose answers are awaited for `reply_within` at the longest.
+    pub(super) fn new(protection: Protection, reply_within: Duration) -> Self {
         Self {
             protection,
             circuit: protection.circuit.map(Circuit::new),
             bucket: protection.rate.map(Bucket::new),
             paused: None,
-            in_flight: FxHashSet::default(),
+            in_flight: FxHashMap::default(),
+            let_go_at: Timestamp(0),
+            in_flight_for: reply_within.saturating_add(IN_FLIGHT_FOR),
             queued: FxHashSet::default(),
             held: FxHashMap::default(),
             forget_at: Timestamp(0),
@@ -124,9 +135,7 @@ impl Gate {
             return Admission::GivenBack(self.give_back(key, now));
         }
         let limit = self.protection.in_flight_max;
-        let is_full = limit.is_some_and(|limit| {
-            self.in_flight.len() >= limit.max(1) && !self.in_flight.contains(&key)
-        });
+        let is_full = limit.is_some_and(|limit| self.is_full_for(key, limit.max(1), now));
         let mut is_empty = || self.bucket.as_mut().is_some_and(|b| b.empty_until(now).is_some());
         if is_full || is_empty() {
             self.queued.insert(key);
@@ -135,7 +144,7 @@ impl Gate {
         self.queued.remove(&key);
         self.held.remove(&key);
         if limit.is_some() {
-            self.in_flight.insert(key);
+            self.in_flight.insert(key, now + self.in_flight_for);
         }
         if let Some(bucket) = &mut self.bucket {
             bucket.take();
@@ -145,6 +154,31 @@ impl Gate {
         }
         self.sent += 1;
         Admission::Leaves
+    }
+
+    fn is_full_for(&mut self, key: Key, limit: usize, now: Timestamp) -> bool {
+        if self.in_flight.len() < limit || self.in_flight.contains_key(&key) {
+            return false;
+        }
+        self.let_go(now);
+        self.in_flight.len() >= limit
+    }
+
+    /// Counts no more what nobody was heard of for too long.
+    fn let_go(&mut self, now: Timestamp) {
+        if now < self.let_go_at {
+            return;
+        }
+        self.in_flight.retain(|_, until| *until > now);
+        let first = self.in_flight.values().min().copied();
+        self.let_go_at = first.unwrap_or(now + self.in_flight_for);
+    }
+
+    /// Its time goes on: its answer could not have been heard.
+    pub(super) fn keep_in_flight(&mut self, key: Key, now: Timestamp) {
+        if let Some(until) = self.in_flight.get_mut(&key) {
+            *until = now + self.in_flight_for;
+        }
     }
 
     /// It waits for its turn behind others. Says whether that is news.
@@ -285,6 +319,7 @@ impl Gate {
 
     pub(super) fn view(&mut self, channel: &str, now: Timestamp) -> DestinationView {
         self.forget_settled(now);
+        self.let_go(now);
         let (state, since) =
             self.circuit.as_ref().map_or(("closed", None), |circuit| circuit.shown());
         let (outcomes, failures) = self.counts();
@@ -329,13 +364,18 @@ mod tests {
         (InstanceId::of("a", &number.into()), NodeId(1), Leg::Do)
     }
 
+    /// Of a destination whose answers are awaited for ten seconds.
+    fn gate(protection: Protection) -> Gate {
+        Gate::new(protection, Duration::from_secs(10))
+    }
+
     fn limited(rate: Option<u32>, in_flight_max: Option<usize>) -> Gate {
         let rate = rate.map(|per_second| Rate { per_second, burst: 1 });
-        Gate::new(Protection { rate, in_flight_max, ..Protection::default() })
+        gate(Protection { rate, in_flight_max, ..Protection::default() })
     }
 
     fn open() -> Gate {
-        let mut gate = Gate::new(Protection::default());
+        let mut gate = gate(Protection::default());
         for number in 0..10 {
             gate.hear(key(number), false, NOW, NOW);
         }
@@ -355,6 +395,38 @@ mod tests {
         gate.forget(key(2));
         assert_eq!(gate.admit(key(4), NOW), Admission::Leaves);
         assert_eq!(gate.view("a", NOW).in_flight, Some(2));
+    }
+
+    #[test]
+    fn a_command_that_left_after_its_step_was_settled_takes_no_place_for_long() {
+        let mut gate = limited(None, Some(1));
+        assert_eq!(gate.admit(key(1), NOW), Admission::Leaves);
+        assert_eq!(gate.admit(key(2), NOW), Admission::Waits, "its first attempt had left before");
+        // That one is answered after all: its step is settled while the second attempt waits for its turn.
+        gate.hear(key(2), true, NOW, NOW);
+        gate.hear(key(1), true, NOW, NOW);
+        assert_eq!(gate.admit(key(2), NOW), Admission::Leaves);
+        assert_eq!(gate.admit(key(3), NOW), Admission::Waits);
+        let within = NOW + Duration::from_secs(69);
+        assert_eq!(gate.admit(key(3), within), Admission::Waits, "it may be answered yet");
+        let later = NOW + Duration::from_secs(70);
+        assert_eq!(gate.admit(key(3), later), Admission::Leaves);
+        assert_eq!(gate.view("a", later).in_flight, Some(1));
+    }
+
+    #[test]
+    fn a_command_whose_answer_nobody_could_hear_keeps_its_place() {
+        let mut gate = limited(None, Some(1));
+        assert_eq!(gate.admit(key(1), NOW), Admission::Leaves);
+        let mut now = NOW;
+        for _ in 0..100 {
+            now = now + Duration::from_secs(10);
+            gate.keep_in_flight(key(1), now);
+            gate.keep_in_flight(key(3), now);
+            assert_eq!(gate.admit(key(2), now), Admission::Waits);
+        }
+        gate.hear(key(1), true, now, now);
+        assert_eq!(gate.admit(key(2), now), Admission::Leaves);
     }
 
     #[test]
@@ -391,7 +463,7 @@ mod tests {
 
     #[test]
     fn an_operators_pause_holds_what_a_closed_circuit_would_let_go() {
-        let mut gate = Gate::new(Protection { circuit: None, ..Protection::default() });
+        let mut gate = gate(Protection { circuit: None, ..Protection::default() });
         assert!(gate.is_free(NOW));
         let paused = Paused { by: "ann".into(), why: "repair".into(), since: NOW };
         gate.pause(Some(paused));
@@ -427,7 +499,7 @@ mod tests {
 
     #[test]
     fn without_a_circuit_failures_hold_nothing() {
-        let mut gate = Gate::new(Protection { circuit: None, ..Protection::default() });
+        let mut gate = gate(Protection { circuit: None, ..Protection::default() });
         for number in 0..1_000 {
             gate.hear(key(number), false, NOW, NOW);
         }
@@ -438,7 +510,7 @@ mod tests {
     #[test]
     fn held_commands_that_nobody_asks_for_again_are_forgotten() {
         let settings = CircuitSettings { open_min: Duration::from_secs(1), ..Default::default() };
-        let mut gate = Gate::new(Protection { circuit: Some(settings), ..Default::default() });
+        let mut gate = gate(Protection { circuit: Some(settings), ..Default::default() });
         for number in 0..10 {
             gate.hear(key(number), false, NOW, NOW);
         }

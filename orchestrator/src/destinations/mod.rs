@@ -120,14 +120,15 @@ pub(crate) struct Destinations {
 }
 
 impl Destinations {
-    /// For these channels; `wake` is told of what may let a waiting command go.
+    /// For these channels, with the longest time that an answer from each is awaited; `wake` is told of what may let a waiting
+    /// command go.
     pub(crate) fn new(
-        channels: impl IntoIterator<Item = (String, Arc<Notify>)>,
+        channels: impl IntoIterator<Item = (String, Duration, Arc<Notify>)>,
         protections: &Protections,
     ) -> Self {
-        let made = channels.into_iter().map(|(channel, wake)| {
+        let made = channels.into_iter().map(|(channel, reply_within, wake)| {
             let protection = protections.by_channel.get(&channel).unwrap_or(&protections.all);
-            let gate = Mutex::new(Gate::new(*protection));
+            let gate = Mutex::new(Gate::new(*protection, reply_within));
             (channel.clone(), Arc::new(Destination { channel, gate, wake }))
         });
         Self { by_channel: made.collect() }
@@ -239,6 +240,11 @@ impl Destination {
     /// Until when it is held, if it is.
     pub(crate) fn held_until(&self, key: Key, now: Timestamp) -> Option<Timestamp> {
         self.gate().held_until(key, now)
+    }
+
+    /// The answer to this command could not have been heard: it goes on being out.
+    pub(crate) fn keep_in_flight(&self, key: Key, now: Timestamp) {
+        self.gate().keep_in_flight(key, now);
     }
 
     /// Nobody waits for this command any more.

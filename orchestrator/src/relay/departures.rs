@@ -351,7 +351,8 @@ mod tests {
 
     fn departures(limits: &[(&str, Protection)]) -> Departures {
         let wake = Arc::new(tokio::sync::Notify::new());
-        let channels = ["a", "b"].map(|channel| (channel.to_owned(), Arc::clone(&wake)));
+        let within = Duration::from_secs(10);
+        let channels = ["a", "b"].map(|channel| (channel.to_owned(), within, Arc::clone(&wake)));
         let by_channel = limits.iter().map(|(name, p)| ((*name).to_owned(), *p)).collect();
         let protections = Protections { by_channel, ..Protections::default() };
         Departures::new(Arc::new(Destinations::new(channels, &protections)))

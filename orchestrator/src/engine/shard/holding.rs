@@ -11,6 +11,7 @@ use crate::{
 use dirigent_model::{
     decision::{Heard, Hold, Input},
     definition::{NodeId, Plan},
+    history::{Verdict, Why},
     instance::{Core, Instance, InstanceId, Leg, Next, NodeState},
     message::{Failure, Message as _},
     time::Timestamp,
@@ -40,6 +41,7 @@ impl Shard {
         let key: Key = (core.id, node, leg);
         let (hold, until) = match stage {
             Stage::UnderWay(asked) if !self.was_heard(&live.plan, (node, leg), asked) => {
+                destination.keep_in_flight(key, self.batch.now);
                 (Hold::Queued, self.batch.now)
             }
             Stage::UnderWay(_) | Stage::Resting => {
@@ -100,6 +102,25 @@ impl Shard {
         let Heard { node, leg, well, left } = heard;
         if let Some(destination) = self.destination(plan, node, leg) {
             destination.hear((instance.core.id, node, leg), well, left, self.batch.now);
+        }
+    }
+
+    /// What a reply came to that no longer mattered: its command left after its step was settled, and is out no more.
+    /// One to an earlier attempt says nothing of the one that is out.
+    pub(super) fn note_needless(
+        &self,
+        id: InstanceId,
+        (node, leg): (NodeId, Leg),
+        verdict: Verdict,
+    ) {
+        match verdict {
+            Verdict::Duplicate | Verdict::Ignored(Why::AlreadySettled | Why::HasEnded) => {}
+            Verdict::Applied | Verdict::Deferred | Verdict::Ignored(_) => return,
+        }
+        if let Some(live) = self.live.get(&id)
+            && let Some(destination) = self.destination(&live.plan, node, leg)
+        {
+            destination.forget((id, node, leg));
         }
     }
 

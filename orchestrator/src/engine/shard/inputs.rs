@@ -100,17 +100,21 @@ impl Shard {
                     self.set_aside(origin, &DeadLetter { reason: "unknown-step", text });
                     return Ok(());
                 };
-                let held_until = self.held_until(id, (node, head.leg), &name);
+                let leg = head.leg;
+                let held_until = self.held_until(id, (node, leg), &name);
                 let reply = Reply {
                     node,
-                    leg: head.leg,
+                    leg,
                     key: head.key,
                     attempt: head.attempt,
                     held_until,
                     name,
                     body,
                 };
-                self.apply(id, Input::Reply(reply), cause, origin)?;
+                let applied = self.apply(id, Input::Reply(reply), cause, origin)?;
+                if let Applied::Decided(verdict) = applied {
+                    self.note_needless(id, (node, leg), verdict);
+                }
             }
             What::Unsent { sender, text, confirm } => {
                 if self.is_of_this_run(sender)? {
