@@ -175,10 +175,11 @@ impl Assembly {
         let shards = parts.shards.max(1);
         let routes = super::Routes { by_channel: by_channel.collect() };
         let wakes: Vec<Arc<Notify>> = (0..lanes).map(|_| Arc::default()).collect();
-        let destinations = parts.registry.destinations().into_iter().map(|(channel, reply_within)| {
-            let wake = Arc::clone(&wakes[usize::from(routes.lane(channel))]);
-            (channel.to_owned(), reply_within, wake)
-        });
+        let destinations =
+            parts.registry.destinations().into_iter().map(|(channel, reply_within)| {
+                let wake = Arc::clone(&wakes[usize::from(routes.lane(channel))]);
+                (channel.to_owned(), reply_within, wake)
+            });
         let mut heard = hearing::recall(&**table.store())
             .map_err(|error| EngineError::Recovery(error.into()))?;
         heard.resize(lanes, Default::default());

@@ -36,7 +36,7 @@ pub use error::JournalError;
 pub use sim::{DiskFault, DiskOperation, SimDisk};
 
 use error::doing;
-use record::{HeaderFault, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader};
+use record::{HeaderFault, SEGMENT_HEADER_BYTES, SegmentHeader};
 use spares::Spares;
 
 /// Bytes of a segment unless set otherwise: seconds to minutes of work, so that rolling is rare, and soon enough full to be retired.
@@ -462,8 +462,10 @@ struct ReadTail {
     nonce: u64,
     next: GroupSeq,
     end: usize,
-    /// Up to where intact records of the write that was torn lie behind the end.
-    torn_end: Option<usize>,
+    /// Intact records of a torn write lie behind the end, or one begins there.
+    is_torn: bool,
+    /// Up to where records of it lie there, and headers, intact or not.
+    stale_end: Option<usize>,
 }
 
 struct OpenTail {
@@ -514,7 +516,7 @@ fn check_junction(
     first: GroupSeq,
     follower: String,
 ) -> Result<(), JournalError> {
-    if read.next == first && read.torn_end.is_none() {
+    if read.next == first && !read.is_torn {
         return Ok(());
     }
     if read.end == SEGMENT_HEADER_BYTES || read.end as u64 >= segment.bytes {
@@ -553,7 +555,6 @@ fn read_segment(
     if header.first != segment.first {
         return Err(corrupt(0, segment.first, "its name and its header disagree"));
     }
-
     if header.bytes.is_some_and(|made| made != bytes.len() as u64) {
         return Err(corrupt(bytes.len(), header.first, "the file was made with another length"));
     }
@@ -576,20 +577,20 @@ fn read_segment(
     if behind.iter().any(|record| record.durable_below > next) {
         return Err(corrupt(end, next, "a group behind it says that it was durable"));
     }
-    let begun = record::begun(&bytes, end, header.nonce).then_some(end + RECORD_HEADER_BYTES);
-    let torn_end = behind.iter().map(|record| record.end).chain(begun).max();
-    Ok(ReadTail { name: name.clone(), nonce: header.nonce, next, end, torn_end })
+    let is_torn = !behind.is_empty() || record::begun(&bytes, end, header.nonce);
+    let stale_end = record::stale_end(&bytes, &behind, end, header.nonce);
+    Ok(ReadTail { name: name.clone(), nonce: header.nonce, next, end, is_torn, stale_end })
 }
 
 /// Clears what a torn write left behind the last intact record, and makes sure that everything before is durable.
 fn cut(disk: &dyn Disk, tail: ReadTail) -> Result<(OpenTail, Option<TornTail>), JournalError> {
-    let ReadTail { name, nonce, next, end, torn_end } = tail;
+    let ReadTail { name, nonce, next, end, stale_end, .. } = tail;
     let file = disk.open(&name).map_err(doing("opening segment", &name))?;
-    let torn = torn_end.map(|_| TornTail { segment: name.clone(), offset: end as u64, seq: next });
-    if let Some(torn_end) = torn_end {
+    let torn = stale_end.map(|_| TornTail { segment: name.clone(), offset: end as u64, seq: next });
+    if let Some(stale_end) = stale_end {
         tracing::warn!(segment = %name, offset = end, seq = %next, "The journal ended in a torn write, which was cut.");
-        // Otherwise a new record of the same length would join up with what lies behind it.
-        let cut = file.write_at(end as u64, &vec![0; torn_end - end]);
+        // Otherwise a new record of the same length would join up with it, or a header pass for the beginning of a torn write.
+        let cut = file.write_at(end as u64, &vec![0; stale_end - end]);
         cut.map_err(doing("cutting the torn end of segment", &name))?;
     }
     // After a kill the last writes may be in the system's memory only; whoever reads them acts on them.

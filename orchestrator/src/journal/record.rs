@@ -149,20 +149,25 @@ pub(super) fn begun(segment: &[u8], at: usize, nonce: u64) -> bool {
     at + RECORD_HEADER_BYTES <= segment.len() && u64_at(segment, at + 24) == nonce
 }
 
-/// Every intact record of this segment behind `at`, wherever it starts.
+/// Every intact record of this segment from `at` on, wherever it starts.
 pub(super) fn search(segment: &[u8], at: usize, nonce: u64) -> Vec<Record> {
-    let needle = nonce.to_le_bytes();
+    headers(segment, at, nonce).filter_map(|at| read(segment, at, nonce)).collect()
+}
+
+/// Up to where intact records lie, or headers of this segment from `at` on, whether their records are intact or not.
+pub(super) fn stale_end(segment: &[u8], intact: &[Record], at: usize, nonce: u64) -> Option<usize> {
+    let headers = headers(segment, at, nonce).map(|at| at + RECORD_HEADER_BYTES);
+    intact.iter().map(|record| record.end).chain(headers).max()
+}
+
+/// Where headers of this segment begin, from `at` on.
+fn headers(segment: &[u8], at: usize, nonce: u64) -> impl Iterator<Item = usize> + '_ {
     let from = at.next_multiple_of(RECORD_ALIGN_BYTES);
-    let Some(tail) = segment.get(from..) else { return Vec::new() };
-    let mut found = Vec::new();
-    for (index, word) in tail.chunks_exact(RECORD_ALIGN_BYTES).enumerate() {
+    let words = segment.get(from..).unwrap_or_default().chunks_exact(RECORD_ALIGN_BYTES);
+    words.enumerate().filter(move |(_, word)| **word == nonce.to_le_bytes()).filter_map(
         // The nonce is the last field of a record's header.
-        let nonce_at = from + index * RECORD_ALIGN_BYTES;
-        if word == needle && nonce_at >= from + 24 {
-            found.extend(read(segment, nonce_at - 24, nonce));
-        }
-    }
-    found
+        move |(index, _)| (index * RECORD_ALIGN_BYTES).checked_sub(24).map(|offset| from + offset),
+    )
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

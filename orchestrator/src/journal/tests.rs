@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::record::RECORD_HEADER_BYTES;
 use super::sim::Dice;
 use super::*;
 
@@ -113,6 +114,43 @@ fn a_record_above_the_bound_is_refused_and_nothing_else_happens() {
     assert!(!error.is_final());
     assert_eq!(append(&mut journal, 10), 1);
     journal.sync().expect("the journal goes on");
+}
+
+#[test]
+fn headers_of_a_torn_write_are_cleared_wherever_they_stand() {
+    let disk = SimDisk::new();
+    let (first, other) = (record::bytes_of(300), record::bytes_of(500));
+    drop(fill(&disk, 3, 300));
+    let name = last_segment(&disk);
+    let file = disk.open(&name).expect("it is there");
+    let header = SegmentHeader::from_bytes(&file.read().expect("read")).expect("it is sound");
+    let end = SEGMENT_HEADER_BYTES + 3 * first;
+    // Of two records only the headers got to the disk.
+    let mut torn = Vec::new();
+    for (seq, bytes) in [(4, 300), (5, 500)] {
+        record::write(
+            &mut torn,
+            GroupSeq(seq),
+            GroupSeq(4),
+            header.nonce,
+            &[&payload(seq, 9, bytes)],
+        );
+    }
+    file.write_at(end as u64, &torn[..RECORD_HEADER_BYTES]).expect("write");
+    let second = first..first + RECORD_HEADER_BYTES;
+    file.write_at((end + first) as u64, &torn[second]).expect("write");
+    file.sync_data().expect("sync");
+    disk.crash(1);
+
+    let (mut journal, records) = open(&disk, 1);
+    assert_eq!((records.len(), journal.torn_tail().map(|torn| torn.offset)), (3, Some(end as u64)));
+    // A record that ends where the second header stood, and one that wants another segment.
+    append(&mut journal, 300);
+    append(&mut journal, 16_000 - other);
+    journal.sync().expect("sync");
+    assert_ne!(last_segment(&disk), name);
+    disk.crash(2);
+    assert_eq!(open(&disk, 1).1.len(), 5);
 }
 
 #[test]
