@@ -24,7 +24,7 @@ use super::{
     recovery::{Recovered, note_begun, recover},
     repeats,
     schedule::Schedule,
-    shard::Shard,
+    shard::{Mail, Shard},
     start::{EngineError, EngineParts, Lane},
     table::Table,
 };
@@ -384,8 +384,7 @@ async fn connect(
         let mut shard = Shard {
             index,
             shared: Arc::clone(&shared),
-            inbox,
-            unsent,
+            mail: Mail::new(inbox, unsent),
             to_committer: to_committer.clone(),
             live: FxHashMap::default(),
             schedule,

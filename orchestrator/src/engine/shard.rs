@@ -7,6 +7,7 @@
 mod finding;
 mod holding;
 mod inputs;
+mod mail;
 mod shelf;
 mod timers;
 
@@ -18,13 +19,13 @@ use super::{
     kept::Shelf,
     schedule::Schedule,
 };
-use crossbeam_channel::{Receiver, select};
 use dirigent_model::{
     definition::Plan,
     instance::{Instance, InstanceId},
     time::Timestamp,
 };
 use finding::Found;
+use mail::First;
 use rustc_hash::FxHashMap;
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -55,6 +56,8 @@ const PANICKED_TIMER_REST: Duration = Duration::from_secs(60);
 /// How long an idle shard sleeps at the most, so that a stop is seen.
 const IDLE_MAX: Duration = Duration::from_millis(500);
 
+pub(super) use mail::Mail;
+
 /// What a shard is sent.
 pub(crate) enum ToShard {
     /// Jobs, in order.
@@ -80,9 +83,7 @@ pub(super) struct Live {
 pub(crate) struct Shard {
     pub(super) index: usize,
     pub(super) shared: Arc<Shared>,
-    pub(super) inbox: Receiver<ToShard>,
-    /// Commands that could not be sent. Bounded by the outbox: each is one of its messages.
-    pub(super) unsent: Receiver<Job>,
+    pub(super) mail: Mail,
     pub(super) to_committer: crossbeam_channel::Sender<Batch>,
     pub(super) live: FxHashMap<InstanceId, Live>,
     pub(super) schedule: Schedule,
@@ -117,15 +118,11 @@ impl Shard {
     /// Works until told to stop.
     pub(crate) fn run(mut self) -> Result<(), Fatal> {
         loop {
-            let first = select! {
-                recv(self.inbox) -> message => match message {
-                    Ok(message) => Some(message),
-                    Err(_) => return Ok(()),
-                },
-                // While it runs, an engine always has somebody who may bring such a job.
-                recv(self.unsent) -> job => job.ok().map(|job| ToShard::Jobs(vec![job])),
-                default(self.patience(IDLE_MAX)) => None,
-            };
+            let patience = self.patience(IDLE_MAX);
+            let first = self.mail.first(patience);
+            if matches!(first, First::Ended) {
+                return Ok(());
+            }
             let stop = self.take_turn(first)?;
             if !self.hand_over() || stop {
                 return Ok(());
@@ -144,11 +141,25 @@ impl Shard {
     }
 
     /// Takes what is there, up to a batch. Says whether to stop.
-    fn take_turn(&mut self, first: Option<ToShard>) -> Result<bool, Fatal> {
-        self.batch.now = self.shared.clock.now();
-        self.batch.now_text = self.batch.now.to_string();
+    fn take_turn(&mut self, first: First) -> Result<bool, Fatal> {
+        self.tell_time();
+        // What becomes due while the committer makes this turn wait is not of this turn: replies may lie before it.
+        let began = self.batch.now;
         let timers_fire = self.attention.turn(Instant::now(), self.shared.disk.is_low());
-        let mut next = first;
+        let (told, mut back) = match first {
+            First::Told(message) => (Some(message), None),
+            First::Back(job) => (None, Some(job)),
+            First::Nothing | First::Ended => (None, None),
+        };
+        let mut taken = 0;
+        while let Some(job) = back.take().or_else(|| self.mail.next_back(taken)) {
+            taken += 1;
+            self.work(job)?;
+            if self.batch.is_full() && !self.begin_batch() {
+                return Ok(true);
+            }
+        }
+        let mut next = told.or_else(|| self.mail.next_told());
         while let Some(message) = next {
             match message {
                 ToShard::Jobs(jobs) => {
@@ -165,22 +176,14 @@ impl Shard {
             if self.batch.inputs() >= BATCH_INPUTS_MAX {
                 break;
             }
-            next = self.inbox.try_recv().ok();
-        }
-        while self.batch.inputs() < BATCH_INPUTS_MAX
-            && let Ok(job) = self.unsent.try_recv()
-        {
-            self.work(job)?;
-            if self.batch.is_full() && !self.begin_batch() {
-                return Ok(true);
-            }
+            next = self.mail.next_told();
         }
         // Before anything is due: what never left is not to be taken for lost.
         self.tell_withheld()?;
         self.schedule.look_ahead(self.batch.now, self.index, &self.shared)?;
         let due_max = if timers_fire { DUE_PER_TURN_MAX } else { 0 };
         for _ in 0..due_max {
-            if !self.expire_one()? {
+            if !self.expire_one(began)? {
                 break;
             }
             if self.batch.is_full() && !self.begin_batch() {
@@ -189,7 +192,7 @@ impl Shard {
         }
         for _ in 0..due_max {
             let due = self.schedule.next_due();
-            let Some(id) = self.schedule.take_due(self.batch.now) else { break };
+            let Some(id) = self.schedule.take_due(began) else { break };
             if let Some(due) = due {
                 self.shared.meters.timer_fired(self.batch.now.since(due));
             }
@@ -203,10 +206,15 @@ impl Shard {
 
     /// Hands the batch over within a turn, and begins the next one. Says whether there is still a committer.
     fn begin_batch(&mut self) -> bool {
-        let (now, now_text) = (self.batch.now, std::mem::take(&mut self.batch.now_text));
         let goes_on = self.hand_over();
-        (self.batch.now, self.batch.now_text) = (now, now_text);
+        self.tell_time();
         goes_on
+    }
+
+    /// A batch is of the time at which it begins: the one before it may have waited for long.
+    fn tell_time(&mut self) {
+        self.batch.now = self.shared.clock.now();
+        self.batch.now_text = self.batch.now.to_string();
     }
 
     /// An earlier batch of this shard is on its way to the disk; the committer does not depend on this shard to get there.

@@ -294,10 +294,10 @@ impl Shard {
         Ok(())
     }
 
-    /// One message has waited for its instance long enough. Says whether there may be more.
-    pub(super) fn expire_one(&mut self) -> Result<bool, Fatal> {
+    /// One message has waited for its instance long enough as of `now`. Says whether there may be more.
+    pub(super) fn expire_one(&mut self, now: Timestamp) -> Result<bool, Fatal> {
         let Some(&(until, number, id)) = self.expiries.first() else { return Ok(false) };
-        if until > self.batch.now {
+        if until > now {
             return Ok(false);
         }
         self.expiries.pop_first();
