@@ -12,7 +12,8 @@
 use crate::{
     destinations::{Protection, Protections},
     engine::{
-        Clock, Engine, EngineError, EngineParts, HEADROOM_BYTES, LaneParts, PARKED_FOR, SystemClock,
+        Clock, Engine, EngineError, EngineParts, HEADROOM_BYTES, LaneParts, PARKED_FOR,
+        SystemClock, give_up_ballast,
     },
     journal::{Disk, Durability, FileDisk, JournalOptions, SimDisk},
     registry::{Registry, RegistryError},
@@ -407,11 +408,13 @@ fn open(place: Place) -> Result<Opened, StartError> {
         Place::Open(folder) => folder,
     };
     let path = folder.journal();
-    let store = SledStore::open(&folder, StoreOptions::default())?;
     let disk = FileDisk::open(&path).map_err(|source| {
         let folder = path.display().to_string();
         StartError::Journal { folder, source }
     })?;
+    // On a full disk its room is what opening the store needs.
+    give_up_ballast(&disk);
+    let store = SledStore::open(&folder, StoreOptions::default())?;
     Ok((Arc::new(store), Arc::new(disk), Some(folder.schemas())))
 }
 

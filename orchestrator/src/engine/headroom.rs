@@ -46,6 +46,12 @@ const HUNG_AFTER: Duration = Duration::from_secs(300);
 /// The file that only takes up room. It lies beside the segments and is none of them.
 const BALLAST: &str = "ballast";
 
+/// Removes the ballast that a process left which was killed.
+pub(crate) fn give_up_ballast(disk: &dyn Disk) {
+    let left = disk.remove(BALLAST).is_ok();
+    tracing::debug!(left, "The ballast of an earlier run was looked for.");
+}
+
 /// What the threads that write know of the disk, and it of them.
 #[derive(Debug)]
 pub(crate) struct DiskWatch {
@@ -199,8 +205,7 @@ impl Watcher {
     pub(super) fn new(shared: Arc<Shared>, disk: Arc<dyn Disk>, headroom_bytes: u64) -> Self {
         if headroom_bytes > 0 {
             // One of another size may have been left by other settings, and any is made anew at once.
-            let left = disk.remove(BALLAST).is_ok();
-            tracing::debug!(left, "The ballast of an earlier run was looked for.");
+            give_up_ballast(&*disk);
         }
         Self { shared, disk, headroom_bytes, has_ballast: false, tells: true }
     }

@@ -66,6 +66,7 @@ pub use start::{Engine, EngineError, EngineParts, Lane as LaneParts};
 pub(crate) use accounts::Covered;
 pub(crate) use aftermath::panic_letter;
 pub(crate) use group::{Lane, LaneSeq, Outgoing, Sender};
+pub(crate) use headroom::give_up_ballast;
 pub(crate) use job::{Confirm, DeliveryDone, DeliveryJob, Job, What};
 pub(crate) use readiness::Outbox;
 pub(crate) use repeats::span;
