@@ -32,7 +32,8 @@ impl Log {
 
 /// What a person can say to a refusal.
 const CHOICES: &str = "or start once with positions from `journal` (what the group did since comes again), `committed` (what lies between is \
-                       never read) or `beginning` (all that the log still has comes again): --kafka-positions-from";
+                       never read) or `beginning` (all that the log still has is read again, and counts where this data folder has not taken care of it): \
+                       --kafka-positions-from";
 
 /// Compares what was taken care of with what the log holds and with what the group has told the brokers.
 /// The error tells why reading on would repeat or skip something silently.
