@@ -9,7 +9,8 @@ use dirigent::{
     journal::{Disk, DiskFile, Room, SimDisk},
     store::{MemoryStore, Store},
 };
-use dirigent_connectors::{ChannelSpec, Connector, memory::MemoryBroker};
+use dirigent_connectors::{ChannelSpec, Connector, memory::MemoryBroker, names};
+use dirigent_model::message::Message as _;
 use std::{
     io,
     sync::{
@@ -18,7 +19,7 @@ use std::{
     },
     time::Duration,
 };
-use support::{Stranger, clock::ByHand, parts};
+use support::{Reserve, Stranger, clock::ByHand, parts};
 
 /// More than the journal's small segments hold without a new one.
 const ORDERS: u64 = 200;
@@ -326,4 +327,45 @@ async fn a_journal_that_is_gone_is_not_taken_for_a_new_one() {
     let error = Engine::start(shop.parts(disk.clone())).await.err().expect("its files are gone");
     assert!(dirigent::describe(&error).contains("a journal that is gone"), "{error}");
     assert_eq!(disk.list().unwrap(), [], "nothing was changed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_nothing_gets_durable_no_time_for_a_reply_counts() {
+    const ORDERS: u64 = 20;
+    let (shop, disk, clock) = (Shop::new(), HeldDisk::default(), ByHand::new());
+    let mut customer = shop.customer().await;
+    let parts = EngineParts { clock: Arc::clone(&clock) as _, ..shop.parts(disk.clone()) };
+    let engine = Engine::start(parts).await.unwrap();
+    let work = ChannelSpec::work("work");
+    let mut work = Stranger::listening(&shop.broker, work, "worker").await;
+    // Half of the commands have left, half of them are decided while the disk does not answer.
+    let mut asked = Vec::new();
+    for order in 0..ORDERS / 2 {
+        customer.begins(order, 5).await;
+        asked.push(work.next().await.message);
+    }
+    disk.hold(true);
+    for order in ORDERS / 2..ORDERS {
+        customer.begins(order, 5).await;
+    }
+    // Several times what it takes until nothing counts as heard.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    clock.passes(Duration::from_secs(3_600));
+    disk.hold(false);
+    for _ in ORDERS / 2..ORDERS {
+        asked.push(work.next().await.message);
+    }
+    // Less than the time that each of them has now, and more than what a retry rests.
+    for _ in 0..20 {
+        clock.passes(Duration::from_millis(10));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let more = tokio::time::timeout(Duration::from_millis(100), work.source.receive(1)).await;
+    assert!(more.is_err(), "asked again: {more:?}");
+    let attempt = dirigent::envelope::SAGA_ATTEMPT;
+    for command in &asked {
+        assert_eq!(command.attributes.get(names::TYPE), Some(Reserve::NAME));
+        assert_eq!(command.attributes.get(attempt), Some("1"), "{}", command.key);
+    }
+    engine.stop().await.unwrap();
 }

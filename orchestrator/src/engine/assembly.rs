@@ -211,6 +211,7 @@ impl Assembly {
             buffers: Default::default(),
             snapshot: Mutex::new(Snapshot { confirmed: vec![0; lanes], ..Snapshot::default() }),
             disk: Default::default(),
+            hold_up: Default::default(),
             health: Default::default(),
             stopping: AtomicBool::new(false),
             failure: Mutex::new(None),

@@ -178,7 +178,9 @@ impl Committer {
             self.tell_meters();
             self.checkpoint(false)?;
         }
-        self.hold_back()
+        self.hold_back()?;
+        self.shared.hold_up.tell(self.held_up().is_some());
+        Ok(())
     }
 
     /// Every shard is gone: writes down what there is to be written.
@@ -189,6 +191,8 @@ impl Committer {
 
     /// Commits as many of the gathered batches as there is room for.
     fn commit(&mut self) -> Result<(), Fatal> {
+        // The disk may take its time.
+        self.shared.hold_up.tell(true);
         let batches = std::mem::take(&mut self.gathered);
         let mut places = Vec::with_capacity(batches.len());
         let mut wanted = None;
@@ -485,11 +489,11 @@ impl Committer {
             }
             _ => {}
         }
-        if self.shared.table.top_len() > UNCHECKPOINTED_MAX
-            && self.checkpointer.is_busy()
-            && let Some(done) = self.checkpointer.finished(true)?
-        {
-            self.journal.retire(done)?;
+        if self.shared.table.top_len() > UNCHECKPOINTED_MAX && self.checkpointer.is_busy() {
+            self.shared.hold_up.tell(true);
+            if let Some(done) = self.checkpointer.finished(true)? {
+                self.journal.retire(done)?;
+            }
         }
         Ok(())
     }

@@ -26,6 +26,7 @@ mod handle;
 mod headroom;
 mod health;
 mod hearing;
+mod hold_up;
 mod job;
 mod kept;
 mod kept_view;
@@ -67,6 +68,7 @@ pub(crate) use accounts::Covered;
 pub(crate) use aftermath::panic_letter;
 pub(crate) use group::{Lane, LaneSeq, Outgoing, Sender};
 pub(crate) use headroom::give_up_ballast;
+pub(crate) use hold_up::HELD_UP_AFTER;
 pub(crate) use job::{Confirm, DeliveryDone, DeliveryJob, Job, What};
 pub(crate) use readiness::Outbox;
 pub(crate) use repeats::span;
@@ -134,6 +136,7 @@ pub(crate) struct Shared {
     pub buffers: buffers::Buffers,
     pub snapshot: Mutex<Snapshot>,
     pub disk: headroom::DiskWatch,
+    pub hold_up: hold_up::HoldUp,
     pub health: health::Health,
     /// By lane.
     pub hearing: Vec<hearing::Hearing>,

@@ -6,12 +6,15 @@
 mod classify;
 
 use crate::{
-    engine::{Covered, DeliveryDone, DeliveryJob, Fatal, Job, Progress, Shared, ToShard, What},
+    engine::{
+        Covered, DeliveryDone, DeliveryJob, Fatal, HELD_UP_AFTER, Job, Progress, Shared, ToShard,
+        What,
+    },
     envelope,
 };
 use classify::Target;
 pub(crate) use classify::targets;
-use crossbeam_channel::Sender;
+use crossbeam_channel::{SendTimeoutError, Sender};
 use dirigent_connectors::{Delivery, Memory, Settler, Source, health::Flow};
 use dirigent_schemas::registry::SchemaRegistry;
 use std::{
@@ -50,7 +53,8 @@ impl Intake {
     pub(crate) async fn run(mut self) -> Result<(), Fatal> {
         let (settler, health) = (self.source.settler(), self.source.health());
         while !self.shared.stopping.load(Ordering::Acquire) {
-            self.hears(&health.flow());
+            let held_up = self.shared.hold_up.lasts();
+            self.hears(&if held_up { Flow::Nothing } else { health.flow() });
             if !self.waits_for_room().await {
                 return Ok(());
             }
@@ -114,7 +118,21 @@ impl Intake {
     /// Whether the shards still take jobs.
     fn hand_over(&self, jobs: &mut [Vec<Job>]) -> bool {
         self.shards.iter().zip(jobs).all(|(shard, jobs)| {
-            jobs.is_empty() || shard.send(ToShard::Jobs(std::mem::take(jobs))).is_ok()
+            if jobs.is_empty() {
+                return true;
+            }
+            let mut jobs = ToShard::Jobs(std::mem::take(jobs));
+            loop {
+                match shard.send_timeout(jobs, HELD_UP_AFTER) {
+                    Ok(()) => return true,
+                    Err(SendTimeoutError::Disconnected(_)) => return false,
+                    // What comes meanwhile stays with the broker.
+                    Err(SendTimeoutError::Timeout(back)) => {
+                        self.hears(&Flow::Nothing);
+                        jobs = back;
+                    }
+                }
+            }
         })
     }
 
