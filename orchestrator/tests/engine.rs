@@ -16,7 +16,10 @@ use dirigent_connectors::{
     ChannelSpec, Connector, Sent, UnsentReason, memory::MemoryBroker, names,
 };
 use dirigent_model::definition::{Definition, DefinitionErrors, Repeat, saga, step};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 use support::{
     Begun, Broken, Finished, PANICS, Reserve, Stranger, clock::ByHand, event, orchestrator,
     purchase, reply_to, start_event, stubborn::Stubborn,
@@ -513,4 +516,53 @@ fn stubborn(
         let is_reserve = message.attributes.get(names::TYPE) == Some("Reserve");
         is_reserve.then(|| fate(&message.key)).flatten()
     })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_restart_only_what_was_not_confirmed_leaves_again_though_one_event_never_was() {
+    const PURCHASES: u64 = 50;
+    let folder = tempfile::tempdir().unwrap();
+    let broker = MemoryBroker::new();
+    let mut customer = customer(&broker).await;
+    let worker = participant(&broker).await;
+    let sent = Arc::new(Mutex::new(Vec::new()));
+    let engine = || {
+        let sent = Arc::clone(&sent);
+        let connector = Stubborn::around(&broker, move |message| {
+            sent.lock().unwrap().push(message.channel.clone());
+            let text = "its queue is full".to_owned();
+            (message.channel == "ends").then_some(Sent::Unknown { text })
+        });
+        Orchestrator::builder("shop")
+            .saga(purchase(1))
+            .connector(Arc::new(connector))
+            .data(folder.path())
+    };
+    let first = engine().start().await.unwrap();
+    for id in 0..PURCHASES {
+        customer.begins(id, 500).await;
+    }
+    completes(&first.handle(), PURCHASES).await;
+    first.stop().await.unwrap();
+    let commands = |sent: &[String]| sent.iter().filter(|channel| *channel == "work").count();
+    assert_eq!(commands(&std::mem::take(&mut *sent.lock().unwrap())), 2 * 50);
+
+    let second = engine().start().await.unwrap();
+    customer.begins(PURCHASES, 500).await;
+    completes(&second.handle(), PURCHASES + 1).await;
+    second.stop().await.unwrap();
+    worker.abort();
+    let sent = std::mem::take(&mut *sent.lock().unwrap());
+    assert!(sent.iter().any(|channel| channel == "ends"), "the events are sent again");
+    assert_eq!(commands(&sent), 2, "those of the new purchase");
+}
+
+async fn completes(handle: &dirigent::engine::Handle, purchases: u64) {
+    for _ in 0..6_000 {
+        if handle.snapshot().completed == purchases {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not within a minute: {:?}", handle.snapshot());
 }

@@ -262,7 +262,8 @@ async fn connect(
     reads: Reads,
     turns: Turns,
 ) -> Result<Assembly, EngineError> {
-    let Recovered { journal, accounts, outbox, given_up, unconfirmed, fresh, .. } = recovered;
+    let Recovered { journal, accounts, confirmed, outbox, given_up, unconfirmed, fresh, .. } =
+        recovered;
     for lane in &lanes {
         lane.connector.prepare(&lane.prepares).await?;
     }
@@ -312,8 +313,8 @@ async fn connect(
     let mut relays = Vec::new();
     let mut handles = Vec::new();
     let mut outboxes = Vec::new();
-    for (index, (lane, (waiting, given_up))) in
-        lanes.iter().zip(outbox.into_iter().zip(given_up)).enumerate()
+    for (index, (lane, (confirmed, given_up))) in
+        lanes.iter().zip(confirmed.iter().zip(given_up)).enumerate()
     {
         let number = u8::try_from(index).unwrap_or_default();
         // Whoever reads for the application owns it; a lane that only sends has nothing that could be owned.
@@ -323,7 +324,7 @@ async fn connect(
         };
         let health = sink.health();
         watched.push(Watched { connector: names[index].clone(), part: "sink", health });
-        let (confirmed, next) = (accounts.lanes_confirmed[index], accounts.lanes_next[index]);
+        let next = accounts.lanes_next[index];
         let surroundings = Surroundings {
             destinations: Arc::clone(&shared.destinations),
             wake: Arc::clone(&wakes[index]),
@@ -334,9 +335,6 @@ async fn connect(
         let (relay, handle) =
             Relay::new(number, &names[index], sink, confirmed, next, surroundings);
         handle.confirm(&given_up);
-        if !waiting.is_empty() {
-            handle.send(waiting);
-        }
         outboxes.push(Outbox { connector: names[index].clone(), gauge: handle.gauge() });
         handles.push(handle);
         relays.push(relay);
@@ -353,7 +351,7 @@ async fn connect(
         #[cfg(feature = "simulation")]
         Turns::InTurn => Checkpointer::here(Arc::clone(&shared), shards_in.clone()),
     };
-    let committer = Committer {
+    let mut committer = Committer {
         shared: Arc::clone(&shared),
         written: Written {
             last: crate::journal::GroupSeq(journal.next().0 - 1),
@@ -363,6 +361,7 @@ async fn connect(
             checkpoint_at: Instant::now(),
             is_told: false,
             told_at: Instant::now(),
+            above: confirmed.into_iter().map(|confirmed| confirmed.above).collect(),
         },
         journal,
         inbox: batches,
@@ -373,7 +372,9 @@ async fn connect(
         gathered: Default::default(),
         head: None,
         is_full: false,
+        backlog: outbox.into_iter().take(lanes.len()).map(Into::into).collect(),
     };
+    committer.hand_over_backlog();
     committer.publish_snapshot();
 
     let mut owners = Vec::new();

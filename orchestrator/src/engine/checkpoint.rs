@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     journal::GroupSeq,
+    relay::Stretch,
     store::{Change, Space, Store},
 };
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -38,6 +39,8 @@ pub(crate) struct Checkpoint {
     pub seq: GroupSeq,
     /// The first group the journal has to keep: it holds messages that no broker has confirmed, or is not covered.
     pub keep_from: GroupSeq,
+    /// By lane: what brokers have confirmed above the watermark.
+    pub above: Vec<Vec<Stretch>>,
     pub accounts: Accounts,
     /// Each shard's last batch it covers.
     pub batches: Vec<u64>,
@@ -49,13 +52,20 @@ pub(super) const MARK: &[u8] = b"checkpoint";
 pub(crate) struct Mark {
     pub seq: u64,
     pub keep_from: u64,
+    /// By lane: messages that are confirmed though one before them is not. They need not leave again.
+    pub above: Vec<Vec<Stretch>>,
     pub accounts: Accounts,
 }
 
 /// The last checkpoint, or the beginning of time.
 pub(crate) fn read_mark(store: &dyn Store) -> Result<Mark, Fatal> {
     match store.get(Space::Meta, MARK)? {
-        None => Ok(Mark { seq: 0, keep_from: GroupSeq::FIRST.0, accounts: Accounts::default() }),
+        None => Ok(Mark {
+            seq: 0,
+            keep_from: GroupSeq::FIRST.0,
+            above: Vec::new(),
+            accounts: Accounts::default(),
+        }),
         Some(value) => postcard::from_bytes(&value).map_err(|error| {
             format!("reading the mark of the last checkpoint: {error}; restore the data folder from a backup").into()
         }),
@@ -187,7 +197,7 @@ fn write(shared: &Shared, checkpoint: Checkpoint) -> Result<(), Fatal> {
         let _asked = shared.disk.asks(Writer::Store);
         table.store().sync()
     };
-    let Checkpoint { layer, kept, floor, seq, keep_from, accounts, .. } = checkpoint;
+    let Checkpoint { layer, kept, floor, seq, keep_from, above, accounts, .. } = checkpoint;
     // Ordered keys cost the store half of random ones.
     let mut entries: Vec<_> = layer.iter().collect();
     entries.sort_unstable_by_key(|(id, _)| **id);
@@ -199,7 +209,7 @@ fn write(shared: &Shared, checkpoint: Checkpoint) -> Result<(), Fatal> {
     }
     sync()?;
     let gone_through = table.bundles_below(floor)?;
-    let mark = postcard::to_stdvec(&Mark { seq: seq.0, keep_from: keep_from.0, accounts })?;
+    let mark = postcard::to_stdvec(&Mark { seq: seq.0, keep_from: keep_from.0, above, accounts })?;
     write(&gone_through)?;
     let heard = hearing::change_of(&shared.hearing, shared.clock.now());
     write(&[heard, Change::put(Space::Meta, MARK, mark)])?;

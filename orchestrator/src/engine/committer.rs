@@ -8,7 +8,7 @@ use super::{
     accounts::Accounts,
     batch::Batch,
     checkpoint::{Checkpoint, Checkpointer},
-    group::{GroupBody, GroupHead, LaneSeq},
+    group::{GroupBody, GroupHead, LaneSeq, Outgoing},
     headroom::Writer,
     health::Concern,
     job::DeliveryDone,
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     journal::{GroupSeq, Journal, JournalError},
-    relay::RelayHandle,
+    relay::{Confirmed, RelayHandle, Stretch},
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use dirigent_connectors::{Receipt, Settle, Settler};
@@ -83,8 +83,11 @@ pub(crate) struct Committer {
     pub(super) relays: Vec<RelayHandle>,
     pub(super) accounts: Accounts,
     pub(super) checkpointer: Checkpointer,
-    /// Groups that still hold unconfirmed messages: their place, and each lane's next number behind them.
-    pub(super) unconfirmed: VecDeque<(GroupSeq, Vec<LaneSeq>)>,
+    /// Groups that still hold unconfirmed messages: their place, and the stretch of each lane. Confirmed ones go with the next
+    /// checkpoint.
+    pub(super) unconfirmed: VecDeque<(GroupSeq, Vec<Stretch>)>,
+    /// By lane: what was to leave before the start and is more than the outbox takes. Nothing overtakes it.
+    pub(super) backlog: Vec<VecDeque<(LaneSeq, Outgoing)>>,
     /// Batches that are not in the journal yet: of one round, unless there is no room.
     pub(super) gathered: VecDeque<Batch>,
     /// The head of a group that was tried and found no room.
@@ -134,6 +137,8 @@ pub(super) struct Written {
     /// The meters know what became of all inputs so far.
     pub is_told: bool,
     pub told_at: Instant,
+    /// By lane: what the last checkpoint says is confirmed above the watermark.
+    pub above: Vec<Vec<Stretch>>,
 }
 
 impl Committer {
@@ -310,7 +315,9 @@ impl Committer {
         self.written.bytes_since += bytes;
         self.written.bytes += bytes;
         if !body.outgoing.is_empty() {
-            self.unconfirmed.push_back((seq, self.accounts.lanes_next.clone()));
+            let firsts = head.lanes.iter().map(|(first, _)| *first);
+            let stretches = firsts.zip(self.accounts.lanes_next.iter().copied()).collect();
+            self.unconfirmed.push_back((seq, stretches));
         }
         Ok(())
     }
@@ -324,9 +331,22 @@ impl Committer {
             lanes[lane].push((next[lane], outgoing));
             next[lane] += 1;
         }
-        for (relay, messages) in self.relays.iter().zip(lanes) {
-            if !messages.is_empty() {
-                relay.send(messages);
+        for ((relay, backlog), messages) in self.relays.iter().zip(&mut self.backlog).zip(lanes) {
+            match (backlog.is_empty(), messages.is_empty()) {
+                (_, true) => {}
+                (true, false) => relay.send(messages),
+                (false, false) => backlog.extend(messages),
+            }
+        }
+    }
+
+    /// Hands the relays what was to leave before the start, as far as each has room for it.
+    pub(super) fn hand_over_backlog(&mut self) {
+        let share = OUTBOX_MAX / self.relays.len().max(1);
+        for (relay, backlog) in self.relays.iter().zip(&mut self.backlog) {
+            let room = share.saturating_sub(relay.waiting()).min(backlog.len());
+            if room > 0 {
+                relay.send(backlog.drain(..room).collect());
             }
         }
     }
@@ -417,7 +437,14 @@ impl Committer {
         let due = self.written.bytes_since >= CHECKPOINT_BYTES
             || since >= CHECKPOINT_EVERY && changed
             || since >= CHECKPOINT_IDLE_EVERY && awaits;
-        if self.checkpointer.is_busy() || !(due || now && (changed || awaits)) {
+        if self.checkpointer.is_busy() || !(due || now) {
+            return Ok(());
+        }
+        let confirmed: Vec<Confirmed> =
+            self.relays.iter().map(RelayHandle::all_confirmed).collect();
+        let has_moved =
+            || confirmed.iter().zip(&self.written.above).any(|(now, before)| now.above != *before);
+        if !(due || changed || awaits || has_moved()) {
             return Ok(());
         }
         // A store that runs out of room is of no more use until it is opened again; until then the journal has it all.
@@ -426,11 +453,12 @@ impl Committer {
         }
         self.written.bytes_since = 0;
         self.written.checkpoint_at = Instant::now();
-        let (keep_from, confirmed) = self.first_unconfirmed();
+        let keep_from = self.first_unconfirmed(&confirmed);
         // Groups below are given up: were the watermark older than that, it would wait for ever for messages that are gone.
-        for (written, confirmed) in self.accounts.lanes_confirmed.iter_mut().zip(confirmed) {
-            *written = confirmed.max(*written);
+        for (written, confirmed) in self.accounts.lanes_confirmed.iter_mut().zip(&confirmed) {
+            *written = confirmed.below.max(*written);
         }
+        self.written.above = confirmed.into_iter().map(|confirmed| confirmed.above).collect();
         self.checkpointer.begin(Checkpoint {
             keep_from,
             layer: self.shared.table.freeze(),
@@ -443,6 +471,7 @@ impl Committer {
                 .min()
                 .map_or(Timestamp(0), Timestamp),
             seq: self.written.last,
+            above: self.written.above.clone(),
             accounts: self.accounts.clone(),
             batches: self
                 .shared
@@ -457,25 +486,21 @@ impl Committer {
         Ok(())
     }
 
-    /// The first group that still holds a message no broker has confirmed, or the next one to come; and the watermarks
-    /// that say so.
-    fn first_unconfirmed(&mut self) -> (GroupSeq, Vec<LaneSeq>) {
-        let confirmed: Vec<LaneSeq> = self.relays.iter().map(RelayHandle::confirmed).collect();
-        while let Some((_, next)) = self.unconfirmed.front() {
-            if next.iter().zip(&confirmed).any(|(next, confirmed)| confirmed < next) {
-                break;
-            }
-            self.unconfirmed.pop_front();
-        }
-        let first = self.unconfirmed.front().map_or(self.written.last.next(), |(seq, _)| *seq);
-        (first, confirmed)
+    /// The first group that still holds a message no broker has confirmed, or the next one to come.
+    fn first_unconfirmed(&mut self, confirmed: &[Confirmed]) -> GroupSeq {
+        self.unconfirmed.retain(|(_, stretches)| {
+            !stretches.iter().zip(confirmed).all(|(stretch, confirmed)| confirmed.covers(*stretch))
+        });
+        self.unconfirmed.front().map_or(self.written.last.next(), |(seq, _)| *seq)
     }
 
     /// Looks whether the brokers or the store have enough to do.
     fn hold_back(&mut self) -> Result<(), Fatal> {
         let was_full = self.is_full;
-        self.is_full = !self.shared.is_stopping()
-            && self.relays.iter().map(RelayHandle::waiting).sum::<usize>() > OUTBOX_MAX;
+        self.hand_over_backlog();
+        let waiting: usize = self.relays.iter().map(RelayHandle::waiting).sum();
+        let has_backlog = self.backlog.iter().any(|backlog| !backlog.is_empty());
+        self.is_full = !self.shared.is_stopping() && (waiting > OUTBOX_MAX || has_backlog);
         match (was_full, self.is_full) {
             (false, true) => {
                 tracing::warn!(

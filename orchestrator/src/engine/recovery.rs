@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     journal::{self, Disk, GroupSeq, Journal, JournalError, TakeIn},
+    relay::{Confirmed, Stretch},
     store::{Change, Space},
 };
 use dirigent_model::instance::{Core, Instance, InstanceId, Leg, Next, NodeState};
@@ -30,11 +31,14 @@ pub(crate) struct Recovered<J = Journal> {
     /// Whether the store knows that there is a journal.
     pub begun: bool,
     pub accounts: Accounts,
+    /// By lane: what brokers have confirmed.
+    pub confirmed: Vec<Confirmed>,
     /// By lane: messages that no broker has confirmed, in their order.
     pub outbox: Vec<Vec<(LaneSeq, Outgoing)>>,
     /// By lane: messages above the watermark that must not leave any more; see [`Recovered::give_up`].
     pub given_up: Vec<Vec<LaneSeq>>,
-    pub unconfirmed: VecDeque<(GroupSeq, Vec<LaneSeq>)>,
+    /// Groups that hold messages, with the stretch of each lane.
+    pub unconfirmed: VecDeque<(GroupSeq, Vec<Stretch>)>,
     /// Instances that the store does not know as they are.
     pub fresh: Vec<InstanceId>,
     pub groups: u64,
@@ -59,6 +63,10 @@ pub(crate) fn recover<J>(
     }
     kept.load(&**table.store())?;
     let (checkpointed, mut accounts) = (GroupSeq(mark.seq), mark.accounts);
+    let below = accounts.lanes_confirmed.clone().into_iter().chain(std::iter::repeat(1));
+    let above = mark.above.into_iter().chain(std::iter::repeat(Vec::new()));
+    let mut known = below.zip(above).map(|(below, above)| Confirmed { below, above });
+    let mut at_mark: Vec<Confirmed> = Vec::new();
     let mut lanes_next = Vec::new();
     let mut outbox: Vec<BTreeMap<LaneSeq, Outgoing>> = Vec::new();
     let mut confirmed: Vec<LaneSeq> = accounts.lanes_confirmed.clone();
@@ -74,6 +82,8 @@ pub(crate) fn recover<J>(
                 confirmed.resize(confirmed.len().max(lane + 1), 1);
                 confirmed[lane] = confirmed[lane].max(*up_to);
                 outbox.resize_with(outbox.len().max(lane + 1), BTreeMap::new);
+                let missing = (lane + 1).saturating_sub(at_mark.len());
+                at_mark.extend(known.by_ref().take(missing));
                 lanes_next.resize(lanes_next.len().max(lane + 1), 1);
                 lanes_next[lane] = *first;
             }
@@ -87,11 +97,14 @@ pub(crate) fn recover<J>(
                 let next = lanes_next
                     .get_mut(lane)
                     .ok_or("a message of a lane its group does not know")?;
-                outbox[lane].insert(*next, outgoing);
+                if !at_mark[lane].covers((*next, *next + 1)) {
+                    outbox[lane].insert(*next, outgoing);
+                }
                 *next += 1;
             }
             if sends {
-                unconfirmed.push_back((seq, lanes_next.clone()));
+                let firsts = head.lanes.iter().map(|(first, _)| *first);
+                unconfirmed.push_back((seq, firsts.zip(lanes_next.iter().copied()).collect()));
             }
             if seq > checkpointed {
                 for change in body.changes {
@@ -132,7 +145,21 @@ pub(crate) fn recover<J>(
     let ids = fresh.keys().copied().collect();
     table.put(fresh);
     let given_up = vec![Vec::new(); outbox.len()];
-    Ok(Recovered { journal, begun, accounts, outbox, given_up, unconfirmed, fresh: ids, groups })
+    let missing = outbox.len().saturating_sub(at_mark.len());
+    at_mark.extend(known.take(missing));
+    let confirmed = at_mark.into_iter().zip(confirmed);
+    let confirmed = confirmed.map(|(known, below)| Confirmed { below, ..known }).collect();
+    Ok(Recovered {
+        journal,
+        begun,
+        accounts,
+        confirmed,
+        outbox,
+        given_up,
+        unconfirmed,
+        fresh: ids,
+        groups,
+    })
 }
 
 impl<J> Recovered<J> {

@@ -32,6 +32,7 @@ use tokio::{
     time::Instant,
 };
 use watermark::Watermark;
+pub(crate) use watermark::{Confirmed, Stretch};
 
 /// Messages in flight at once on a lane. Deep enough that a broker's sync serves many.
 const WINDOW_MAX: usize = 2_048;
@@ -54,11 +55,33 @@ pub(crate) struct RelayHandle {
 
 struct State {
     watermark: Mutex<Watermark>,
-    /// When messages were handed over, by the last number of each batch; those below the watermark are gone.
-    handed: Mutex<VecDeque<(LaneSeq, Instant)>>,
+    handed: Mutex<Handed>,
     confirmed: AtomicU64,
     waiting: AtomicUsize,
     queued: AtomicUsize,
+}
+
+/// When messages were handed over that are not confirmed, by stretches. Those that are confirmed go once they come first, or are many.
+#[derive(Default)]
+struct Handed {
+    batches: VecDeque<(Stretch, Instant)>,
+    /// With how many it is looked through for those.
+    look_at: usize,
+}
+
+/// Batches that were handed over, before it is looked for those that are confirmed behind one that is not.
+const HANDED_LOOK_MIN: usize = 1_024;
+
+impl Handed {
+    fn confirm(&mut self, watermark: &Watermark) {
+        while self.batches.front().is_some_and(|(stretch, _)| watermark.covers(*stretch)) {
+            self.batches.pop_front();
+        }
+        if self.batches.len() > self.look_at.max(HANDED_LOOK_MIN) {
+            self.batches.retain(|(stretch, _)| !watermark.covers(*stretch));
+            self.look_at = 2 * self.batches.len();
+        }
+    }
 }
 
 impl State {
@@ -66,10 +89,7 @@ impl State {
         let mut watermark = self.watermark.lock().unwrap_or_else(PoisonError::into_inner);
         watermark.confirm(seqs);
         self.confirmed.store(watermark.next(), Ordering::Release);
-        let mut handed = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
-        while handed.front().is_some_and(|(last, _)| *last < watermark.next()) {
-            handed.pop_front();
-        }
+        self.handed.lock().unwrap_or_else(PoisonError::into_inner).confirm(&watermark);
     }
 
     /// Messages that no broker has to answer for any more.
@@ -82,9 +102,9 @@ impl RelayHandle {
     /// Hands over messages whose group is durable. The caller keeps [`RelayHandle::waiting`] within the outbox's bound.
     pub(crate) fn send(&self, messages: Vec<(LaneSeq, Outgoing)>) {
         self.state.waiting.fetch_add(messages.len(), Ordering::AcqRel);
-        if let Some((last, _)) = messages.last() {
+        if let (Some((first, _)), Some((last, _))) = (messages.first(), messages.last()) {
             let mut handed = self.state.handed.lock().unwrap_or_else(PoisonError::into_inner);
-            handed.push_back((*last, Instant::now()));
+            handed.batches.push_back(((*first, last + 1), Instant::now()));
         }
         if self.inbox.send(messages).is_err() {
             tracing::debug!("The relay has ended; its messages are sent after the next start.");
@@ -103,6 +123,11 @@ impl RelayHandle {
     /// Every message below this number is confirmed.
     pub(crate) fn confirmed(&self) -> LaneSeq {
         self.state.confirmed.load(Ordering::Acquire)
+    }
+
+    /// All that is confirmed.
+    pub(crate) fn all_confirmed(&self) -> Confirmed {
+        self.state.watermark.lock().unwrap_or_else(PoisonError::into_inner).confirmed()
     }
 
     /// Messages handed over and neither confirmed nor given back. One that is given back waits for the committer, which
@@ -127,7 +152,7 @@ impl RelayGauge {
     /// How long the oldest message that no broker has confirmed has been here; none where all are.
     pub(crate) fn oldest(&self) -> Option<Duration> {
         let handed = self.0.handed.lock().unwrap_or_else(PoisonError::into_inner);
-        handed.front().map(|(_, since)| since.elapsed())
+        handed.batches.front().map(|(_, since)| since.elapsed())
     }
 }
 
@@ -172,13 +197,13 @@ pub(crate) struct Fenced {
 }
 
 impl Relay {
-    /// A relay for a lane whose messages below `confirmed` are confirmed, and whose messages below `sent_before` may have
-    /// been sent before the start.
+    /// A relay for a lane of which so much is confirmed, and whose messages below `sent_before` may have been sent before the
+    /// start.
     pub(crate) fn new(
         lane: Lane,
         name: &str,
         sink: Box<dyn Sink>,
-        confirmed: LaneSeq,
+        confirmed: &Confirmed,
         sent_before: LaneSeq,
         surroundings: Surroundings,
     ) -> (Self, RelayHandle) {
@@ -186,7 +211,7 @@ impl Relay {
         let state = Arc::new(State {
             watermark: Mutex::new(Watermark::new(confirmed)),
             handed: Mutex::default(),
-            confirmed: AtomicU64::new(confirmed),
+            confirmed: AtomicU64::new(confirmed.below),
             waiting: AtomicUsize::new(0),
             queued: AtomicUsize::new(0),
         });

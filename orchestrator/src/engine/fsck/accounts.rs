@@ -104,7 +104,7 @@ pub(super) fn check(all: &All<'_>, standing: &Standing, moves: &Moves, survey: &
         return;
     }
     let Mark { seq, keep_from, .. } = *all.mark;
-    let mark = Mark { seq, keep_from, accounts: corrected.accounts };
+    let mark = Mark { seq, keep_from, above: all.mark.above.clone(), accounts: corrected.accounts };
     let Ok(value) = postcard::to_stdvec(&mark) else { return };
     let loses =
         "nothing that is there; what the accounts spoke of and is not there is gone already";
