@@ -9,7 +9,7 @@ use dirigent_model::{
     message::{Format, Key},
     time::Timestamp,
 };
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap};
 use uuid::Uuid;
 
 /// Extension: the instance.
@@ -40,6 +40,8 @@ pub const DEAD_TIME: &str = "deadtime";
 pub struct Envelopes {
     source: String,
     replies: String,
+    /// Channels of commands whose replies come on another one.
+    elsewhere: BTreeMap<String, String>,
 }
 
 /// Attributes of a command: room for them is made once.
@@ -54,12 +56,20 @@ fn put(pairs: &mut Pairs, name: &'static str, value: impl Into<Cow<'static, str>
 impl Envelopes {
     /// For an application whose replies go to the channel `replies`.
     pub fn new(app: &str, replies: &str) -> Self {
-        Self { source: format!("/dirigent/{app}"), replies: replies.into() }
+        let source = format!("/dirigent/{app}");
+        Self { source, replies: replies.into(), elsewhere: BTreeMap::new() }
     }
 
-    /// The channel that replies come on.
-    pub fn replies(&self) -> &str {
-        &self.replies
+    /// Replies to the commands on `channel` go to `replies` instead.
+    #[must_use]
+    pub fn replies_by(mut self, channel: &str, replies: &str) -> Self {
+        self.elsewhere.insert(channel.into(), replies.into());
+        self
+    }
+
+    /// The channel that replies to the commands on `channel` come on.
+    pub fn replies(&self, channel: &str) -> &str {
+        self.elsewhere.get(channel).unwrap_or(&self.replies)
     }
 
     /// The message of an effect, sent at `now` (RFC 3339).
@@ -87,7 +97,7 @@ impl Envelopes {
         put(&mut pairs, SAGA_LEG, command.leg.as_str());
         put(&mut pairs, SAGA_ATTEMPT, command.attempt.to_string());
         put(&mut pairs, names::IDEMPOTENCY_KEY, text_of(&command.idempotency_key));
-        put(&mut pairs, names::REPLY_TO, self.replies.clone());
+        put(&mut pairs, names::REPLY_TO, self.replies(&command.channel).to_owned());
         Message {
             channel: command.channel,
             kind: ChannelKind::Work,

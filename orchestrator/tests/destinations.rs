@@ -535,3 +535,49 @@ fn limited(broker: &MemoryBroker, protection: Protection) -> OrchestratorBuilder
         .connector(Arc::new(broker.clone()))
         .protect_at("work", protection)
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replies_by_two_brokers_are_counted_apart_and_heard_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let (here, there) = (MemoryBroker::new(), MemoryBroker::new());
+    let mut customer = customer(&here).await;
+    let engine = || {
+        Orchestrator::builder("shop")
+            .saga(purchase(1))
+            .saga(errand())
+            .connector(Arc::new(here.clone()))
+            .connector_for(Arc::new(there.clone()), &["away"])
+            .clock(ByHand::new())
+            .data(folder.path())
+            .start()
+    };
+    let first = engine().await.unwrap();
+    let work = Stranger::listening(&here, ChannelSpec::work("work"), "worker").await;
+    let worker = tokio::spawn(work.answers());
+    let fetcher = Fetcher::default();
+    fetcher.answers.store(true, Ordering::Release);
+    let place = Stranger::listening(&there, ChannelSpec::work("away"), "fetcher").await;
+    let fetching = tokio::spawn(fetcher.works(place));
+    // Many replies by the one, few by the other.
+    for id in 0..20 {
+        customer.begins(id, 500).await;
+    }
+    wants(&mut customer, 1).await;
+    until(|| first.handle().snapshot().completed == 21).await;
+    first.stop().await.unwrap();
+    let second = engine().await.unwrap();
+    for id in 2..5 {
+        wants(&mut customer, id).await;
+    }
+    until(|| second.handle().snapshot().completed == 24).await;
+    second.stop().await.unwrap();
+    worker.abort();
+    fetching.abort();
+    let audit = dirigent::engine::audit_at_rest(folder.path()).unwrap();
+    assert!(audit.is_clean(), "{:?}", audit.gaps);
+    let replies = |channel: &str| {
+        let consumed = audit.partitions.iter().filter(|it| it.channel == channel);
+        consumed.map(|it| it.consumed).sum::<u64>()
+    };
+    assert_eq!((replies("shop.replies"), replies("shop.replies.memory-2")), (40, 4));
+}

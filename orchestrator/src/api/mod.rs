@@ -13,7 +13,7 @@ use crate::{
     destinations::{Protection, Protections},
     engine::{
         Clock, Engine, EngineError, EngineParts, HEADROOM_BYTES, LaneParts, PARKED_FOR,
-        SystemClock, give_up_ballast,
+        SystemClock, give_up_ballast, names_of_lanes, replies_by,
     },
     journal::{Disk, Durability, FileDisk, JournalOptions, SimDisk},
     registry::{Registry, RegistryError},
@@ -300,7 +300,7 @@ impl OrchestratorBuilder {
         self
     }
 
-    /// The channel that replies go to.
+    /// The channel that replies go to by the first broker; by others the name of their connector follows behind a dot.
     pub fn replies(&self) -> String {
         format!("{}.replies", self.app)
     }
@@ -434,12 +434,13 @@ fn lanes(
     };
     let spec =
         |(name, kind): (&String, &ChannelKind)| ChannelSpec { name: name.clone(), kind: *kind };
+    let names = names_of_lanes(connectors.iter().map(|(connector, _)| connector.name()));
     let lane = |(index, (connector, own)): (usize, &(Arc<dyn Connector>, Vec<String>))| {
         let here = |(name, _): &(&String, &ChannelKind)| lane_of(name) == index;
         let mut reads: BTreeSet<ChannelSpec> = reads.iter().filter(here).map(spec).collect();
         let sends: BTreeSet<ChannelSpec> = sends.iter().filter(here).map(spec).collect();
         if sends.iter().any(|channel| channel.kind == ChannelKind::Work) {
-            reads.insert(ChannelSpec::work(replies));
+            reads.insert(ChannelSpec::work(replies_by(replies, index, &names[index])));
         }
         let mut prepares: BTreeSet<ChannelSpec> = reads.union(&sends).cloned().collect();
         prepares.insert(ChannelSpec::work(dead_letters));

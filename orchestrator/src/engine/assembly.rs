@@ -19,7 +19,7 @@ use super::{
     headroom::Watcher,
     hearing::{self, Hearing},
     kept::KeptTable,
-    pausing,
+    lanes, pausing,
     readiness::{Outbox, Watched},
     recovery::{Recovered, note_begun, recover},
     repeats,
@@ -170,8 +170,21 @@ impl Assembly {
         );
         let by_channel = parts.lanes.iter().enumerate().flat_map(|(lane, parts)| {
             let lane = u8::try_from(lane).unwrap_or_default();
-            parts.carries.iter().map(move |channel| (channel.clone(), lane))
+            // What comes by a connector is set aside by it, too.
+            let reads = parts.reads.iter().map(|channel| &channel.name);
+            parts.carries.iter().chain(reads).map(move |channel| (channel.clone(), lane))
         });
+        let connectors = || parts.lanes.iter().map(|lane| lane.connector.name());
+        let names = lanes::names(connectors());
+        lanes::keep(&**table.store(), &names).map_err(EngineError::Recovery)?;
+        let mut envelopes = Envelopes::new(&parts.app, &parts.replies);
+        for (lane, (name, parts_of)) in names.iter().zip(&parts.lanes).enumerate().skip(1) {
+            let replies = lanes::replies_by(&parts.replies, lane, name);
+            envelopes = parts_of
+                .carries
+                .iter()
+                .fold(envelopes, |it, channel| it.replies_by(channel, &replies));
+        }
         let shards = parts.shards.max(1);
         let routes = super::Routes { by_channel: by_channel.collect() };
         let wakes: Vec<Arc<Notify>> = (0..lanes).map(|_| Arc::default()).collect();
@@ -196,7 +209,7 @@ impl Assembly {
             registry: Arc::new(parts.registry),
             codec: parts.codec,
             schemas: parts.schemas,
-            envelopes: Envelopes::new(&parts.app, &parts.replies),
+            envelopes,
             dead_letters: parts.dead_letters,
             routes,
             hearing,
@@ -241,20 +254,6 @@ impl Assembly {
     }
 }
 
-/// What people call the lanes: by their connectors, with a number where two have the same name.
-fn names_of(lanes: &[Lane]) -> Vec<String> {
-    let name = |lane: &Lane| lane.connector.name().to_owned();
-    let mut names: Vec<String> = Vec::with_capacity(lanes.len());
-    for (index, lane) in lanes.iter().enumerate() {
-        let others = lanes[..index].iter().filter(|other| name(other) == name(lane)).count();
-        names.push(match others {
-            0 => name(lane),
-            others => format!("{}-{}", name(lane), others + 1),
-        });
-    }
-    names
-}
-
 async fn connect(
     shared: Arc<Shared>,
     (lanes, wakes): (Vec<Lane>, Vec<Arc<Notify>>),
@@ -276,7 +275,7 @@ async fn connect(
     // Sources are opened before any thread runs, so that a refusal leaves nothing behind, and before anything is sent:
     // what is sent is sent by the owner of what is read.
     let mut intakes = Vec::new();
-    let names = names_of(&lanes);
+    let names = lanes::names(lanes.iter().map(|lane| lane.connector.name()));
     let mut watched = Vec::new();
     for (index, (lane, name)) in lanes.iter().zip(&names).enumerate() {
         if lane.reads.is_empty() {

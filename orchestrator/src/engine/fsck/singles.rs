@@ -2,7 +2,7 @@
 
 use super::All;
 use crate::{
-    engine::{checkpoint::MARK, hearing, pausing, recovery::JOURNAL_BEGUN},
+    engine::{checkpoint::MARK, hearing, lanes, pausing, recovery::JOURNAL_BEGUN},
     journal::GroupSeq,
     store::{
         Space, StoreError,
@@ -22,6 +22,13 @@ const HEARING: Kind = Kind {
     severity: Severity::Harmless,
     means: "when the last process listened is not known: waits for events go on for longer than they need",
     advice: "nothing: the next checkpoint writes it anew",
+};
+
+const CONNECTORS: Kind = Kind {
+    name: "connectors-unreadable",
+    severity: Severity::Harmful,
+    means: "the process refuses to start: it can't tell whether its connectors are in the order of the last start",
+    advice: "make sure that they are, and set the record aside by the plan",
 };
 
 const PAUSED: Kind = Kind {
@@ -51,6 +58,11 @@ pub(super) fn check(all: &All<'_>, survey: &mut Survey) -> Result<(), StoreError
         } else if key == hearing::KEY {
             if value.and_then(hearing::read).is_none() {
                 survey.find(&HEARING, "record `heard`", "it can't be read", None);
+            }
+        } else if key == lanes::KEY {
+            if value.and_then(lanes::read).is_none() {
+                let mend = Mend::set_aside(Space::Meta, key, "in which order the connectors were");
+                survey.find(&CONNECTORS, "record `connectors`", "it can't be read", Some(mend));
             }
         } else if let Some(channel) = key.strip_prefix(pausing::PREFIX.as_bytes()) {
             if !value.is_some_and(pausing::is_readable) {

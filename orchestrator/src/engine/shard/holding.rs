@@ -53,10 +53,9 @@ impl Shard {
 
     /// Whether a reply to a command that was sent at `asked` would have been heard: it comes the way the command went.
     fn was_heard(&self, plan: &Plan, (node, leg): (NodeId, Leg), asked: Timestamp) -> bool {
-        let channel = transition::destination(plan.graph(), node, leg);
-        let lane =
-            channel.map_or_else(Default::default, |channel| self.shared.routes.lane(channel));
-        let replies = self.shared.envelopes.replies();
+        let channel = transition::destination(plan.graph(), node, leg).unwrap_or_default();
+        let replies = self.shared.envelopes.replies(channel);
+        let lane = self.shared.routes.lane(channel);
         let hearing = self.shared.hearing.get(usize::from(lane));
         hearing.is_none_or(|hearing| !hearing.begins_anew(replies, asked, self.batch.now))
     }
