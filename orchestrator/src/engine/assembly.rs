@@ -371,6 +371,7 @@ async fn connect(
         gathered: Default::default(),
         head: None,
         is_full: false,
+        is_heavy: false,
         backlog: outbox.into_iter().take(lanes.len()).map(Into::into).collect(),
     };
     committer.hand_over_backlog();

@@ -14,6 +14,7 @@ use super::{
     job::DeliveryDone,
     kept::KeptChange,
     shard::Fatal,
+    table::Weight,
 };
 use crate::{
     journal::{GroupSeq, Journal, JournalError},
@@ -51,6 +52,9 @@ const CHECKPOINT_IDLE_EVERY: Duration = Duration::from_secs(60);
 /// Instances that wait for a checkpoint, before the committer waits for the store.
 const UNCHECKPOINTED_MAX: usize = 400_000;
 
+/// Their bytes in the store, roughly. A checkpoint of so many fits what headroom and ballast hold back for it.
+const UNCHECKPOINTED_BYTES_MAX: usize = 96 * 1024 * 1024;
+
 /// Messages that wait to be sent or confirmed, on all lanes, before the committer waits for the brokers.
 pub const OUTBOX_MAX: usize = 100_000;
 
@@ -60,7 +64,7 @@ const ROOM_AGAIN: Duration = Duration::from_millis(500);
 /// How long to wait before it is looked whether brokers have confirmed.
 const CONFIRMED_AGAIN: Duration = Duration::from_millis(2);
 
-/// Room on the disk without which no checkpoint is begun, beside twice what the journal took in since the last one.
+/// Room on the disk without which no checkpoint is begun, beside twice what it writes.
 const CHECKPOINT_ROOM_BYTES: u64 = 16 * 1024 * 1024;
 
 /// The encoded form of a group that changes nothing: no instances, no messages, no inputs, nothing kept.
@@ -94,6 +98,8 @@ pub(crate) struct Committer {
     pub(super) head: Option<GroupHead>,
     /// The outbox is full, and that was told.
     pub(super) is_full: bool,
+    /// Too much waits for a checkpoint, which lacks room.
+    pub(super) is_heavy: bool,
     pub(super) written: Written,
 }
 
@@ -159,7 +165,7 @@ impl Committer {
 
     /// How long to wait before the next turn, where room or brokers hold it up: the shards wait for us, the sources for them.
     pub(super) fn held_up(&self) -> Option<Duration> {
-        if !self.gathered.is_empty() {
+        if !self.gathered.is_empty() || self.is_heavy {
             Some(ROOM_AGAIN)
         } else if self.is_full {
             Some(CONFIRMED_AGAIN)
@@ -170,7 +176,11 @@ impl Committer {
 
     /// Commits what is there, then does what is due.
     pub(super) fn turn(&mut self) -> Result<(), Fatal> {
-        if !self.is_full {
+        // Stopping, the journal has it all.
+        self.is_heavy &= !self.shared.is_stopping();
+        if self.is_heavy {
+            self.checkpoint(false)?;
+        } else if !self.is_full {
             while self.gathered.len() < BATCHES_PER_SYNC_MAX
                 && let Ok(next) = self.inbox.try_recv()
             {
@@ -435,6 +445,7 @@ impl Committer {
         let (changed, since) = (self.written.bytes_since > 0, self.written.checkpoint_at.elapsed());
         let awaits = self.accounts.tally.in_flight() > 0;
         let due = self.written.bytes_since >= CHECKPOINT_BYTES
+            || is_heavy(self.shared.table.top_weight())
             || since >= CHECKPOINT_EVERY && changed
             || since >= CHECKPOINT_IDLE_EVERY && awaits;
         if self.checkpointer.is_busy() || !(due || now) {
@@ -448,8 +459,17 @@ impl Committer {
             return Ok(());
         }
         // A store that runs out of room is of no more use until it is opened again; until then the journal has it all.
-        if !self.shared.disk.has_room(self.written.bytes_since * 2 + CHECKPOINT_ROOM_BYTES) {
+        let weight = self.shared.table.top_weight();
+        let wanted = checkpoint_room(weight, self.shared.kept.bytes(), self.written.bytes_since);
+        if !self.shared.disk.has_room(wanted) {
+            if is_heavy(weight) && !now {
+                self.is_heavy = true;
+                self.shared.health.raise(Concern::DiskFull { wanted_bytes: wanted });
+            }
             return Ok(());
+        }
+        if std::mem::take(&mut self.is_heavy) {
+            self.shared.health.clear(|it| matches!(it, Concern::DiskFull { .. }));
         }
         self.written.bytes_since = 0;
         self.written.checkpoint_at = Instant::now();
@@ -514,12 +534,48 @@ impl Committer {
             }
             _ => {}
         }
-        if self.shared.table.top_len() > UNCHECKPOINTED_MAX && self.checkpointer.is_busy() {
+        if is_heavy(self.shared.table.top_weight()) && self.checkpointer.is_busy() {
             self.shared.hold_up.tell(true);
             if let Some(done) = self.checkpointer.finished(true)? {
                 self.journal.retire(done)?;
             }
         }
         Ok(())
+    }
+}
+
+/// Whether so much waits for a checkpoint that nothing more is taken in before it.
+fn is_heavy(top: Weight) -> bool {
+    top.instances > UNCHECKPOINTED_MAX || top.bytes > UNCHECKPOINTED_BYTES_MAX
+}
+
+/// The room that a checkpoint wants: twice what it writes, which is no more than what the journal took in since the last one.
+fn checkpoint_room(top: Weight, kept_bytes: usize, journal_bytes: u64) -> u64 {
+    2 * journal_bytes.min((top.bytes + kept_bytes) as u64) + CHECKPOINT_ROOM_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{
+        HEADROOM_BYTES,
+        kept::{PARKED_BYTES_MAX, QUARANTINED_BYTES_MAX},
+    };
+
+    #[test]
+    fn a_checkpoint_wants_room_for_what_it_writes_and_not_for_what_was_written_over() {
+        let top = Weight { instances: 10, bytes: 10_000 };
+        assert_eq!(checkpoint_room(top, 0, 1 << 40), CHECKPOINT_ROOM_BYTES + 20_000);
+        assert_eq!(checkpoint_room(top, 5_000, 1 << 40), CHECKPOINT_ROOM_BYTES + 30_000);
+        assert_eq!(checkpoint_room(top, 5_000, 1), CHECKPOINT_ROOM_BYTES + 2);
+    }
+
+    #[test]
+    fn the_largest_checkpoint_fits_what_is_held_back_for_it() {
+        let top = Weight { instances: UNCHECKPOINTED_MAX, bytes: UNCHECKPOINTED_BYTES_MAX };
+        assert!(!is_heavy(top) && is_heavy(Weight { bytes: top.bytes + 1, ..top }));
+        let kept = PARKED_BYTES_MAX + QUARANTINED_BYTES_MAX;
+        let held_back = HEADROOM_BYTES + HEADROOM_BYTES / 2;
+        assert!(checkpoint_room(top, kept, u64::MAX / 2) <= held_back);
     }
 }

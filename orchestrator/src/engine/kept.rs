@@ -373,6 +373,14 @@ impl KeptTable {
     }
 
     /// Takes room for a message, if there is.
+    /// Bytes of all that is kept.
+    pub(crate) fn bytes(&self) -> usize {
+        [Count::Parked, Count::Quarantined]
+            .map(|count| self.room(count).bytes.load(Ordering::Relaxed))
+            .iter()
+            .sum()
+    }
+
     pub(crate) fn take_room(&self, count: Count, bytes: usize) -> bool {
         let (messages_max, bytes_max) = match count {
             Count::Parked => (PARKED_MAX, PARKED_BYTES_MAX),

@@ -33,6 +33,17 @@ const RETENTIONS_PER_BUNDLE: usize = 250;
 /// Bundles removed by one checkpoint.
 const BUNDLES_REMOVED_AT_ONCE: usize = 10_000;
 
+/// What an instance takes in the store beside its state and history, roughly: its key, its times and their records.
+const RECORD_BYTES: usize = 128;
+
+/// How much the store does not know yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Weight {
+    pub instances: usize,
+    /// What they take in the store, roughly.
+    pub bytes: usize,
+}
+
 /// Changes by instance; `None` for one that is gone.
 pub(crate) type Layer = FxHashMap<InstanceId, Option<Resting>>;
 
@@ -42,6 +53,8 @@ pub(crate) type DuePage = (Vec<(Timestamp, InstanceId)>, Option<Vec<u8>>);
 #[derive(Default)]
 struct Layers {
     top: Layer,
+    /// What the top takes in the store, roughly.
+    top_bytes: usize,
     frozen: Arc<Layer>,
 }
 
@@ -74,14 +87,17 @@ impl Table {
     /// Puts durable changes on top.
     pub(crate) fn put(&self, changes: impl IntoIterator<Item = (InstanceId, Option<Resting>)>) {
         let mut layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);
+        let Layers { top, top_bytes, .. } = &mut *layers;
         for (id, mut resting) in changes {
-            match layers.top.entry(id) {
+            *top_bytes += bytes_of(resting.as_ref());
+            match top.entry(id) {
                 Entry::Occupied(mut known) => {
                     // One that is gone may be in the store still.
                     if let Some(resting) = &mut resting {
                         resting.new = known.get().as_ref().is_some_and(|known| known.new);
                     }
-                    known.insert(resting);
+                    let before = known.insert(resting);
+                    *top_bytes -= bytes_of(before.as_ref());
                 }
                 Entry::Vacant(place) => {
                     place.insert(resting);
@@ -90,9 +106,10 @@ impl Table {
         }
     }
 
-    /// How many instances the store does not know yet.
-    pub(crate) fn top_len(&self) -> usize {
-        self.layers.read().unwrap_or_else(PoisonError::into_inner).top.len()
+    /// How much the store does not know yet, and no checkpoint is writing.
+    pub(crate) fn top_weight(&self) -> Weight {
+        let layers = self.layers.read().unwrap_or_else(PoisonError::into_inner);
+        Weight { instances: layers.top.len(), bytes: layers.top_bytes }
     }
 
     /// Freezes the top for a checkpoint; the former one must have been let go.
@@ -100,6 +117,7 @@ impl Table {
         let mut layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);
         debug_assert!(layers.frozen.is_empty(), "one checkpoint at a time");
         layers.frozen = Arc::new(mem::take(&mut layers.top));
+        layers.top_bytes = 0;
         Arc::clone(&layers.frozen)
     }
 
@@ -222,6 +240,10 @@ impl Table {
     }
 }
 
+fn bytes_of(resting: Option<&Resting>) -> usize {
+    RECORD_BYTES + resting.map_or(0, |resting| resting.state.len() + resting.history.bytes())
+}
+
 pub(super) fn timer_key(due: Timestamp, id: InstanceId) -> Vec<u8> {
     [&due.0.to_be_bytes()[..], id.0.as_bytes()].concat()
 }
@@ -332,6 +354,21 @@ mod tests {
         assert_eq!(table.get(id).unwrap(), resting(2, 6));
         table.put([(id, None)]);
         assert_eq!(table.get(id).unwrap(), None);
+    }
+
+    #[test]
+    fn the_weight_of_the_top_is_that_of_the_last_states_however_often_they_change() {
+        let table = Table::new(Arc::new(MemoryStore::new()));
+        let ids = [1, 2].map(|id| InstanceId(Uuid::from_u128(id)));
+        for due in 1..1_000 {
+            table.put([(ids[0], resting(1, due)), (ids[1], resting(2, due))]);
+        }
+        let both = Weight { instances: 2, bytes: 2 * (RECORD_BYTES + 10) };
+        assert_eq!(table.top_weight(), both);
+        table.put([(ids[1], None)]);
+        assert_eq!(table.top_weight(), Weight { bytes: both.bytes - 10, ..both });
+        checkpoint(&table);
+        assert_eq!(table.top_weight(), Weight::default());
     }
 
     #[test]
