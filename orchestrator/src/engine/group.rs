@@ -160,6 +160,11 @@ impl GroupBody {
     }
 }
 
+/// The layout of a group that a later release wrote, and this one does not know.
+pub(crate) fn later_format(record: &[u8]) -> Option<u8> {
+    record.first().copied().filter(|format| *format > FORMAT)
+}
+
 /// Reads a group back.
 pub(crate) fn decode(record: &[u8]) -> Result<(GroupHead, GroupBody), Malformed> {
     let mut from = Take(record);
@@ -453,6 +458,16 @@ mod tests {
         assert_eq!(body_again.outgoing, body.outgoing);
         assert_eq!(body_again.inputs, body.inputs);
         assert_eq!(body_again.kept, body.kept);
+    }
+
+    #[test]
+    fn a_group_of_a_later_release_is_told_from_a_damaged_one() {
+        let mut record = sample().0.encode();
+        assert_eq!(later_format(&record), None);
+        record[0] = FORMAT + 1;
+        assert_eq!(later_format(&record), Some(FORMAT + 1));
+        assert!(decode(&record).is_err());
+        assert_eq!(later_format(&[]), None);
     }
 
     #[test]

@@ -22,7 +22,10 @@ use std::{
     sync::Arc,
 };
 
-/// Stands in the store once there is a journal: a folder without one is then no new folder.
+/// The layout of all that a checkpoint writes, as this release writes it.
+pub(super) const FORMAT: u8 = 1;
+
+/// Stands in the store once there is a journal: a folder without one is then no new folder. It holds the [`FORMAT`].
 pub(super) const JOURNAL_BEGUN: &[u8] = b"journal";
 
 /// What was found.
@@ -52,8 +55,17 @@ pub(crate) fn recover<J>(
     lanes: usize,
     open: impl FnOnce(Arc<dyn Disk>, GroupSeq, TakeIn<'_>) -> Result<(J, GroupSeq), JournalError>,
 ) -> Result<Recovered<J>, Fatal> {
+    let begun = table.store().get(Space::Meta, JOURNAL_BEGUN)?;
+    // Before anything else is read, which a later release may have laid out otherwise.
+    if let Some(format) = begun.as_ref().and_then(|begun| begun.first()).filter(|it| **it > FORMAT)
+    {
+        return Err(format!(
+            "the store has format {format}, this release knows up to {FORMAT}: it was written by a later release; start with that one"
+        )
+        .into());
+    }
+    let begun = begun.is_some();
     let mark = read_mark(&**table.store())?;
-    let begun = table.store().get(Space::Meta, JOURNAL_BEGUN)?.is_some();
     if begun
         && journal::is_empty(&*disk).map_err(|error| format!("listing the journal: {error}"))?
     {
@@ -75,6 +87,12 @@ pub(crate) fn recover<J>(
     let mut groups = 0;
     let (journal, next) = {
         let take_in = &mut |seq: GroupSeq, record: &[u8]| -> Result<(), Fatal> {
+            if let Some(format) = group::later_format(record) {
+                return Err(format!(
+                    "group {seq} has format {format}, which this release does not know: it was written by a later one; start with that one"
+                )
+                .into());
+            }
             let (head, mut body) =
                 group::decode(record).map_err(|error| format!("group {seq}: {error}"))?;
             groups += 1;
@@ -190,7 +208,7 @@ impl<J> Recovered<J> {
 /// Notes in the store that there is a journal, once there is one. The other way round a crash in between would make a new
 /// folder look like one that lost its journal.
 pub(crate) fn note_begun(table: &Table) -> Result<(), Fatal> {
-    table.store().write(&[Change::put(Space::Meta, JOURNAL_BEGUN, [])])?;
+    table.store().write(&[Change::put(Space::Meta, JOURNAL_BEGUN, [FORMAT])])?;
     Ok(table.store().sync()?)
 }
 
@@ -272,6 +290,7 @@ fn fold_change(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{journal::SimDisk, store::MemoryStore};
     use dirigent_model::{
         definition::{Fingerprint, NodeId},
         instance::{Ask, NoEffect, Status, Trace},
@@ -344,5 +363,29 @@ mod tests {
         );
         let ended = Core { status: Status::Killed, ..here.clone() };
         assert!(must_stay(&ended, of(1)) && !must_stay(&ended, of(2)));
+    }
+
+    fn recovers(format: u8, record: Option<&[u8]>) -> Result<Recovered<()>, String> {
+        let table = Table::new(Arc::new(MemoryStore::new()));
+        if format != FORMAT {
+            let begun = Change::put(Space::Meta, JOURNAL_BEGUN, [format]);
+            table.store().write(&[begun]).map_err(|error| error.to_string())?;
+        }
+        let read = |_, from: GroupSeq, take_in: TakeIn<'_>| {
+            let taken = record.map_or(Ok(()), |record| take_in(from, record));
+            taken.map_err(|source| JournalError::Refused { seq: from, source })?;
+            Ok(((), from))
+        };
+        let recovered = recover(&table, &KeptTable::default(), Arc::new(SimDisk::new()), 1, read);
+        recovered.map_err(|error| crate::describe(&*error))
+    }
+
+    #[test]
+    fn what_a_later_release_has_written_is_refused_with_the_release_to_use() {
+        recovers(FORMAT, None).map(|_| ()).unwrap();
+        for (format, record) in [(FORMAT + 1, None), (FORMAT, Some(&[u8::MAX][..]))] {
+            let error = recovers(format, record).map(|_| ()).unwrap_err();
+            assert!(error.contains("later") && error.contains("start with that one"), "{error}");
+        }
     }
 }

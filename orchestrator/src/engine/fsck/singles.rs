@@ -2,7 +2,11 @@
 
 use super::All;
 use crate::{
-    engine::{checkpoint::MARK, hearing, lanes, pausing, recovery::JOURNAL_BEGUN},
+    engine::{
+        checkpoint::MARK,
+        hearing, lanes, pausing,
+        recovery::{FORMAT, JOURNAL_BEGUN},
+    },
     journal::GroupSeq,
     store::{
         Space, StoreError,
@@ -77,7 +81,7 @@ pub(super) fn check(all: &All<'_>, survey: &mut Survey) -> Result<(), StoreError
         Ok(())
     })?;
     if !is_begun && all.next > GroupSeq::FIRST && all.mark.seq > 0 {
-        let change = RecordChange::put(Space::Meta, JOURNAL_BEGUN, []);
+        let change = RecordChange::put(Space::Meta, JOURNAL_BEGUN, [FORMAT]);
         let mend = Mend::new("says again that there is a journal", NOTHING, vec![change]);
         survey.find(
             &UNMARKED,
