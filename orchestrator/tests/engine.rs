@@ -566,3 +566,17 @@ async fn completes(handle: &dirigent::engine::Handle, purchases: u64) {
     }
     panic!("not within a minute: {:?}", handle.snapshot());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ballast_of_a_killed_process_is_given_up_before_the_store_is_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let ballast = folder.path().join("journal/ballast");
+    std::fs::create_dir_all(folder.path().join("journal")).unwrap();
+    std::fs::write(&ballast, [0; 4_096]).unwrap();
+    // Something keeps the store from being opened, as a full disk does.
+    std::fs::create_dir_all(folder.path().join("store/db")).unwrap();
+    let started = orchestrator(&MemoryBroker::new()).data(folder.path()).start().await;
+    let error = dirigent::describe(&started.err().unwrap());
+    assert!(error.contains("store"), "{error}");
+    assert!(!ballast.exists(), "its room may be what the store lacks");
+}
