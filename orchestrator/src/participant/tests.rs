@@ -1,6 +1,8 @@
 //! The three duties, on the memory broker and on [every store](stores): asked twice, late, in the wrong order, with crashes and panics between.
 
 mod again;
+mod bounds;
+mod crashed;
 mod resting;
 mod status;
 mod stores;
@@ -50,6 +52,8 @@ message!(SoldOut { sku: String });
 message!(Release {} to Released or Never);
 message!(Released { had: bool });
 message!(Noted { sku: String } on NEWS);
+message!(Fill { how: String } to Filled or SoldOut);
+message!(Filled { text: String });
 
 /// Reserves what is asked for: `gone` is sold out, `bomb` panics, `broken` fails, `loud` is told to the world.
 fn inventory() -> Participant {

@@ -35,8 +35,8 @@ use dirigent_model::{
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 /// Bytes of changes after which no further delivery is taken into a batch: with what the next one may change at the most
-/// it still is one batch of the store, all or nothing.
-const BATCH_BYTES_FULL: usize = BATCH_BYTES_MAX / 2;
+/// it still is one batch of the store, all or nothing: the changes of a handler, a reply, and what is small beside them.
+const BATCH_BYTES_FULL: usize = BATCH_BYTES_MAX - 2 * CHANGES_BYTES_MAX - 1024 * 1024;
 
 /// Records forgotten in one turn at the most. More than a turn remembers, so that forgetting keeps up.
 const FORGET_MAX: usize = 1_024;
@@ -223,7 +223,7 @@ impl Worker {
         self.store.write(changes)?;
         match self.service.durability {
             Durability::PowerLoss => self.store.sync(),
-            Durability::ProcessCrash => Ok(()),
+            Durability::ProcessCrash => self.store.hand_over(),
         }
     }
 

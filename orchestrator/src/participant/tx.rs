@@ -12,11 +12,15 @@ use dirigent_model::message::{Body, Codec, Event, Key};
 use serde::{Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
 
-/// Bytes one handler may change at the most: a batch of the store, which is all or nothing, has room for two of them.
+/// Bytes one handler may change at the most, keys and events included: a batch of the store, which is all or nothing, has room for
+/// this and a reply as large, beside what was gathered before.
 pub const CHANGES_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// Events one handler may publish at the most: they are held in memory until the broker has them.
 pub const EVENTS_MAX: usize = 64;
+
+/// What an event counts for beside its body (bytes): its attributes, and its business key twice.
+const EVENT_HEAD_BYTES: usize = 2 * 1024;
 
 /// Bytes of a record's key at the most: the store's bound without our own prefix.
 pub const RECORD_KEY_BYTES_MAX: usize = KEY_BYTES_MAX - 16;
@@ -139,7 +143,7 @@ impl<'a> Tx<'a> {
         }
         match Body::write(event, E::ON.format, self.codec) {
             Ok(body) => {
-                self.bytes += body.bytes.len();
+                self.bytes += EVENT_HEAD_BYTES + body.bytes.len();
                 self.events.push(super::reply::event(E::ON.name, E::NAME, key.into(), body));
                 self.check_bytes();
             }
@@ -156,8 +160,9 @@ impl<'a> Tx<'a> {
                 key.len()
             )));
         }
+        let key = own_key(key);
         self.bytes += key.len() + value.as_ref().map_or(0, Vec::len);
-        self.changes.insert(own_key(key), value);
+        self.changes.insert(key, value);
         self.check_bytes();
     }
 

@@ -171,6 +171,15 @@ pub trait Store: Send + Sync {
     /// Any error is final.
     fn sync(&self) -> Result<(), StoreError>;
 
+    /// Hands everything written so far to the system, so that it survives the end of this process; not that of the machine. A
+    /// [`write`](Store::write) alone may leave it in memory of the process.
+    ///
+    /// # Errors
+    /// Any error is final.
+    fn hand_over(&self) -> Result<(), StoreError> {
+        self.sync()
+    }
+
     /// The values of those keys that are cheap to be had at once: of none, of some, or of all of them. A record that is damaged
     /// is left out.
     ///

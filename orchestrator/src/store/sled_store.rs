@@ -1,6 +1,7 @@
 //! The store on disk: sled 0.34.7, with a guard for every trap it has.
 //!
 //! - A snapshot half written by a crash makes sled refuse its folder for ever: it is deleted before opening.
+//! - What is written stays in memory of the process until half a megabyte has gathered: [`Store::hand_over`] flushes it.
 //! - `flush()` does not wait for the disk: [`Store::sync`] syncs the file through a handle of our own.
 //! - Values above 128 KiB go to files that are never synced: a value above [`PIECE_BYTES_MAX`] is kept in pieces.
 //! - A page that is wrong but readable would go unnoticed: every value carries a checksum over its space and key.
@@ -169,6 +170,24 @@ impl SledStore {
                 self.sync()
             }
         }
+    }
+
+    /// Writes what sled gathers in memory, half a megabyte at the most, into its file.
+    fn flush_and(&self, then: impl FnOnce() -> io::Result<()>) -> Result<(), StoreError> {
+        let flushed = match self.db.flush() {
+            Ok(_) => then(),
+            Err(sled::Error::Io(error)) => Err(error),
+            Err(error) => {
+                return self.stop_on_error(Err(StoreError::Sync { source: error.into() }));
+            }
+        };
+        self.stop_on_error(flushed.map_err(|source| {
+            if is_full(source.kind()) {
+                StoreError::Full { doing: "syncing", source }
+            } else {
+                StoreError::Sync { source: source.into() }
+            }
+        }))
     }
 
     fn tree(&self, space: Space) -> &sled::Tree {
@@ -343,20 +362,12 @@ impl Store for SledStore {
 
     fn sync(&self) -> Result<(), StoreError> {
         self.refuse_if_stopped()?;
-        let flushed = match self.db.flush() {
-            Ok(_) => self.file.sync_data(),
-            Err(sled::Error::Io(error)) => Err(error),
-            Err(error) => {
-                return self.stop_on_error(Err(StoreError::Sync { source: error.into() }));
-            }
-        };
-        self.stop_on_error(flushed.map_err(|source| {
-            if is_full(source.kind()) {
-                StoreError::Full { doing: "syncing", source }
-            } else {
-                StoreError::Sync { source: source.into() }
-            }
-        }))
+        self.flush_and(|| self.file.sync_data())
+    }
+
+    fn hand_over(&self) -> Result<(), StoreError> {
+        self.refuse_if_stopped()?;
+        self.flush_and(|| Ok(()))
     }
 }
 

@@ -49,6 +49,10 @@ impl Store for OnDisk {
         self.store.sync()
     }
 
+    fn hand_over(&self) -> Result<(), StoreError> {
+        self.store.hand_over()
+    }
+
     fn glance(&self, space: Space, keys: &[Vec<u8>]) -> Result<Vec<Glanced>, StoreError> {
         self.store.glance(space, keys)
     }
