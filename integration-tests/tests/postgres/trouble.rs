@@ -116,7 +116,7 @@ async fn a_command_at_which_the_server_always_fails_is_answered_and_those_beside
     for (reply, code) in replies[1..].iter().zip(["XX000", "58P01", "08001", "53400"]) {
         let failure = failure(reply);
         assert_eq!((failure.code.as_str(), failure.retriable), ("not-kept", true));
-        assert_eq!(failure.effect, FailureEffect::None);
+        assert_eq!(failure.effect, FailureEffect::Unknown);
         assert!(failure.message.contains(&format!("out of order ({code})")), "{failure:?}");
         assert!(!failure.message.contains('@'), "what is in rows stays there: {failure:?}");
     }
@@ -138,7 +138,7 @@ async fn a_command_that_always_ends_its_session_or_forbids_itself_to_write_is_an
     for (reply, why) in replies[1..].iter().zip(["ended the session in it", "read-only"]) {
         let failure = failure(reply);
         assert_eq!((failure.code.as_str(), failure.retriable), ("not-kept", true));
-        assert_eq!(failure.effect, FailureEffect::None);
+        assert_eq!(failure.effect, FailureEffect::Unknown);
         assert!(failure.message.contains(why), "{failure:?}");
     }
     assert_eq!(bench.items().await, [0, 3]);
@@ -159,7 +159,7 @@ async fn a_command_that_always_brings_the_server_down_is_answered_and_a_server_t
     spawn_blocking(move || again.restart().unwrap()).await.unwrap();
     assert_eq!(name_of(&bench.hears(1).await[0]), Stands::NAME);
     let failure = failure(&bench.asks(2, "crashes-the-server").await);
-    assert_eq!((failure.code.as_str(), failure.effect), ("not-kept", FailureEffect::None));
+    assert_eq!((failure.code.as_str(), failure.effect), ("not-kept", FailureEffect::Unknown));
     assert!(failure.message.contains("ended the session in it"), "{failure:?}");
     assert_eq!(name_of(&bench.asks(3, "well").await), Stands::NAME);
     running.stop().await.unwrap();

@@ -114,6 +114,10 @@ pub(super) fn fitting<'a>(name: &str, text: &'a str) -> Result<&'a str, Unanswer
         bytes if bytes > NAME_BYTES_MAX => {
             Err(Unanswerable(format!("`{name}` has {bytes} bytes, the bound is {NAME_BYTES_MAX}")))
         }
+        // They become parts of names and keys, and brokers take no name with them.
+        _ if text.contains(char::is_control) => {
+            Err(Unanswerable(format!("`{name}` has control characters in it")))
+        }
         _ => Ok(text),
     }
 }
@@ -171,6 +175,10 @@ mod tests {
         assert_eq!(text, "`idempotencykey` is missing");
         let long = message(complete().with(SAGA_STEP, "x".repeat(257)));
         assert_eq!(Asked::read(&long).unwrap_err().0, "`sagastep` has 257 bytes, the bound is 256");
+        for name in [names::REPLY_TO, names::IDEMPOTENCY_KEY, SAGA_ID, SAGA_STEP] {
+            let text = Asked::read(&message(complete().with(name, "a\0b"))).unwrap_err().0;
+            assert_eq!(text, format!("`{name}` has control characters in it"));
+        }
         let odd = message(complete().with(SAGA_ATTEMPT, "many"));
         assert_eq!(Asked::read(&odd).unwrap_err().0, "`sagaattempt` is not such a number");
     }

@@ -173,11 +173,12 @@ impl Worker {
         let mut tx = making.tx(codec);
         let answers = match making.given_up {
             None => catch_unwind(AssertUnwindSafe(|| (act.handle)(&mut tx, &body, asked, codec))),
+            // It was called before, and what it did outside of its transaction stands.
             Some(why) => Ok(Answers::Failed(Failure {
                 code: "not-kept".into(),
                 message: why.to_owned(),
                 retriable: true,
-                effect: FailureEffect::None,
+                effect: FailureEffect::Unknown,
             })),
         };
         let answers = match making.left(is_answer(&answers) && !tx.is_void())? {
