@@ -185,8 +185,9 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Said, Vec<ConfigError>> {
     let root: Root = toml::from_str(text).map_err(|error| {
         let span = error.span();
         let line = span.as_ref().map_or(1, |span| line_of(span.start));
+        let key = span.as_ref().and_then(|span| key_before(text.get(..span.start)?));
         let word = span.and_then(|span| text.get(span)).unwrap_or_default();
-        vec![tell(file, line, word, error.message())]
+        vec![tell(file, line, word, key, error.message())]
     })?;
     let origin = |offset| Origin::File { file: file.into(), line: line_of(offset) };
     let mut said = Said::default();
@@ -270,11 +271,26 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Said, Vec<ConfigError>> {
     if refused.is_empty() { Ok(said) } else { Err(refused) }
 }
 
+/// The key whose value begins behind this text, if it is one that does.
+fn key_before(text: &str) -> Option<&str> {
+    let text = text.trim_end().strip_suffix('=')?.trim_end().trim_end_matches(['"', '\'']);
+    let is_of_a_key = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    text.rsplit(|c| !is_of_a_key(c)).next().filter(|key| !key.is_empty())
+}
+
 /// What the parser says, in words for people. The line itself is never repeated: it may hold a secret.
-fn tell(file: &str, line: usize, word: &str, message: &str) -> ConfigError {
+fn tell(file: &str, line: usize, word: &str, key: Option<&str>, message: &str) -> ConfigError {
     let file = file.to_owned();
     if !message.starts_with("unknown field") {
-        let text = message.lines().next().unwrap_or_default().into();
+        let said = message.lines().next().unwrap_or_default();
+        // What was found there is repeated by these words, and may be a secret that lacks its quotes.
+        let found = ["invalid type", "invalid value"].iter().any(|kind| said.starts_with(kind));
+        let subject = key.map_or_else(|| "what stands here".to_owned(), |key| format!("`{key}`"));
+        let text = match said.rsplit_once(", expected ") {
+            Some((_, expected)) if found => format!("{subject} has to be {expected}"),
+            None if found => format!("{subject} can't have such a value"),
+            _ => said.to_owned(),
+        };
         return ConfigError::Syntax { file, line, text };
     }
     let mut quoted = message.split('`').skip(1).step_by(2);

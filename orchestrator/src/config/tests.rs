@@ -98,7 +98,7 @@ fn what_makes_no_sense_is_refused_with_its_place_and_what_would_be_right() {
             "`broker` can't be `kafak`, only one of memory, kafka, rabbitmq; did you mean `kafka`?",
         ),
         ("\nshards = 0", ":2: `shards` takes a whole number from 1 to 256"),
-        ("shards = 'many'", ":1: invalid type: string \"many\", expected u64"),
+        ("shards = 'many'", ":1: `shards` has to be u64"),
         ("data = ", ":1: "),
         ("[log]\nfilter = 'a=b=c'", "`log.filter` is no filter of logs"),
         ("app = 'My App'", "`app` takes 1 to 64 lower-case letters"),
@@ -139,9 +139,22 @@ fn secrets_are_shown_nowhere() {
         "[rabbitmq]\nuri = 'http://ann:s3cret@broker'\n",
         "[kafka.properties]\n'sasl.password' = ['s3cret']\n",
         "[rabbitmq]\nuri = 'amqp://ann:s3cret@broker\n",
+        "[rabbitmq]\npassword = s3cret\n",
     ] {
         let told = refused(text);
         assert!(!told.contains("s3cret"), "{told}");
+    }
+    // Passwords without their quotes.
+    for text in ["[rabbitmq]\npassword = 4711\n", "[kafka.sasl]\npassword = 4711\n"] {
+        let told = refused(text);
+        assert!(!told.contains("4711"), "{told}");
+        assert!(told.contains(":2: `password` has to be a string"), "{told}");
+    }
+    for text in
+        ["rabbitmq = 4711\n", "[registry]\ntoken = [4711]\n", "[kafka.sasl]\npassword.x = 4711\n"]
+    {
+        let told = refused(text);
+        assert!(!told.contains("4711"), "{told}");
     }
 }
 

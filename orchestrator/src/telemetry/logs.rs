@@ -8,10 +8,13 @@ use tracing_subscriber::{EnvFilter, filter::ParseError, fmt::MakeWriter};
 /// Names the filter of the logs, in the syntax of `tracing_subscriber::EnvFilter`.
 pub const LOG_VARIABLE: &str = "DIRIGENT_LOG";
 
-/// What is logged if nothing is said. `lapin` writes whole messages, bodies too, into its warnings; `librdkafka` and the
+/// What is logged if nothing is said, beside what is always [`QUIET`].
+pub const LOG_DEFAULT: &str = "info";
+
+/// Who is quiet unless a filter names them. `lapin` writes whole messages, bodies too, into its warnings; `librdkafka` and the
 /// HTTP client repeat every attempt to reach something, which our connectors and the exporter tell once.
-pub const LOG_DEFAULT: &str =
-    "info,lapin=off,librdkafka=error,rdkafka=error,opentelemetry=error,reqwest=error,hyper=error";
+pub const QUIET: &str =
+    "lapin=off,librdkafka=error,rdkafka=error,opentelemetry=error,reqwest=error,hyper=error";
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -92,7 +95,8 @@ fn subscriber<W>(
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(filter).map_err(LogError::Filter)?;
+    // What is said of the same one later counts.
+    let filter = EnvFilter::try_new(format!("{QUIET},{filter}")).map_err(LogError::Filter)?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(to);
     Ok(match format {
         LogFormat::Text => {
@@ -129,6 +133,19 @@ mod tests {
         let subscriber = subscriber(format, filter, move || to.clone()).unwrap();
         tracing::subscriber::with_default(subscriber, log);
         String::from_utf8(page.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn bodies_that_lapin_logs_are_seen_only_by_who_asks_for_lapin() {
+        let returned = || {
+            tracing::warn!(target: "lapin::returned_messages", message = "the body", "Server returned us a message");
+        };
+        for filter in [LOG_DEFAULT, "warn", "trace", "dirigent=debug,warn"] {
+            assert_eq!(logged(LogFormat::Text, filter, returned), "", "{filter}");
+        }
+        assert!(logged(LogFormat::Text, "info,lapin=warn", returned).contains("Server returned"));
+        let ours = || tracing::warn!(target: "dirigent::relay", "Ours.");
+        assert!(logged(LogFormat::Text, "dirigent=debug,warn", ours).contains("Ours."));
     }
 
     #[test]
