@@ -304,6 +304,18 @@ const LETTER_KEEPS: [&str; 14] = [
     SAGA_STEP,
 ];
 
+/// Takes the foreign headers from a dead letter that the broker refused, which said `why`: one of them may mean something to it.
+/// `false` where there are none.
+pub fn strip_letter(letter: &mut Message, why: &str) -> bool {
+    if letter.others.is_empty() {
+        return false;
+    }
+    letter.others.clear();
+    let note = format!("{why} (refused with its foreign headers, which are left out)");
+    letter.attributes.set(DEAD_TEXT, note.chars().take(DEAD_TEXT_CHARS_MAX).collect::<String>());
+    true
+}
+
 /// Takes something from a dead letter that was too large for its channel, which said `why`: what is long in its head, else
 /// its body. Place and reason are kept; the rest is where it came from. `false` where nothing is left to be taken.
 pub fn shorten_letter(letter: &mut Message, why: &str) -> bool {
@@ -418,6 +430,18 @@ mod tests {
         assert!(says(DEAD_TEXT).is_some_and(|text| text.starts_with("does not fit (headers")));
         assert_eq!((&letter.body[..], letter.others.len()), (&b"{}"[..], 0));
         assert!(head_bytes(&letter) < LETTER_HEAD_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_dead_letter_that_is_refused_loses_its_foreign_headers_and_then_nothing_more() {
+        let mut letter = letter(10, b"{}");
+        letter.others = vec![("x-odd".into(), "1".into())];
+        let body = letter.body.clone();
+        assert!(strip_letter(&mut letter, "invalid message"));
+        assert!(letter.others.is_empty() && letter.body == body);
+        let text = letter.attributes.get(DEAD_TEXT).unwrap();
+        assert!(text.starts_with("invalid message (refused with its foreign headers"), "{text}");
+        assert!(!strip_letter(&mut letter, "invalid message"));
     }
 
     #[test]

@@ -397,10 +397,13 @@ impl Relay {
             return Disposed::ByInstance;
         }
         let is_letter = message.attributes.get(envelope::DEAD_REASON).is_some();
-        if is_letter
-            && reason == UnsentReason::TooLarge
-            && envelope::shorten_letter(&mut message, text)
-        {
+        let mended = is_letter
+            && match reason {
+                UnsentReason::TooLarge => envelope::shorten_letter(&mut message, text),
+                UnsentReason::Refused => envelope::strip_letter(&mut message, text),
+                UnsentReason::Unroutable | UnsentReason::NotAuthorised => false,
+            };
+        if mended {
             return Disposed::Again(message);
         }
         // What comes from outside may be long.
