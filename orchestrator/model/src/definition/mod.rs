@@ -23,6 +23,7 @@ pub use fingerprint::Fingerprint;
 pub use graph::{
     Arm, AskStatus, Ends, Graph, Kind, MessageRef, Node, NodeId, OnTimeout, Repeat, Step, WayBack,
 };
+pub(crate) use rules::check as accepted;
 
 use crate::message::{Body, Codec, CodecError, Contract, Event, Key};
 use behaviour::{Act, EventAct, KeyAct};

@@ -8,7 +8,7 @@ use crate::message::{Failure, Message, StatusNotDone, StatusUnknown};
 use std::collections::BTreeSet;
 
 /// Finds every mistake.
-pub(super) fn check(graph: &Graph) -> Result<(), DefinitionErrors> {
+pub(crate) fn check(graph: &Graph) -> Result<(), DefinitionErrors> {
     let mut errors = Vec::new();
     if graph.nodes.len() > Graph::NODES_MAX {
         errors.push(DefinitionError::TooLarge { count: graph.nodes.len(), max: Graph::NODES_MAX });

@@ -50,8 +50,18 @@ impl Fate {
     }
 
     /// Whether something may stand that was not undone.
-    fn stands(self) -> bool {
+    pub(super) fn stands(self) -> bool {
         (self.took || self.in_doubt) && !self.undone
+    }
+
+    /// Whether nothing is out and nothing is asked.
+    pub(super) fn is_quiet(self) -> bool {
+        !self.in_flight && !self.in_question
+    }
+
+    /// Whether it took effect, and that is all.
+    pub(super) fn is_done(self) -> bool {
+        self == Self { took: true, ..Self::default() }
     }
 }
 
@@ -152,7 +162,9 @@ impl<'a> Reference<'a> {
             | Move::Stale(..)
             | Move::Due(_)
             | Move::Event(_)
+            | Move::Unheard(_)
             | Move::Cancel
+            | Move::Kill
             | Move::Retry(_) => {}
         }
     }

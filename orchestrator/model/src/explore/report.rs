@@ -105,6 +105,8 @@ fn grouped(number: u64) -> String {
 pub enum ViolationKind {
     /// The graph's nodes do not lie in one another as they must; nothing was explored.
     Malformed,
+    /// It can't be declared like this: the builder would refuse it.
+    Refused,
     /// An input was refused, or made the transition panic.
     Panicked,
     /// An input that did not count changed something: a reply was accepted twice, or after it was settled.
@@ -141,6 +143,7 @@ impl fmt::Display for ViolationKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Malformed => "malformed graph",
+            Self::Refused => "refused when it is declared",
             Self::Panicked => "an input can't be decided",
             Self::AcceptedTwice => "accepted though it did not count",
             Self::LeftUncompensated => "left uncompensated",
@@ -455,7 +458,15 @@ fn described(symbols: &Symbols, core: &Core, by: Move) -> (Option<String>, Strin
             let word = word_text(Word::Failure { retriable: true, effect });
             (channel(node, leg), format!("{} {word}, and its destination is held", of(node, leg)))
         }
+        Move::Unheard(node) => (
+            None,
+            format!(
+                "{}: the time is over, but its event could not have been heard",
+                graph.name_of(node)
+            ),
+        ),
         Move::Cancel => (operator(), "cancel".into()),
+        Move::Kill => (operator(), "kill".into()),
         Move::Retry(node) => (operator(), format!("retry {}", graph.name_of(node))),
         Move::Resolve(node) => (operator(), format!("resolve {}", graph.name_of(node))),
     }

@@ -3,6 +3,7 @@
 //! A state is a few bytes, so that millions fit; [`Symbols::decode`] makes an instance of them again.
 
 mod key;
+mod moves;
 mod silent;
 
 use super::reference::Fate;
@@ -10,7 +11,7 @@ use crate::{
     decision::{Action, Decision, Hold, Input, Reply, Unreadable},
     definition::{Graph, Kind, NodeId, Plan, WayBack},
     history::History,
-    instance::{Ask, Core, Instance, InstanceId, Leg, Next, NodeState, Status, Trace},
+    instance::{Core, Instance, InstanceId, Leg, Next, NodeState, Status, Trace},
     message::{
         Body, Failure, FailureEffect, Format, JsonOnly, Key, Message, StatusNotDone, StatusUnknown,
     },
@@ -60,12 +61,15 @@ pub(super) enum Move {
     Due(Option<NodeId>),
     /// An event, by its place among all that are awaited.
     Event(u16),
+    /// The time of a wait is over, but its event could not have been heard.
+    Unheard(NodeId),
     Unsent(NodeId, Leg),
     /// A command is held by its destination: on its way, given back, or after it had left and its time is over.
     Held(NodeId, Leg, Hold),
     /// A failure for now from a destination that is held.
     HeldFailure(NodeId, Leg, FailureEffect),
     Cancel,
+    Kill,
     Retry(NodeId),
     Resolve(NodeId),
 }
@@ -79,10 +83,11 @@ impl Move {
             | Self::Unsent(node, _)
             | Self::Held(node, ..)
             | Self::HeldFailure(node, ..)
+            | Self::Unheard(node)
             | Self::Retry(node)
             | Self::Resolve(node) => Some(node),
             Self::Due(node) => node,
-            Self::Start | Self::Event(_) | Self::Cancel => None,
+            Self::Start | Self::Event(_) | Self::Cancel | Self::Kill => None,
         }
     }
 
@@ -115,6 +120,9 @@ pub(super) struct Symbols {
     blank: Core,
     chooses: Vec<NodeId>,
     events: Vec<String>,
+    /// A mistake planted into every decision.
+    #[cfg(test)]
+    pub(super) twist: Option<super::wrong::Twist>,
 }
 
 impl Symbols {
@@ -166,7 +174,16 @@ impl Symbols {
             deadline: plan.graph().deadline.map(|_| LATER),
             trace: Trace::default(),
         };
-        Self { plan, attempts_max, holds, blank, chooses, events }
+        Self {
+            plan,
+            attempts_max,
+            holds,
+            blank,
+            chooses,
+            events,
+            #[cfg(test)]
+            twist: None,
+        }
     }
 
     pub(super) fn graph(&self) -> &Graph {
@@ -175,6 +192,12 @@ impl Symbols {
 
     pub(super) fn event(&self, place: u16) -> &str {
         &self.events[usize::from(place)]
+    }
+
+    /// The place of an event among all that are awaited.
+    pub(super) fn place_of(&self, event: &str) -> Option<u16> {
+        let place = self.events.iter().position(|known| known == event)?;
+        u16::try_from(place).ok()
     }
 
     /// What there is before the start.
@@ -242,10 +265,17 @@ impl Symbols {
             _ => None,
         };
         let input = self.input(&instance.core, by);
-        told(|| {
+        #[cfg(test)]
+        let before = self.twist.map(|_| instance.core.clone());
+        let decided = told(|| {
             transition::apply(&self.plan, instance, input, cause, now, &JsonOnly)
                 .map_err(|(_, unreadable)| unreadable)
-        })
+        });
+        #[cfg(test)]
+        if let (Some(twist), Some(before)) = (self.twist, before) {
+            return decided.map(|decision| twist(self.graph(), &before, by, decision));
+        }
+        decided
     }
 
     /// One decision for each answer to the choices that this input makes the saga ask.
@@ -335,7 +365,9 @@ impl Symbols {
                     other => other,
                 }
             }
+            Move::Unheard(node) => Input::Unheard { node, until: LATER },
             Move::Cancel => operator(Action::Cancel),
+            Move::Kill => operator(Action::Kill),
             Move::Retry(node) => operator(Action::Retry(node)),
             Move::Resolve(node) => operator(Action::Resolve(node)),
         }
@@ -367,100 +399,6 @@ impl Symbols {
             }
         };
         Input::Reply(Reply { node, leg, key: None, attempt, held_until: None, name, body })
-    }
-
-    /// All that can come in, wanted or not.
-    pub(super) fn moves(&self, core: &Core) -> Vec<Move> {
-        let mut moves = Vec::with_capacity(core.nodes.len() * 3);
-        let failure = |retriable, effect| Word::Failure { retriable, effect };
-        let failures = [
-            failure(true, FailureEffect::None),
-            failure(true, FailureEffect::Unknown),
-            failure(false, FailureEffect::None),
-            failure(false, FailureEffect::Unknown),
-        ];
-        for node in self.graph().ids() {
-            let state = core.state(node);
-            let Some(step) = self.graph().step(node) else {
-                if matches!(state, NodeState::Waiting { .. }) {
-                    moves.push(Move::Due(Some(node)));
-                }
-                continue;
-            };
-            let rejection = step.rejection.as_ref().map(|_| Word::Rejection);
-            let undone_by_command = matches!(step.way_back, WayBack::Compensated { .. });
-            let mut under_way = |leg, ask: &Ask, words: &[Word]| {
-                moves.push(Move::Reply(node, leg, Word::Success));
-                if leg != Leg::Compensate {
-                    moves.extend(rejection.map(|word| Move::Reply(node, leg, word)));
-                }
-                moves.push(Move::Due(Some(node)));
-                moves.push(Move::Retry(node));
-                if ask.attempt > 1 {
-                    moves.push(Move::Stale(node, leg));
-                }
-                if self.holds {
-                    let hold = |hold| Move::Held(node, leg, hold);
-                    match ask.next {
-                        Next::GiveUp(_) => {
-                            moves.extend([Hold::Queued, Hold::GivenBack, Hold::Left].map(hold));
-                            let effects = [FailureEffect::None, FailureEffect::Unknown];
-                            let told = if leg == Leg::Do { &effects[..] } else { &effects[..1] };
-                            let fails = told.iter().map(|it| Move::HeldFailure(node, leg, *it));
-                            moves.extend(fails);
-                        }
-                        Next::AskAgain(_) | Next::Held(_) => moves.push(hold(Hold::GivenBack)),
-                    }
-                }
-                if matches!(ask.next, Next::GiveUp(_)) {
-                    moves.extend(words.iter().map(|word| Move::Reply(node, leg, *word)));
-                    moves.push(Move::Unsent(node, leg));
-                } else {
-                    moves.push(Move::Unawaited(node, leg, words[0]));
-                }
-            };
-            match state {
-                NodeState::Open(ask) => under_way(Leg::Do, ask, &failures),
-                // For a compensation it makes no difference whether a failed attempt had an effect.
-                NodeState::Undoing(_, ask) => {
-                    under_way(Leg::Compensate, ask, &[failures[0], failures[2]]);
-                }
-                NodeState::InQuestion(question) => {
-                    let words = [Word::Unknown, failures[0], failures[2]];
-                    under_way(Leg::Status, &question.ask, &words);
-                    moves.push(Move::Reply(node, Leg::Status, Word::NotDone));
-                    // The command itself may be answered late, and that decides as well.
-                    moves.push(Move::Reply(node, Leg::Do, Word::Success));
-                    moves.extend(rejection.map(|word| Move::Reply(node, Leg::Do, word)));
-                    moves.push(Move::Unawaited(node, Leg::Do, failures[2]));
-                }
-                NodeState::Stuck(..) => {
-                    moves.push(Move::Reply(node, Leg::Compensate, Word::Success));
-                    moves.push(Move::Unawaited(node, Leg::Compensate, failures[0]));
-                    moves.push(Move::Retry(node));
-                    moves.push(Move::Resolve(node));
-                }
-                _ => {}
-            }
-            if !matches!(state, NodeState::Open(_) | NodeState::InQuestion(_)) {
-                let words = [Word::Success, failures[3]].into_iter().chain(rejection);
-                moves.extend(words.map(|word| Move::Unawaited(node, Leg::Do, word)));
-            }
-            if step.status.is_some() && !matches!(state, NodeState::InQuestion(_)) {
-                let words = [Word::Success, Word::NotDone, Word::Unknown, failures[2]];
-                let words = words.into_iter().chain(rejection);
-                moves.extend(words.map(|word| Move::Unawaited(node, Leg::Status, word)));
-            }
-            if undone_by_command && !matches!(state, NodeState::Undoing(..) | NodeState::Stuck(..))
-            {
-                moves.push(Move::Unawaited(node, Leg::Compensate, Word::Success));
-            }
-        }
-        let events = u16::try_from(self.events.len()).expect("fewer events than nodes fit");
-        moves.extend((0..events).map(Move::Event));
-        moves.push(Move::Cancel);
-        moves.extend(core.deadline.map(|_| Move::Due(None)));
-        moves
     }
 }
 
@@ -502,7 +440,10 @@ fn told(run: impl FnOnce() -> Result<Decision, Unreadable>) -> Result<Decision, 
                 .downcast_ref::<String>()
                 .map(String::as_str)
                 .or_else(|| panic.downcast_ref::<&str>().copied());
-            Err(format!("the transition panics: {}", text.unwrap_or("without a word")))
+            let text = text.unwrap_or("it ends without a word");
+            let text =
+                text.strip_prefix("internal error: entered unreachable code: ").unwrap_or(text);
+            Err(format!("the transition has no answer to it: {text}"))
         }
     }
 }

@@ -5,8 +5,8 @@
 
 use dirigent_model::{
     definition::{
-        Block, Definition, DefinitionErrors, OnTimeout, StepDraft, all, choose, pause, publish,
-        saga, step, wait, when,
+        AskStatus, Block, Definition, DefinitionErrors, OnTimeout, StepDraft, all, choose, pause,
+        publish, saga, step, wait, when,
     },
     message::{Channel, Command, Event, Message, Never},
     retry::Retry,
@@ -99,7 +99,7 @@ macro_rules! undoable {
     };
 }
 
-fn approval() -> Block<Own> {
+pub fn approval() -> Block<Own> {
     wait("approval", |event: &OrderApproved| event.key, |_: &mut Own, _| ())
         .or_rejected(|event: &OrderDeclined| event.key, |_, _| ())
         .within(seconds(24 * 60 * 60), OnTimeout::Reject)
@@ -172,7 +172,7 @@ pub fn order_without_release(reason: &str) -> Result<Definition<Own>, Definition
         .ends_with(|own| OrderCompleted { key: own.key }, |own| OrderFailed { key: own.key })
 }
 
-fn plain_step(name: &str) -> Block<Own> {
+pub fn plain_step(name: &str) -> Block<Own> {
     let draft: StepDraft<Own, Do> = step(name, |own: &Own| Do { key: own.key });
     draft
         .on_rejection(|_, _| ())
@@ -181,7 +181,7 @@ fn plain_step(name: &str) -> Block<Own> {
         .compensated_by(|own, _| Undo { key: own.key })
 }
 
-fn begun(name: &str) -> dirigent_model::definition::SagaDraft<Own> {
+pub fn begun(name: &str) -> dirigent_model::definition::SagaDraft<Own> {
     saga(name, 1, |event: &TripAsked| event.key, |event: TripAsked| Own { key: event.key })
 }
 
@@ -216,4 +216,78 @@ pub fn choices() -> Result<Definition<Own>, DefinitionErrors> {
         .then(all("side-by-side").branch(outer).branch(plain_step("beside")))
         .then(plain_step("last"))
         .ends()
+}
+
+/// Thirty steps as a large saga has them: in order, side by side, chosen, questioned, awaited; a pivot; what only goes forward.
+///
+/// ```text
+/// a a a ─► 3 branches of 2, 1 asked about, 1 behind a wait ─► one of 3 ways (2 │ 1 │ a notice)
+///   ─► 4 side by side ─► approval ─► a asked a a a a ─► if wanted: 2 side by side ─► pause ─► pivot, asked about
+///   ─► 2 side by side ─► 5 retriable
+/// ```
+pub fn thirty() -> Result<Definition<Own>, DefinitionErrors> {
+    let asked = |name: &str| {
+        step(name, |own: &Own| Do { key: own.key })
+            .on_rejection(|_, _| ())
+            .reply_within(seconds(10))
+            .status_by(AskStatus::within(seconds(5)))
+            .compensated_by(|own, _| Undo { key: own.key })
+    };
+    let forward = |name: &str| {
+        step(name, |own: &Own| Finish { key: own.key }).reply_within(seconds(60)).retriable()
+    };
+    let confirmed = wait("confirmed", |event: &Confirmed| event.key, |_: &mut Own, _| ())
+        .within(seconds(3600), OnTimeout::Proceed);
+    begun("thirty")
+        .then(plain_step("a-1"))
+        .then(plain_step("a-2"))
+        .then(plain_step("a-3"))
+        .then(
+            all("first")
+                .branch(plain_step("b-1").then(plain_step("b-2")))
+                .branch(asked("b-3"))
+                .branch(confirmed.then(plain_step("b-4"))),
+        )
+        .then(
+            choose("way")
+                .arm("both", |own: &Own| own.key == 1, plain_step("c-1").then(plain_step("c-2")))
+                .arm("one", |own: &Own| own.key == 2, plain_step("c-3"))
+                .otherwise(publish("told", |own: &Own| Notice { key: own.key })),
+        )
+        .then(
+            all("second")
+                .branch(plain_step("d-1"))
+                .branch(plain_step("d-2"))
+                .branch(plain_step("d-3"))
+                .branch(plain_step("d-4")),
+        )
+        .then(approval())
+        .then(plain_step("e-1"))
+        .then(asked("e-2"))
+        .then(plain_step("e-3"))
+        .then(plain_step("e-4"))
+        .then(plain_step("e-5"))
+        .then(plain_step("e-6"))
+        .then(when(
+            "wanted",
+            |own: &Own| own.key > 3,
+            all("third").branch(plain_step("f-1")).branch(plain_step("f-2")),
+        ))
+        .then(pause("cool-off", seconds(60)))
+        .then(
+            step("pivot", |own: &Own| TakeMoney { key: own.key })
+                .on_rejection(|_, _| ())
+                .reply_within(seconds(30))
+                .status_by(AskStatus::within(seconds(5)))
+                .pivot(),
+        )
+        .then(all("fourth").branch(forward("g-1")).branch(forward("g-2")))
+        .then(forward("g-3"))
+        .then(forward("g-4"))
+        .then(forward("g-5"))
+        .then(forward("g-6"))
+        .then(forward("g-7"))
+        .cancelled_by(|event: &OrderWithdrawn| event.key, |_, _| ())
+        .deadline(seconds(48 * 60 * 60))
+        .ends_with(|own| TripBooked { key: own.key }, |own| TripFailed { key: own.key })
 }

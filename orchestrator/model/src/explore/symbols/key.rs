@@ -15,9 +15,8 @@ use crate::{
 const HELD: u8 = 15;
 
 impl Symbols {
-    /// A state as bytes.
-    pub(in crate::explore) fn encode(&self, core: &Core, fates: &[Fate]) -> Vec<u8> {
-        let mut key = Vec::with_capacity(core.nodes.len() * 2 + 8);
+    /// The saga's status, and whether its deadline is ahead.
+    pub(in crate::explore) fn head(&self, core: &Core) -> u8 {
         let status = match core.status {
             Status::Running => 0,
             Status::TurningBack => 1,
@@ -25,58 +24,69 @@ impl Symbols {
             Status::Compensated => 3,
             Status::Killed => 4,
         };
-        key.push(status | u8::from(core.deadline.is_some()) << 3);
-        for (state, fate) in core.nodes.iter().zip(fates) {
-            let told = |ask: &Ask| ask.attempt.clamp(1, self.attempts_max) as u8 - 1;
-            let ask = |ask: &Ask| match ask.next {
-                Next::Held(_) => HELD << 2,
-                next => told(ask) << 2 | u8::from(matches!(next, Next::AskAgain(_))) << 1,
-            };
-            let held = |ask: &Ask| matches!(ask.next, Next::Held(_)).then(|| told(ask));
-            key.push(match state {
-                NodeState::Idle => 0,
-                NodeState::Entered => 1,
-                NodeState::Waiting { .. } => 2,
-                NodeState::Done(None) => 3,
-                NodeState::Done(Some(_)) => 4,
-                NodeState::InDoubt => 5,
-                NodeState::NoEffect(_) => 6,
-                NodeState::Ended => 7,
-                NodeState::Undone | NodeState::Resolved => 8,
-                NodeState::Stuck(..) => 9,
-                NodeState::Chosen(None) => 10,
-                NodeState::Chosen(Some(place)) => {
-                    key.extend_from_slice(&[11]);
-                    key.extend_from_slice(&place.to_le_bytes());
-                    continue;
-                }
-                NodeState::Open(open) => {
-                    key.push(0x40 | ask(open) | u8::from(open.doubt));
-                    key.extend(held(open));
-                    key.push(fate.to_byte());
-                    continue;
-                }
-                NodeState::Undoing(_, open) => {
-                    key.push(0x80 | ask(open));
-                    key.extend(held(open));
-                    key.push(fate.to_byte());
-                    continue;
-                }
-                NodeState::InQuestion(question) => {
-                    // In question is what is in doubt; its last attempt counts for a pivot, which is asked again.
-                    let attempt = question.ask.attempt.saturating_sub(question.about.questions);
-                    let in_turn = Ask { attempt, ..question.ask.clone() };
-                    key.push(0xC0 | ask(&in_turn));
-                    key.extend(held(&in_turn));
-                    // What the command it is about was doing matters to nobody any more.
-                    key.extend_from_slice(&[told(&question.about) << 2, fate.to_byte()]);
-                    continue;
-                }
-            });
-            // Only steps have a fate, and one that was never asked has none.
-            if !matches!(state, NodeState::Idle | NodeState::Entered | NodeState::Waiting { .. }) {
-                key.push(fate.to_byte());
+        status | u8::from(core.deadline.is_some()) << 3
+    }
+
+    /// What is known of a node, as bytes.
+    pub(in crate::explore) fn name_node(&self, state: &NodeState, fate: Fate, key: &mut Vec<u8>) {
+        let told = |ask: &Ask| ask.attempt.clamp(1, self.attempts_max) as u8 - 1;
+        let ask = |ask: &Ask| match ask.next {
+            Next::Held(_) => HELD << 2,
+            next => told(ask) << 2 | u8::from(matches!(next, Next::AskAgain(_))) << 1,
+        };
+        let held = |ask: &Ask| matches!(ask.next, Next::Held(_)).then(|| told(ask));
+        key.push(match state {
+            NodeState::Idle => 0,
+            NodeState::Entered => 1,
+            NodeState::Waiting { .. } => 2,
+            NodeState::Done(None) => 3,
+            NodeState::Done(Some(_)) => 4,
+            NodeState::InDoubt => 5,
+            NodeState::NoEffect(_) => 6,
+            NodeState::Ended => 7,
+            NodeState::Undone | NodeState::Resolved => 8,
+            NodeState::Stuck(..) => 9,
+            NodeState::Chosen(None) => 10,
+            NodeState::Chosen(Some(place)) => {
+                key.push(11);
+                key.extend_from_slice(&place.to_le_bytes());
+                return;
             }
+            NodeState::Open(open) => {
+                key.push(0x40 | ask(open) | u8::from(open.doubt));
+                key.extend(held(open));
+                key.push(fate.to_byte());
+                return;
+            }
+            NodeState::Undoing(_, open) => {
+                key.push(0x80 | ask(open));
+                key.extend(held(open));
+                key.push(fate.to_byte());
+                return;
+            }
+            NodeState::InQuestion(question) => {
+                // In question is what is in doubt; its last attempt counts for a pivot, which is asked again.
+                let attempt = question.ask.attempt.saturating_sub(question.about.questions);
+                let in_turn = Ask { attempt, ..question.ask.clone() };
+                key.push(0xC0 | ask(&in_turn));
+                key.extend(held(&in_turn));
+                // What the command it is about was doing matters to nobody any more.
+                key.extend_from_slice(&[told(&question.about) << 2, fate.to_byte()]);
+                return;
+            }
+        });
+        // Only steps have a fate, and one that was never asked has none.
+        if !matches!(state, NodeState::Idle | NodeState::Entered | NodeState::Waiting { .. }) {
+            key.push(fate.to_byte());
+        }
+    }
+
+    /// A state as bytes.
+    pub(in crate::explore) fn encode(&self, core: &Core, fates: &[Fate]) -> Vec<u8> {
+        let mut key = Vec::with_capacity(core.nodes.len() * 2 + 8);
+        key.push(self.head(core));
+        for (state, fate) in core.nodes.iter().zip(fates) {
+            self.name_node(state, *fate, &mut key);
         }
         let mut incidents: Vec<u16> = core
             .incidents
@@ -86,9 +96,7 @@ impl Symbols {
         incidents.sort_unstable();
         key.push(u8::try_from(core.early.len()).expect("EARLY_EVENTS_MAX fits"));
         for early in &core.early {
-            let place = self.events.iter().position(|event| *event == early.event);
-            let place = place.and_then(|place| u16::try_from(place).ok());
-            let place = place.expect("only awaited events are kept");
+            let place = self.place_of(&early.event).expect("only awaited events are kept");
             key.extend_from_slice(&place.to_le_bytes());
         }
         incidents.iter().for_each(|incident| key.extend_from_slice(&incident.to_le_bytes()));
