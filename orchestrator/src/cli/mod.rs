@@ -72,7 +72,8 @@ pub struct Cli {
 pub enum Verb {
     /// Runs the sagas until told to stop (Ctrl-C or SIGTERM; a second one stops at once)
     Run(RunArgs),
-    /// Tries every order of inputs a saga can meet, and reports what must not be
+    /// Tries every order of inputs a saga can meet, and reports what must not be; exit code 1 if anything was found, 3 if nothing was
+    /// found within the bounds, and they were reached
     Check(CheckArgs),
     /// Draws a saga
     Graph(GraphArgs),
@@ -130,7 +131,10 @@ pub struct CheckArgs {
     /// Checks the graph in this file instead, as `graph --format json` writes it: to try a shape before it is declared
     #[arg(long, value_name = "FILE", conflicts_with = "saga")]
     pub graph: Option<std::path::PathBuf>,
-    /// Prints an array of JSON objects
+    /// Draws the sequence to each violation as a Mermaid diagram, too
+    #[arg(long, conflicts_with = "json")]
+    pub mermaid: bool,
+    /// Prints an array of JSON objects: states, transitions, bounds, seconds, violations with their sequences and diagrams
     #[arg(long)]
     pub json: bool,
 }

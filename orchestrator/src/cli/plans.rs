@@ -5,9 +5,28 @@ use super::{
     out::{Trouble, say},
 };
 use crate::registry::Registry;
-use dirigent_model::{definition::Graph, explore::check_graph};
-use serde::Deserialize;
-use std::{path::Path, process::ExitCode, sync::Arc};
+use dirigent_model::{
+    definition::Graph,
+    explore::{Checked, Violation, check_graph},
+};
+use serde::{Deserialize, Serialize};
+use std::{path::Path, process::ExitCode, sync::Arc, time::Instant};
+
+/// A check ended before every state within its bounds was looked at, and nothing was found so far.
+const NOT_EXHAUSTED: u8 = 3;
+
+/// What was found of one saga, for programs.
+#[derive(Serialize)]
+struct Told<'a> {
+    #[serde(flatten)]
+    checked: &'a Checked,
+    /// Every state was looked at, and nothing was found.
+    sound: bool,
+    /// How long it took.
+    seconds: f64,
+    /// By violation: its sequence as a Mermaid diagram; `null` where there is none.
+    diagrams: Vec<Option<String>>,
+}
 
 pub(super) async fn check(registry: Arc<Registry>, args: CheckArgs) -> Result<ExitCode, Trouble> {
     let graphs = match (&args.graph, &args.saga) {
@@ -15,25 +34,47 @@ pub(super) async fn check(registry: Arc<Registry>, args: CheckArgs) -> Result<Ex
         (None, Some(named)) => vec![find_plan(&registry, named)?.graph().clone()],
         (None, None) => registry.plans().iter().map(|plan| plan.graph().clone()).collect(),
     };
-    let mut all_sound = true;
+    let (mut is_wrong, mut is_exhausted) = (false, true);
     let mut checks = Vec::new();
     for graph in graphs {
         let repeats = told_of_repeats(&graph);
+        let begun = Instant::now();
         let work = tokio::task::spawn_blocking(move || check_graph(&graph));
         let checked = work.await.map_err(|error| Trouble::new("checking a saga").because(error))?;
-        all_sound &= checked.is_sound();
+        let seconds = (begun.elapsed().as_secs_f64() * 1_000.0).round() / 1_000.0;
+        is_wrong |= !checked.violations.is_empty();
+        is_exhausted &= checked.exhausted;
+        let drawn = |violation: &Violation| {
+            (!violation.sequence.is_empty()).then(|| violation.to_mermaid())
+        };
+        let diagrams: Vec<Option<String>> = checked.violations.iter().map(drawn).collect();
         if args.json {
-            checks.push(checked);
-        } else {
-            say(&format!("{checked}\n{repeats}\n"))?;
+            let sound = checked.is_sound();
+            let told = Told { checked: &checked, sound, seconds, diagrams };
+            checks.push(serde_json::to_value(&told).map_err(unwritten)?);
+            continue;
+        }
+        say(&format!("{checked}\n{repeats}\n"))?;
+        if args.mermaid {
+            diagrams
+                .iter()
+                .flatten()
+                .try_for_each(|drawn| say(&format!("\n```mermaid\n{drawn}```\n")))?;
         }
     }
     if args.json {
-        let text = serde_json::to_string(&checks)
-            .map_err(|error| Trouble::new("writing what was found").because(error))?;
+        let text = serde_json::to_string(&checks).map_err(unwritten)?;
         say(&format!("{text}\n"))?;
     }
-    Ok(if all_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(match (is_wrong, is_exhausted) {
+        (true, _) => ExitCode::FAILURE,
+        (false, false) => ExitCode::from(NOT_EXHAUSTED),
+        (false, true) => ExitCode::SUCCESS,
+    })
+}
+
+fn unwritten(error: serde_json::Error) -> Trouble {
+    Trouble::new("writing what was found").because(error)
 }
 
 /// For how long a repeated start is recognised.

@@ -24,13 +24,19 @@ fn both_sagas_keep_every_rule_in_every_order_of_inputs() {
     assert_eq!(said.matches("no violation").count(), 2, "{said}");
 }
 
-#[test]
-fn a_missing_compensation_is_reported_with_its_shortest_sequence() {
+/// The order, but what `reserve-stock` took is never given back.
+fn without_release() -> Value {
     let mut printed: Value =
         serde_json::from_slice(&order(&["graph", "order", "--format", "json"]).stdout).unwrap();
     let nodes = printed["graph"]["nodes"].as_array_mut().unwrap();
     let reserve = nodes.iter_mut().find(|node| node["name"] == "reserve-stock").unwrap();
     reserve["kind"]["step"]["way_back"] = json!({ "nothing": { "reason": "" } });
+    printed
+}
+
+#[test]
+fn a_missing_compensation_is_reported_with_its_shortest_sequence() {
+    let printed = without_release();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("wrong.json");
     std::fs::write(&file, printed.to_string()).unwrap();
@@ -42,6 +48,36 @@ fn a_missing_compensation_is_reported_with_its_shortest_sequence() {
         said.contains("sequenceDiagram") || said.contains("1. "),
         "the sequence is told: {said}"
     );
+}
+
+#[test]
+fn a_program_is_told_figures_bounds_sequences_and_diagrams() {
+    let output = order(&["check", "--json"]);
+    assert_eq!(output.status.code(), Some(0));
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for saga in told.as_array().unwrap() {
+        assert!(
+            saga["states"].as_u64().unwrap() > 100 && saga["transitions"].as_u64().unwrap() > 100
+        );
+        assert!(saga["seconds"].as_f64().is_some());
+        assert_eq!(saga["sound"], true);
+        assert_eq!(saga["exhausted"], true);
+        assert_eq!(saga["bounds"]["attempts_max"], 2);
+        assert_eq!(saga["violations"], json!([]));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("wrong.json");
+    std::fs::write(&file, without_release().to_string()).unwrap();
+    let output = order(&["check", "--json", "--graph", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let (violation, drawn) = (&told[0]["violations"][0], &told[0]["diagrams"][0]);
+    assert_eq!(told[0]["sound"], false);
+    assert_eq!(violation["node"], "reserve-stock");
+    assert!(violation["sequence"].as_array().unwrap().len() >= 2, "{violation}");
+    assert!(drawn.as_str().unwrap().starts_with("sequenceDiagram\n"), "{drawn}");
+    let output = order(&["check", "--mermaid", "--graph", file.to_str().unwrap()]);
+    assert!(said(&output).contains("```mermaid\nsequenceDiagram\n"), "{}", said(&output));
 }
 
 #[test]
