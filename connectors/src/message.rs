@@ -117,3 +117,15 @@ pub struct Message {
     /// The bytes nobody here looks into.
     pub body: Bytes,
 }
+
+impl Message {
+    /// About what it takes of the memory (bytes).
+    pub(crate) fn bytes(&self) -> usize {
+        let attributes = self.attributes.iter().map(|(name, value)| name.len() + value.len());
+        let others = self.others.iter().map(|(name, value)| name.len() + value.len());
+        self.channel.len()
+            + self.key.len()
+            + self.body.len()
+            + attributes.chain(others).sum::<usize>()
+    }
+}

@@ -2,14 +2,28 @@
 //!
 //! Attributes are headers with `ce_` before their name, except the content type and the trace context, which have names of their own.
 //! The record key is the message's key. All other headers are none of ours and stay as they are.
+//!
+//! Anybody may have written the record: whatever its headers are, it becomes a message, so that those behind it are read.
 
 use crate::{Attributes, ChannelKind, Message, names};
 use bytes::Bytes;
 use rdkafka::message::{BorrowedMessage, Header, Headers, Message as _, OwnedHeaders};
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 const PREFIX: &str = "ce_";
 const CONTENT_TYPE_HEADER: &str = "content-type";
+
+/// Attributes of one message at the most: each is looked for among those before it. Headers beyond it are kept as they came.
+const ATTRIBUTES_MAX: usize = 256;
+
+/// Stands in for the name of a header that is no UTF-8. Its value can't be reached without its name.
+const UNREADABLE_NAME: &str = "unreadable-header-name";
+
+/// Headers of one record with such a name before the rest of its headers is left out: each costs a panic that is caught and logged.
+const UNREADABLE_MAX: usize = 8;
 
 /// Attributes every message has: their names need no memory of their own.
 const COMMON: &[&str] = &[
@@ -52,18 +66,7 @@ pub(super) fn headers(message: &Message) -> OwnedHeaders {
 }
 
 pub(super) fn message(record: &BorrowedMessage<'_>, kind: ChannelKind) -> Message {
-    let mut attributes = Attributes::new();
-    let mut others = Vec::new();
-    for header in record.headers().into_iter().flat_map(|headers| headers.iter()) {
-        let value = header.value.unwrap_or_default();
-        match (attribute(header.key), std::str::from_utf8(value)) {
-            (Some(name), Ok(text)) => attributes.set(name, text),
-            // An attribute that is no text is not one; it stays what it is.
-            (Some(_), Err(_)) | (None, _) => {
-                others.push((header.key.to_owned(), Bytes::copy_from_slice(value)))
-            }
-        }
-    }
+    let (attributes, others) = record.headers().map(read).unwrap_or_default();
     Message {
         channel: record.topic().to_owned(),
         kind,
@@ -72,6 +75,39 @@ pub(super) fn message(record: &BorrowedMessage<'_>, kind: ChannelKind) -> Messag
         others,
         body: record.payload().map(Bytes::copy_from_slice).unwrap_or_default(),
     }
+}
+
+/// Attributes, and headers that are none.
+fn read(headers: &impl Headers) -> (Attributes, Vec<(String, Bytes)>) {
+    let mut attributes = Attributes::new();
+    let mut others = Vec::new();
+    let mut unreadable = 0;
+    for index in 0..headers.count() {
+        // rdkafka panics at a name that is no UTF-8, and has no other way to look at a header.
+        let Ok(header) = catch_unwind(AssertUnwindSafe(|| headers.try_get(index))) else {
+            others.push((UNREADABLE_NAME.to_owned(), Bytes::new()));
+            unreadable += 1;
+            if unreadable == UNREADABLE_MAX {
+                break;
+            }
+            continue;
+        };
+        let Some(header) = header else { continue };
+        let value = header.value.unwrap_or_default();
+        let room = attributes.len() < ATTRIBUTES_MAX;
+        match (attribute(header.key), std::str::from_utf8(value)) {
+            (Some(name), Ok(text)) if room => attributes.set(name, text),
+            // An attribute that is no text is not one; it stays what it is.
+            _ => others.push((header.key.to_owned(), Bytes::copy_from_slice(value))),
+        }
+    }
+    if unreadable > 0 {
+        tracing::warn!(
+            unreadable,
+            "A record has headers whose names are no UTF-8; they are left out."
+        );
+    }
+    (attributes, others)
 }
 
 /// The attribute a header stands for.
@@ -126,5 +162,17 @@ mod tests {
         assert_eq!(back("ce_sagaid").as_deref(), Some("sagaid"));
         assert_eq!(back("content-type").as_deref(), Some(names::CONTENT_TYPE));
         assert_eq!(back("x-tenant"), None);
+    }
+
+    #[test]
+    fn more_headers_than_a_message_has_attributes_are_kept_as_they_came() {
+        let mut headers = OwnedHeaders::new();
+        for number in 0..20_000 {
+            let key = format!("ce_x{number}");
+            headers = headers.insert(Header { key: &key, value: Some("1") });
+        }
+        let (attributes, others) = read(headers.as_borrowed());
+        assert_eq!((attributes.len(), others.len()), (ATTRIBUTES_MAX, 20_000 - ATTRIBUTES_MAX));
+        assert_eq!(others[0].0, format!("ce_x{ATTRIBUTES_MAX}"));
     }
 }

@@ -14,6 +14,10 @@ use std::{
 };
 use tokio::sync::Notify;
 
+/// Bytes of messages read and not settled at the most, beside their number; one message is taken whatever its size. Where bodies are
+/// large and the disk is slow, their number alone would not fit the memory.
+const UNSETTLED_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// A partition by the index of its topic in the source and its number.
 pub(super) type PartitionId = (usize, u32);
 
@@ -40,6 +44,8 @@ pub(super) struct Inbox {
 struct State {
     ready: VecDeque<Incoming>,
     out: Receipts<Incoming>,
+    /// Of both.
+    bytes: usize,
     marks: BTreeMap<PartitionId, Mark>,
     /// Why the reader has ended; the first to ask gets the error itself.
     ended: Option<Option<ConnectorError>>,
@@ -84,8 +90,10 @@ impl Inbox {
 
     /// How many messages may be read now; waits for a moment while there is no room.
     pub(super) fn room(&self, wait: Duration) -> usize {
-        let room =
-            |state: &State| self.unsettled_max.saturating_sub(state.ready.len() + state.out.len());
+        let room = |state: &State| match state.bytes < UNSETTLED_BYTES_MAX {
+            true => self.unsettled_max.saturating_sub(state.ready.len() + state.out.len()),
+            false => 0,
+        };
         let state = self.lock();
         let full = |state: &mut State| !state.closed && room(state) == 0;
         let waited = self.room.wait_timeout_while(state, wait, full);
@@ -97,6 +105,7 @@ impl Inbox {
         let mut state = self.lock();
         for incoming in batch {
             state.marks.entry(incoming.partition).or_default().read(incoming.offset);
+            state.bytes += incoming.message.bytes();
             state.ready.push_back(incoming);
         }
         drop(state);
@@ -182,6 +191,7 @@ impl Settler for Inbox {
             let Some(incoming) = state.out.remove(*receipt) else { continue };
             match settle {
                 Settle::Done => {
+                    state.bytes -= incoming.message.bytes();
                     if let Some(mark) = state.marks.get_mut(&incoming.partition) {
                         mark.settled(incoming.offset);
                     }
@@ -199,5 +209,41 @@ impl Settler for Inbox {
             self.arrived.notify_one();
         }
         self.room.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Attributes, ChannelKind};
+    use bytes::Bytes;
+
+    #[tokio::test]
+    async fn large_messages_leave_no_room_long_before_their_number_does() {
+        let inbox = Inbox::new(4_096, Duration::from_secs(60));
+        inbox.held(Some(Instant::now()));
+        let incoming = |offset| Incoming {
+            partition: (0, 0),
+            offset,
+            message: Message {
+                channel: "c".into(),
+                kind: ChannelKind::Work,
+                key: "k".into(),
+                attributes: Attributes::new(),
+                others: Vec::new(),
+                body: Bytes::from_static(&[0; 1024 * 1024]),
+            },
+        };
+        inbox.push((0..63).map(incoming).collect());
+        assert!(inbox.room(Duration::ZERO) > 0);
+        inbox.push(vec![incoming(63)]);
+        assert_eq!(inbox.room(Duration::ZERO), 0);
+        let taken = inbox.receive(2).await.expect("they are there");
+        // Handed out is not settled.
+        assert_eq!(inbox.room(Duration::ZERO), 0);
+        inbox.settle(&[(taken[0].receipt, Settle::Again)]);
+        assert_eq!(inbox.room(Duration::ZERO), 0);
+        inbox.settle(&[(taken[1].receipt, Settle::Done)]);
+        assert_eq!(inbox.room(Duration::ZERO), 4_096 - 63);
     }
 }

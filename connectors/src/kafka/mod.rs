@@ -29,6 +29,7 @@ mod security;
 mod sink;
 mod source;
 mod topics;
+mod troubles;
 mod window;
 
 pub use clients::clients_open;
@@ -81,9 +82,11 @@ impl KafkaConnector {
     ) -> Result<Held, ConnectorError> {
         let settings = self.settings.clone();
         let created = tokio::task::spawn_blocking(move || {
-            topics::create_missing(&settings, &wanted).map(|()| held)
+            topics::create_missing(&settings, &wanted, settings.open_wait_max).map(|()| held)
         });
-        created.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+        let created = created.await;
+        let created = created.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
+        created.map_err(ConnectorError::from)
     }
 
     fn wanted(&self, channels: &[ChannelSpec]) -> Vec<Wanted> {

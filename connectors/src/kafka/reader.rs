@@ -17,8 +17,9 @@ use super::{
     ownership::{Held, Ownership},
     positions::{self, Log, Start},
     topics,
+    troubles::Troubles,
 };
-use crate::{ChannelSpec, ConnectorError, SourceSpec};
+use crate::{ChannelSpec, ConnectorError, SourceSpec, health::Standing};
 use rdkafka::{
     Message as _, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
@@ -37,11 +38,17 @@ const POLL_WAIT_MAX: Duration = Duration::from_millis(50);
 /// Messages handed over at once at the most, so that the async side begins before a large fetch is decoded.
 const BATCH_MAX: usize = 512;
 
+/// Bytes handed over at once at the most: by so much, and one message, may the bound of the inbox be exceeded.
+const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// How often the offsets for lag displays are committed.
 const COMMIT_EVERY: Duration = Duration::from_secs(2);
 
 /// How often is looked whether a topic has more partitions than are read.
 const PARTITIONS_EVERY: Duration = Duration::from_secs(5);
+
+/// How long a topic is not found before it counts as gone: a broker that has just begun knows of none for a moment.
+const GONE_AFTER: Duration = Duration::from_secs(10);
 
 /// How often the record of the owner is read while the group is in doubt.
 const RECORD_EVERY: Duration = Duration::from_secs(1);
@@ -52,6 +59,9 @@ const ENDS_EVERY: Duration = Duration::from_secs(2);
 
 /// How long looking at topics while they are read may take each: the group is served in between.
 const LOOK_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// Places that an error names where any of them may be the one.
+const PLACES_MAX: usize = 8;
 
 /// How long one question for offsets may take.
 const OFFSETS_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -68,6 +78,9 @@ pub(super) struct Reader {
     /// The group was ours, and may be another's by now.
     suspended: bool,
     record_due: Instant,
+    troubles: Troubles,
+    /// Topics that were not found when they were looked for, since when.
+    missing: BTreeMap<usize, Instant>,
     holding: Holding,
     // Dropped in this order: reading ends before the group is left.
     consumer: BaseConsumer<Context>,
@@ -115,6 +128,8 @@ impl Reader {
             committed: BTreeMap::new(),
             suspended: false,
             record_due: Instant::now(),
+            troubles: Troubles::default(),
+            missing: BTreeMap::new(),
             holding,
             consumer,
             ownership,
@@ -298,13 +313,13 @@ impl Reader {
     }
 
     /// Takes what is there, at most `room`; waits for a moment when nothing is.
-    fn read(&self, room: usize) -> Result<(), ConnectorError> {
-        let mut batch = Vec::new();
+    fn read(&mut self, room: usize) -> Result<(), ConnectorError> {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
         let mut wait = POLL_WAIT_MAX;
-        let outcome = loop {
+        let trouble = loop {
             match self.consumer.poll(wait) {
-                None => break Ok(()),
-                Some(Err(error)) => break self.heal(error),
+                None => break None,
+                Some(Err(error)) => break Some(error),
                 Some(Ok(record)) => {
                     let channel =
                         self.channels.iter().position(|channel| channel.name == record.topic());
@@ -316,11 +331,12 @@ impl Reader {
                         continue;
                     };
                     let message = envelope::message(&record, self.channels[index].kind);
+                    bytes += message.bytes();
                     batch.push(Incoming { partition: (index, partition), offset, message });
                 }
             }
-            if batch.len() >= room {
-                break Ok(());
+            if batch.len() >= room || bytes >= BATCH_BYTES_MAX {
+                break None;
             }
             wait = Duration::ZERO;
         };
@@ -328,11 +344,19 @@ impl Reader {
             self.consumer.context().heard();
             self.inbox.push(batch);
         }
-        outcome
+        let healed = trouble.map_or(Ok(()), |error| self.heal(error));
+        if let Some(told) = self.troubles.over(Instant::now()) {
+            let health = self.inbox.health();
+            // Unless something else was told since.
+            if matches!(health.standing(), Standing::Degraded { why } if why == told) {
+                health.ready();
+            }
+        }
+        healed
     }
 
     /// Most troubles pass by themselves. Those that do not are errors.
-    fn heal(&self, error: KafkaError) -> Result<(), ConnectorError> {
+    fn heal(&mut self, error: KafkaError) -> Result<(), ConnectorError> {
         let code = error.rdkafka_error_code();
         match code {
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
@@ -346,6 +370,12 @@ impl Reader {
                 );
                 Err(self.refused_text(format!("reading for group {}", self.group), text))
             }
+            // librdkafka fetches it again, and again: what is behind it is never read.
+            Some(
+                RDKafkaErrorCode::BadCompression
+                | RDKafkaErrorCode::NotImplemented
+                | RDKafkaErrorCode::MessageSizeTooLarge,
+            ) => Err(self.stuck(&error)),
             _ if topics::permanent(&error)
                 || matches!(error, KafkaError::MessageConsumptionFatal(_)) =>
             {
@@ -353,9 +383,37 @@ impl Reader {
             }
             _ => {
                 tracing::debug!(%error, group = self.group, "Reading has trouble, librdkafka tries again.");
+                if let Some(why) = self.troubles.met(&error, Instant::now()) {
+                    self.inbox.health().degraded(why);
+                }
                 Ok(())
             }
         }
+    }
+
+    /// What is read next somewhere can't be unpacked, or is larger than a fetch may be. librdkafka does not say where: it is one of
+    /// the places that have something to read.
+    fn stuck(&self, error: &KafkaError) -> ConnectorError {
+        let mut places = Vec::new();
+        for ((index, partition), next) in self.inbox.next_offsets() {
+            let topic = &self.channels[index].name;
+            let asked = self.consumer.fetch_watermarks(topic, partition as i32, LOOK_WAIT_MAX);
+            let Ok((low, high)) = asked else { continue };
+            let next = next.unwrap_or(low.max(0) as u64);
+            if next < high.max(0) as u64 {
+                places.push(format!("topic {topic} partition {partition} offset {next}"));
+            }
+            if places.len() == PLACES_MAX {
+                break;
+            }
+        }
+        let text = format!(
+            "a batch of records can't be read ({error}), at {}; reading on would skip it: what is packed has to be packed with gzip, \
+             snappy, lz4 or zstd and be whole, and fit the property receive.message.max.bytes; mend that, or delete the records up to \
+             behind it and start once with --kafka-positions-from beginning",
+            if places.is_empty() { "an unknown place".to_owned() } else { places.join(", or ") }
+        );
+        self.refused_text(format!("reading for group {}", self.group), text)
     }
 
     /// The log lost what was to be read next: says which partition, and what is left of it.
@@ -468,7 +526,7 @@ impl Reader {
     }
 
     /// Keys move to other partitions when there are more of them, so reading them from now on is not enough: a person should know.
-    fn look_for_partitions(&self) -> Result<(), ConnectorError> {
+    fn look_for_partitions(&mut self) -> Result<(), ConnectorError> {
         for (index, known) in &self.partitions {
             let topic = &self.channels[*index].name;
             match topics::partitions(&self.consumer, topic, LOOK_WAIT_MAX) {
@@ -480,10 +538,15 @@ impl Reader {
                     );
                     return Err(self.refused_text(format!("reading topic {topic}"), text));
                 }
-                Ok(Some(_)) => {}
+                Ok(Some(_)) => drop(self.missing.remove(index)),
                 // Passing trouble: reading has it as well, and tells.
                 Err(_) => return Ok(()),
                 Ok(None) => {
+                    if self.missing.entry(*index).or_insert_with(Instant::now).elapsed()
+                        < GONE_AFTER
+                    {
+                        continue;
+                    }
                     let text =
                         "the topic is gone; one that is made anew under its name is another one, for which the positions mean \
                          nothing; bring the old one back, or use a topic of another name"
