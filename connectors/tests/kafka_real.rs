@@ -10,7 +10,10 @@ use rdkafka::{Offset, TopicPartitionList, admin::AdminOptions};
 use real::kafka::{
     OwnerApart, admin, at, connector_with, id, message, receive, spec, topic, unique,
 };
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 mod real;
 
@@ -197,4 +200,45 @@ async fn a_topic_says_how_long_it_keeps_its_messages() {
     assert_eq!(connector.retention(&ever).await.expect("an answer"), Retention::ForEver);
     let refused = connector.retention(&nowhere).await.expect_err("there is no such topic");
     assert!(refused.to_string().contains(&nowhere), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_window_larger_than_a_batch_of_its_topic_arrives_and_ends_in_the_order_of_its_key() {
+    let Some(bootstrap) = bootstrap!() else { return };
+    let channel = topic(&bootstrap, "narrow", 1, &[("max.message.bytes", "65536")]).await;
+    let connector = connector_to(bootstrap);
+    let in_one_key = |id| {
+        let mut message = message(&channel, id);
+        (message.key, message.body) = ("k".into(), Bytes::from(vec![b'x'; 1_000]));
+        message
+    };
+    let window: Vec<_> = (0..200).map(in_one_key).collect();
+    let mut sink = connector.sink().await.expect("a sink");
+    let sent = sink.send(&window).await;
+    assert!(sent.iter().all(|sent| *sent == Sent::Confirmed), "{sent:?}");
+    assert_eq!(sink.send(&[in_one_key(200)]).await, [Sent::Confirmed]);
+    let mut source = connector.source(spec(&channel, Vec::new())).await.expect("a source");
+    let (mut last, mut place) = (BTreeMap::new(), 0);
+    while !last.contains_key(&200) {
+        for delivery in receive(&mut *source, 1).await {
+            last.insert(id(&delivery), place);
+            place += 1;
+        }
+    }
+    let places: Vec<_> = last.values().collect();
+    assert_eq!(places.len(), 201);
+    assert!(places.is_sorted(), "what came last of each: {last:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_brokers_pack_anew_with_zstd_is_read() {
+    let Some(bootstrap) = bootstrap!() else { return };
+    let channel = topic(&bootstrap, "zstd", 1, &[("compression.type", "zstd")]).await;
+    let connector = connector_to(bootstrap);
+    let window: Vec<_> = (0..5).map(|id| message(&channel, id)).collect();
+    let sent = connector.sink().await.expect("a sink").send(&window).await;
+    assert_eq!(sent, vec![Sent::Confirmed; 5]);
+    let mut source = connector.source(spec(&channel, Vec::new())).await.expect("a source");
+    let ids: Vec<_> = receive(&mut *source, 5).await.iter().map(id).collect();
+    assert_eq!(ids, [0, 1, 2, 3, 4]);
 }

@@ -42,6 +42,7 @@ const OURS: &[&str] = &[
     "auto.offset.reset",
     "bootstrap.servers",
     "client.id",
+    "delivery.timeout.ms",
     "enable.auto.commit",
     "enable.auto.offset.store",
     "enable.idempotence",
@@ -317,6 +318,10 @@ mod tests {
         settings.properties.insert("enable.auto.commit".into(), "true".into());
         let error = settings.check().expect_err("refused").to_string();
         assert!(error.contains("enable.auto.commit"), "{error}");
+        // Another name of a property that is ours.
+        settings.properties = BTreeMap::from([("delivery.timeout.ms".into(), "5".into())]);
+        let error = settings.check().expect_err("refused").to_string();
+        assert!(error.contains("delivery.timeout.ms"), "{error}");
     }
 
     #[test]

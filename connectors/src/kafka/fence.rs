@@ -122,6 +122,11 @@ impl Fence {
         self.lock().lost.clone()
     }
 
+    /// Whether the source has ended, and nobody here holds the group any more.
+    pub(super) fn has_ended(&self) -> bool {
+        self.lock().ended
+    }
+
     /// Looks whether the record is still ours. An error of the brokers may pass. Blocks.
     pub(super) fn check(&self) -> Result<(), KafkaError> {
         let last = match &*self.records() {
@@ -212,7 +217,9 @@ impl Fence {
         };
         let config = self.settings.owning_producer(&self.group);
         let flight = Flight::new(&self.settings, &config, health).map_err(NoProducer::Never)?;
-        flight.producer().init_transactions(self.settings.open_wait_max).map_err(later)?;
+        // A sink that runs gives up after this time and asks for the next producer; the thread of this one is not to outlive it.
+        let wait_max = self.settings.open_wait_max.min(self.settings.send_wait_max);
+        flight.producer().init_transactions(wait_max).map_err(later)?;
         // It may have stood still since it was told that the group is its own: then this fenced the present owner for once.
         self.check().map_err(later)?;
         self.lost().map_or(Ok(flight), |owner| Err(NoProducer::Lost(owner)))

@@ -7,7 +7,7 @@ use super::{
     clients::Role,
     context::Context,
     envelope,
-    window::{Report, Token, Window, failed},
+    window::{Report, Token, Window, failed, is_gone},
 };
 use crate::{ConnectorError, Health, Message, Sent};
 use rdkafka::{
@@ -17,7 +17,7 @@ use rdkafka::{
     producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer},
     types::RDKafkaErrorCode,
 };
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 
 /// Until a full queue of librdkafka is tried again.
@@ -81,17 +81,28 @@ impl Flight {
         self.window.decided().await;
     }
 
-    /// Writes down what the reports have said. Those that come later decide nothing any more.
-    pub(super) fn land(&self, window: &[Message], outcomes: &mut [Option<Sent>]) {
+    /// Writes down what the reports have said. Those that come later decide nothing any more. Answers which topics were not there.
+    pub(super) fn land(
+        &self,
+        window: &[Message],
+        outcomes: &mut [Option<Sent>],
+    ) -> HashSet<String> {
+        let mut gone = HashSet::new();
         for (index, report) in self.window.take().into_iter().enumerate() {
             let message = &window[index];
             outcomes[index] = match report {
                 None => continue,
                 Some(Report::Delivered) => Some(Sent::Confirmed),
-                Some(Report::Failed(code)) => Some(failed(code, &message.channel, message.kind)),
+                Some(Report::Failed(code)) => {
+                    if is_gone(code) && !gone.contains(&message.channel) {
+                        gone.insert(message.channel.clone());
+                    }
+                    Some(failed(code, &message.channel, message.kind))
+                }
             };
         }
         self.window.begin(0);
+        gone
     }
 
     async fn hand_over_one(
@@ -115,7 +126,8 @@ impl Flight {
                 Err((error, returned)) => {
                     let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
                     if code != RDKafkaErrorCode::QueueFull || Instant::now() >= deadline {
-                        self.window.forget();
+                        // It counts as a report, so that all of them are read in one place.
+                        self.window.report(token, Report::Failed(code));
                         return Err(failed(code, &message.channel, message.kind));
                     }
                     record = returned;

@@ -21,14 +21,21 @@ use super::{
 use crate::{ConnectorError, Health, Message, Sent, Sink, UnsentReason};
 use async_trait::async_trait;
 use rdkafka::{error::KafkaError, producer::Producer, types::RDKafkaErrorCode};
-use std::{collections::VecDeque, sync::Arc, time::Duration};
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 /// How often is looked whether a transaction has failed while reports are missing: librdkafka tells that to nobody.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How long a call of librdkafka may take beyond its own time limit before its producer is given up.
 const CALL_MARGIN: Duration = Duration::from_secs(5);
+
+/// Between two tries to build the first producer.
+const BUILD_AGAIN: Duration = Duration::from_millis(200);
 
 /// How long the next transaction waits behind the one before it. The brokers write the end of that one into each partition, and take
 /// no new one for some milliseconds; asked too early, librdkafka asks again only after twenty. A window that comes later waits for nothing.
@@ -42,6 +49,8 @@ pub(super) struct OwnerSink {
     /// When the brokers will have written the end of the last transaction, as far as can be guessed.
     ended_by: Instant,
     routes: Routes,
+    /// Topics that librdkafka did not find while sending this window.
+    gone: HashSet<String>,
     health: Health,
 }
 
@@ -63,21 +72,32 @@ impl OwnerSink {
         settings: Arc<KafkaSettings>,
         fence: Arc<Fence>,
     ) -> Result<Self, ConnectorError> {
+        let health = Health::new();
         let mut sink = Self {
-            routes: Routes::new(settings.clone()),
-            health: Health::new(),
+            routes: Routes::new(settings.clone(), &health),
+            gone: HashSet::new(),
+            health,
             flight: None,
             ended_by: Instant::now(),
             settings,
             fence,
         };
-        let waited = sink.settings.open_wait_max;
-        match timeout(waited, sink.build()).await {
-            Ok(Ok(())) => Ok(sink),
-            Ok(Err(NoProducer::Lost(owner))) => Err(sink.fence.owned(owner)),
-            Ok(Err(NoProducer::Never(error))) => Err(error),
-            Ok(Err(NoProducer::Later(text))) => Err(sink.unreachable(Some(text.into()))),
-            Err(_) => Err(sink.unreachable(None)),
+        let deadline = Instant::now() + sink.settings.open_wait_max;
+        let mut last = None;
+        loop {
+            match timeout_at(deadline, sink.build()).await {
+                Ok(Ok(())) => return Ok(sink),
+                Ok(Err(NoProducer::Lost(owner))) => return Err(sink.fence.owned(owner)),
+                Ok(Err(NoProducer::Never(error))) => return Err(error),
+                Ok(Err(NoProducer::Later(text))) => {
+                    if Instant::now() >= deadline || sink.fence.has_ended() {
+                        return Err(sink.unreachable(Some(text.into())));
+                    }
+                    last = Some(text.into());
+                    sleep(BUILD_AGAIN).await;
+                }
+                Err(_) => return Err(sink.unreachable(last)),
+            }
         }
     }
 
@@ -145,7 +165,7 @@ impl OwnerSink {
                     }
                 }
                 Ended::Aborted => {
-                    for again in apart(window, &part, outcomes).into_iter().rev() {
+                    for again in apart(window, &part, outcomes, &self.gone).into_iter().rev() {
                         parts.push_front(again);
                     }
                 }
@@ -182,9 +202,12 @@ impl OwnerSink {
         }
         flight.hand_over(window, part, outcomes, deadline).await;
         let failure = self.reports_are_in(flight, deadline).await;
-        flight.land(window, outcomes);
-        let decided =
-            |index: &usize| matches!(outcomes[*index], Some(Sent::Confirmed | Sent::Unsent { .. }));
+        self.gone.extend(flight.land(window, outcomes));
+        // What goes to a topic that is gone is not there, whether that is for good or not.
+        let decided = |index: &usize| {
+            matches!(outcomes[*index], Some(Sent::Confirmed | Sent::Unsent { .. }))
+                || outcomes[*index].is_some() && self.gone.contains(&window[*index].channel)
+        };
         let ended = if let Some(failure) = failure {
             Err(failure)
         } else if part.iter().all(decided) {
@@ -213,6 +236,9 @@ impl OwnerSink {
                     // thrown away, and the next one aborts what there is.
                     _ if topics::forbidden(error.code()) => Ended::Refused(error.code()),
                     Ok(()) if part.iter().any(|index| is_unsent(&outcomes[*index])) => {
+                        Ended::Aborted
+                    }
+                    Ok(()) if part.iter().any(|i| self.gone.contains(&window[*i].channel)) => {
                         Ended::Aborted
                     }
                     // Which message it was is not always told.
@@ -278,18 +304,23 @@ fn is_unsent(outcome: &Option<Sent>) -> bool {
 }
 
 /// What is to be tried again of a part that was aborted for some of its messages, as parts in order.
-fn apart(window: &[Message], part: &[usize], outcomes: &mut [Option<Sent>]) -> Vec<Vec<usize>> {
+fn apart(
+    window: &[Message],
+    part: &[usize],
+    outcomes: &mut [Option<Sent>],
+    gone: &HashSet<String>,
+) -> Vec<Vec<usize>> {
     if part.len() == 1 {
         return Vec::new();
     }
-    // A topic that is gone is gone for all of them.
-    let gone: Vec<(usize, Option<Sent>)> = part
-        .iter()
-        .filter(|index| {
-            matches!(outcomes[**index], Some(Sent::Unsent { reason: UnsentReason::Unroutable, .. }))
-        })
-        .map(|index| (*index, outcomes[*index].clone()))
-        .collect();
+    // A topic that is gone is gone for all of them. One of events is made anew by the next window, which they wait for.
+    let is_gone = |index: &&usize| match &outcomes[**index] {
+        Some(Sent::Unsent { reason: UnsentReason::Unroutable, .. }) => true,
+        Some(Sent::Unknown { .. }) => gone.contains(&window[**index].channel),
+        _ => false,
+    };
+    let gone: Vec<(usize, Option<Sent>)> =
+        part.iter().filter(is_gone).map(|index| (*index, outcomes[*index].clone())).collect();
     for index in part {
         let of_topic = |(other, _): &&(usize, Option<Sent>)| {
             window[*other].channel == window[*index].channel
@@ -349,8 +380,9 @@ impl Sink for OwnerSink {
                 self.routes.find(window, &mut outcomes).await;
                 let deadline = Instant::now() + self.settings.send_wait_max;
                 self.send_open(window, &mut outcomes, deadline).await;
-                self.routes.forget_unroutable(window, &outcomes);
-                if self.flight.is_some() {
+                let gone = std::mem::take(&mut self.gone);
+                self.routes.forget(&gone, window, &outcomes);
+                if self.flight.is_some() && !self.routes.has_trouble() {
                     self.health.ready();
                 }
             }

@@ -232,7 +232,8 @@ impl KafkaSettings {
             Err(error) => Err(Flaw {
                 setting: "tls",
                 text: format!(
-                    "OpenSSL does not take these files, does the key belong to the certificate, and is its password right? {error}"
+                    "OpenSSL does not take these files, does the key belong to the certificate, and is its password right? {}",
+                    super::topics::told(&error)
                 ),
             }),
         }

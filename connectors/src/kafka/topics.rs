@@ -39,12 +39,34 @@ impl Wanted {
     }
 }
 
-/// Creates the topics that are missing and waits until the brokers know who leads their partitions.
+/// Why a topic can't be had.
+#[derive(Debug)]
+pub(super) struct NoTopic {
+    pub(super) error: ConnectorError,
+    /// What the brokers said about the topic itself. Without it nothing was said of it: a client could not be made, or nobody answered.
+    pub(super) code: Option<RDKafkaErrorCode>,
+}
+
+impl From<ConnectorError> for NoTopic {
+    fn from(error: ConnectorError) -> Self {
+        Self { error, code: None }
+    }
+}
+
+impl From<NoTopic> for ConnectorError {
+    fn from(trouble: NoTopic) -> Self {
+        trouble.error
+    }
+}
+
+/// Creates the topics that are missing and waits until the brokers know who leads their partitions. Waits for each answer of the
+/// brokers for `wait_max` at the most.
 pub(super) fn create_missing(
     settings: &KafkaSettings,
     wanted: &[Wanted],
-) -> Result<(), ConnectorError> {
-    let probe = Probe::new(settings)?;
+    wait_max: Duration,
+) -> Result<(), NoTopic> {
+    let probe = Probe::new(settings, wait_max)?;
     let mut missing = Vec::new();
     for topic in wanted {
         if probe.partitions(&topic.name)?.is_none() {
@@ -57,15 +79,14 @@ pub(super) fn create_missing(
     if settings.create_by_asking {
         create_by_asking(settings, &missing)?;
     } else {
-        create(settings, &missing)?;
+        create(settings, &missing, wait_max)?;
     }
-    let deadline = Instant::now() + settings.open_wait_max;
+    let deadline = Instant::now() + wait_max;
     for topic in missing {
         while probe.partitions(&topic.name)?.is_none() {
             if Instant::now() > deadline {
-                return Err(
-                    settings.unreachable(format!("waiting for the new topic {}", topic.name), None)
-                );
+                let doing = format!("waiting for the new topic {}", topic.name);
+                return Err(settings.silent_for(wait_max, doing, None).into());
             }
             std::thread::sleep(ASK_AGAIN);
         }
@@ -73,7 +94,11 @@ pub(super) fn create_missing(
     Ok(())
 }
 
-fn create(settings: &KafkaSettings, missing: &[&Wanted]) -> Result<(), ConnectorError> {
+fn create(
+    settings: &KafkaSettings,
+    missing: &[&Wanted],
+    wait_max: Duration,
+) -> Result<(), NoTopic> {
     let doing = |name: &str| format!("creating topic {name}");
     let admin: AdminClient<Context> = settings
         .admin()
@@ -88,18 +113,25 @@ fn create(settings: &KafkaSettings, missing: &[&Wanted]) -> Result<(), Connector
             if topic.compacted { new.set("cleanup.policy", "compact") } else { new }
         })
         .collect();
-    let options = AdminOptions::new()
-        .operation_timeout(Some(settings.open_wait_max))
-        .request_timeout(Some(settings.open_wait_max));
+    let options =
+        AdminOptions::new().operation_timeout(Some(wait_max)).request_timeout(Some(wait_max));
     let first = missing.first().map_or("", |topic| topic.name.as_str());
     let created =
         tokio::runtime::Handle::current().block_on(admin.create_topics(&topics, &options));
-    for result in created.map_err(|error| settings.refused(doing(first), &error))? {
+    let created = created.map_err(|error| match code_of(&error) {
+        Some(code) if forbidden(code) => {
+            NoTopic { error: settings.refused(doing(first), &error), code: Some(code) }
+        }
+        // Nobody answered in time, or not as one does who can: nothing was said of the topics.
+        _ => settings.silent_for(wait_max, doing(first), Some(error)).into(),
+    })?;
+    for result in created {
         match result {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
             Err((name, code)) => {
                 // Of the errors that carry a code, the one that says most about it.
-                return Err(settings.refused(doing(&name), &KafkaError::Global(code)));
+                let error = settings.refused(doing(&name), &KafkaError::Global(code));
+                return Err(NoTopic { error, code: Some(code) });
             }
         }
     }
@@ -123,16 +155,21 @@ fn create_by_asking(settings: &KafkaSettings, missing: &[&Wanted]) -> Result<(),
 /// Asks the brokers for topics without creating them by asking.
 pub(super) struct Probe<'a> {
     settings: &'a KafkaSettings,
+    wait_max: Duration,
     consumer: BaseConsumer<Context>,
 }
 
 impl<'a> Probe<'a> {
-    pub(super) fn new(settings: &'a KafkaSettings) -> Result<Self, ConnectorError> {
+    /// Asks for `wait_max` at the most.
+    pub(super) fn new(
+        settings: &'a KafkaSettings,
+        wait_max: Duration,
+    ) -> Result<Self, ConnectorError> {
         let consumer = settings
             .probe()
             .create_with_context(Context::new(Role::Probe))
             .map_err(|error| settings.refused("creating a client".into(), &error))?;
-        Ok(Self { settings, consumer })
+        Ok(Self { settings, wait_max, consumer })
     }
 
     /// Why no broker lets us in, as far as librdkafka has told.
@@ -147,24 +184,28 @@ impl<'a> Probe<'a> {
     }
 
     /// How many partitions the topic has, `None` when there is no such topic. Asks until the brokers answer.
-    pub(super) fn partitions(&self, topic: &str) -> Result<Option<u32>, ConnectorError> {
+    pub(super) fn partitions(&self, topic: &str) -> Result<Option<u32>, NoTopic> {
         let doing = || format!("asking for topic {topic}");
-        let deadline = Instant::now() + self.settings.open_wait_max;
+        let deadline = Instant::now() + self.wait_max;
         loop {
-            let wait_max = ASK_WAIT_MAX.min(self.settings.open_wait_max);
+            let wait_max = ASK_WAIT_MAX.min(self.wait_max);
             let asked = partitions(&self.consumer, topic, wait_max);
             match asked {
                 Ok(found) => return Ok(found),
                 Err(error) if permanent(&error) => {
-                    return Err(self.settings.refused(doing(), &error));
+                    let code = said_of_a_name(&error);
+                    return Err(NoTopic { error: self.settings.refused(doing(), &error), code });
                 }
                 Err(error) => {
                     // No broker has answered, and one that could be asked has refused us.
                     if let Some(refusal) = self.refusal() {
-                        return Err(self.settings.not_let_in(refusal));
+                        return Err(self.settings.not_let_in(refusal).into());
                     }
                     if Instant::now() > deadline {
-                        return Err(self.settings.unreachable(doing(), Some(error)));
+                        let settings = self.settings;
+                        return Err(settings
+                            .silent_for(self.wait_max, doing(), Some(error))
+                            .into());
                     }
                     std::thread::sleep(ASK_AGAIN);
                 }
@@ -196,9 +237,20 @@ pub(super) fn partitions(
     }
 }
 
+/// What is said of a topic by what is permanent. A name that librdkafka can't be handed is one that no topic has.
+fn said_of_a_name(error: &KafkaError) -> Option<RDKafkaErrorCode> {
+    match error {
+        KafkaError::Nul(_) => Some(RDKafkaErrorCode::InvalidTopic),
+        error => error.rdkafka_error_code(),
+    }
+}
+
 /// Whether asking again would not help.
 pub(super) fn permanent(error: &KafkaError) -> bool {
     use RDKafkaErrorCode::{InvalidTopic, SaslAuthenticationFailed};
+    if matches!(error, KafkaError::Nul(_)) {
+        return true;
+    }
     error.rdkafka_error_code().is_some_and(|code| {
         forbidden(code) || matches!(code, InvalidTopic | SaslAuthenticationFailed)
     })
@@ -216,10 +268,29 @@ pub(super) fn forbidden(code: RDKafkaErrorCode) -> bool {
     )
 }
 
+/// The words for an error. rdkafka's own show the value of a property that librdkafka does not take, and that may be a secret.
+pub(super) fn told(error: &KafkaError) -> String {
+    let KafkaError::ClientConfig(_, text, name, value) = error else { return error.to_string() };
+    // It may stand in those of librdkafka, too, cut off.
+    let begin: String = value.chars().take(3).collect();
+    if !begin.is_empty() && text.contains(&begin) {
+        return format!("the property {name} does not have a value that librdkafka takes");
+    }
+    format!("the property {name}: {text}")
+}
+
+/// What the brokers said. rdkafka does not count an answer to an administrator as one.
+fn code_of(error: &KafkaError) -> Option<RDKafkaErrorCode> {
+    match error {
+        KafkaError::AdminOp(code) => Some(*code),
+        error => error.rdkafka_error_code(),
+    }
+}
+
 impl KafkaSettings {
     pub(super) fn refused(&self, doing: String, error: &KafkaError) -> ConnectorError {
-        let text = error.to_string();
-        match error.rdkafka_error_code() {
+        let text = told(error);
+        match code_of(error) {
             Some(code) if forbidden(code) => {
                 ConnectorError::NotAuthorised { connector: NAME, doing, text }
             }
@@ -228,12 +299,50 @@ impl KafkaSettings {
     }
 
     pub(super) fn unreachable(&self, doing: String, source: Option<KafkaError>) -> ConnectorError {
+        self.silent_for(self.open_wait_max, doing, source)
+    }
+
+    fn silent_for(
+        &self,
+        waited: Duration,
+        doing: String,
+        source: Option<KafkaError>,
+    ) -> ConnectorError {
         ConnectorError::Unreachable {
             connector: NAME,
             address: self.bootstrap.clone(),
             doing,
-            waited: self.open_wait_max,
-            source: source.map(|error| Box::new(error) as _),
+            waited,
+            source: source.map(|error| match error {
+                error @ KafkaError::ClientConfig(..) => told(&error).into(),
+                error => Box::new(error) as _,
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka::KafkaConnector;
+
+    #[tokio::test]
+    async fn a_property_that_is_not_taken_is_named_without_its_value() {
+        for (name, value) in [
+            ("sasl.pasword", "s3cret"),
+            ("security.protocol", "s3cret"),
+            ("socket.timeout.ms", "s3cret"),
+            ("enable.sasl.oauthbearer.unsecure.jwt", "s3cret"),
+        ] {
+            let mut settings = KafkaSettings::new("localhost:1");
+            settings.properties.insert(name.into(), value.into());
+            let connector = KafkaConnector::new(settings).expect("it is not looked at yet");
+            use crate::{ChannelSpec, Connector};
+            let refused = connector.prepare(&[ChannelSpec::work("orders")]).await;
+            let error = refused.expect_err("librdkafka does not take it");
+            let (shown, debug) = (error.to_string(), format!("{error:?}"));
+            assert!(shown.contains(name), "{shown}");
+            assert!(!shown.contains("s3c") && !debug.contains("s3c"), "{debug}");
         }
     }
 }

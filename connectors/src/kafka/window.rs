@@ -59,11 +59,6 @@ impl Window {
         Token { window, index: index as u32 }
     }
 
-    /// The message was not taken by librdkafka: no report will come.
-    pub(super) fn forget(&self) {
-        self.lock().waiting -= 1;
-    }
-
     pub(super) fn report(&self, token: Token, report: Report) {
         let mut state = self.lock();
         if state.number != token.window {
@@ -95,6 +90,12 @@ impl Window {
     }
 }
 
+/// Whether a topic, or the partition of a key, is not there.
+pub(super) fn is_gone(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(code, Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition)
+}
+
 /// What an error of librdkafka or of a broker means for one message.
 pub(super) fn failed(code: RDKafkaErrorCode, channel: &str, kind: ChannelKind) -> Sent {
     use RDKafkaErrorCode as Code;
@@ -102,10 +103,7 @@ pub(super) fn failed(code: RDKafkaErrorCode, channel: &str, kind: ChannelKind) -
     let unsent = |reason| Sent::Unsent { reason, text: text.clone() };
     match (code, kind) {
         (Code::MessageSizeTooLarge, _) => unsent(UnsentReason::TooLarge),
-        (
-            Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition,
-            ChannelKind::Work,
-        ) => unsent(UnsentReason::Unroutable),
+        (code, ChannelKind::Work) if is_gone(code) => unsent(UnsentReason::Unroutable),
         (code, _) if super::topics::forbidden(code) => unsent(UnsentReason::NotAuthorised),
         (Code::InvalidRecord | Code::PolicyViolation | Code::InvalidTopic, _) => {
             unsent(UnsentReason::Refused)
