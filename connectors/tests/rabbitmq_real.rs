@@ -292,3 +292,57 @@ async fn the_rates_of_publishing_and_consuming_are_shown() {
     }
     println!("consumed and settled {:.0} messages/s", rate(begin));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_strangers_put_into_properties_and_headers_stops_no_queue() {
+    let bench = broker_or_skip!("strangers");
+    let Some(ctl) = require!("DIRIGENT_RABBITMQCTL") else { return };
+    let channel = bench.work();
+    let mut source = bench.source(&channel, 100).await;
+    // As no client of ours could: bytes that are no UTF-8, and tables 20 000 deep.
+    for properties in [
+        "[{correlation_id, <<255>>}, {type, <<\"Odd\">>}]",
+        "[{headers, [{<<254, 255>>, longstr, <<255>>}]}]",
+        "[{headers, [{<<\"deep\">>, table, lists:foldl(fun(_, T) -> [{<<>>, table, T}] end, [], lists:seq(1, 20000))}]}]",
+    ] {
+        let publish = format!(
+            "rabbit_basic:publish(rabbit_misc:r(<<\"/\">>, exchange, <<>>), <<\"{}\">>, {properties}, <<\"{{}}\">>).",
+            channel.name
+        );
+        administered(&ctl, &["eval", &publish]);
+    }
+    let mut sink = bench.connector.sink().await.expect("a sink");
+    assert_eq!(sink.send(&window(&channel, 7..8)).await, [Sent::Confirmed]);
+    let read = receive(source.as_mut(), 4).await;
+    let told = |at: usize, name: &str| read[at].message.attributes.get(name).map(str::to_owned);
+    assert_eq!(
+        (told(0, "subject").as_deref(), told(0, "type").as_deref()),
+        (Some("?"), Some("Odd"))
+    );
+    let others = |at: usize| read[at].message.others.iter().map(|(name, _)| name.as_str());
+    assert_eq!(others(1).collect::<Vec<_>>(), ["??"]);
+    assert_eq!(others(2).collect::<Vec<_>>(), ["deep"]);
+    assert_eq!(told(3, "id").as_deref(), Some("7"));
+    assert_eq!(source.health().report().reconnects, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_came_by_sender_selected_distribution_can_be_sent_on() {
+    let bench = broker_or_skip!("cc");
+    let (channel, copies) = (bench.work(), ChannelSpec::work(format!("{}-copies", bench.prefix)));
+    let channels = [channel.clone(), copies.clone()];
+    bench.connector.prepare(&channels).await.expect("prepared");
+    let mut letters = window(&channel, 0..4);
+    letters[1].others = vec![("CC".into(), copies.name.clone().into())];
+    letters[2].others = vec![("BCC".into(), copies.name.clone().into())];
+    let mut sink = bench.connector.sink().await.expect("a sink");
+    assert_eq!(sink.send(&letters).await, vec![Sent::Confirmed; 4]);
+    let mut source = bench.source(&channel, 100).await;
+    let read = receive(source.as_mut(), 4).await;
+    assert_eq!(ids(&read), [0, 1, 2, 3]);
+    assert_eq!(read[1].message.others[0].0, "received-CC");
+    // It went to nobody else.
+    let mut copied = bench.source(&copies, 100).await;
+    assert_eq!(sink.send(&window(&copies, 9..10)).await, [Sent::Confirmed]);
+    assert_eq!(ids(&receive(copied.as_mut(), 1).await), [9]);
+}

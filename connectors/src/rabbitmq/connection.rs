@@ -2,7 +2,7 @@
 //!
 //! Also tells the troubles that pass by themselves from the ones that a person must mend.
 
-use super::{NAME, RabbitMqSettings, owner, tls};
+use super::{NAME, RabbitMqSettings, owner, stream, tls};
 use crate::{ConnectorError, Health, retry::Delays};
 use lapin::{Connection, ConnectionProperties, ErrorKind, uri::AMQPUri};
 use std::{future::Future, time::Duration};
@@ -108,9 +108,7 @@ impl Dialer {
             if address.is_tls() {
                 return tls::connect(address, uri, &self.settings.tls, properties).await;
             }
-            Connection::connect_uri(uri, properties)
-                .await
-                .map_err(|error| Trouble::of(doing, error))
+            stream::connect(uri, properties).await.map_err(|error| Trouble::of(doing, error))
         };
         match timeout(ATTEMPT_TIME_MAX, connecting).await {
             Ok(Err(Trouble::Mend(error))) => Err(Trouble::Shut(self.not_let_in(error))),

@@ -32,6 +32,12 @@ pub(super) const NAME_BYTES_MAX: usize = 255;
 /// Headers that RabbitMQ adds on its own when it hands out a message again: not the sender's.
 const BROKERS_OWN: [&str; 2] = ["x-delivery-count", "x-acquired-count"];
 
+/// Headers by which RabbitMQ sends a message to more queues (sender-selected distribution). In ours it would obey a stranger, and it refuses them
+/// as text, which is all that is left of them once they were read.
+const ROUTING: [&str; 2] = ["CC", "BCC"];
+/// Stands before their names where they are kept for people.
+const RECEIVED: &str = "received-";
+
 /// Why a message can't be put into AMQP's form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Unfit {
@@ -57,7 +63,10 @@ pub(super) fn properties_of(message: &Message) -> Result<BasicProperties, Unfit>
     };
 
     for (name, value) in &message.others {
-        insert(name, value)?;
+        match ROUTING.contains(&name.as_str()) {
+            true => insert(&format!("{RECEIVED}{name}"), value)?,
+            false => insert(name, value)?,
+        }
     }
     for (name, value) in attributes.iter() {
         match name {
@@ -246,6 +255,23 @@ mod tests {
 
     fn header(properties: &BasicProperties, name: &str) -> Option<String> {
         properties.headers().as_ref()?.inner().get(name).map(text_of)
+    }
+
+    #[test]
+    fn headers_that_route_are_kept_under_a_name_that_does_not() {
+        let mut message = command();
+        message.others = ["CC", "BCC", "cc"].map(|name| (name.into(), "q".into())).into();
+        let properties = properties_of(&message).expect("it fits");
+        let headers = properties.headers().as_ref().expect("headers").inner();
+        for (name, there) in [
+            ("CC", false),
+            ("BCC", false),
+            ("received-CC", true),
+            ("received-BCC", true),
+            ("cc", true),
+        ] {
+            assert_eq!(headers.contains_key(name), there, "{name}");
+        }
     }
 
     #[test]

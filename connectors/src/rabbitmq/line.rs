@@ -205,6 +205,9 @@ impl Keeper {
                     line.use_.store(Use::Busy as u8, Ordering::Release);
                     return Taken(line);
                 }
+                if self.task.is_finished() {
+                    self.keeper_ended().await;
+                }
                 // The keeper sees the same within its next look.
                 sleep(LOOK_EVERY).await;
                 continue;

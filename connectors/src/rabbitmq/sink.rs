@@ -47,8 +47,34 @@ impl RabbitMqSink {
         Ok(Self { dialer, prepared, keeper, probes, health })
     }
 
-    /// Sends these messages, all in flight at once, and decides each of them.
-    async fn send_part(&mut self, window: &[Message], deadline: Instant) -> Vec<Sent> {
+    /// Sends these messages, and where the broker refuses one without saying which, those it said nothing of once more in halves, in
+    /// order, until that one is alone.
+    async fn send_apart(&mut self, window: &[Message], deadline: Instant) -> Vec<Sent> {
+        let (mut outcomes, unheard) = self.send_part(window, deadline).await;
+        let mut parts = halves(unheard);
+        while let Some(part) = parts.pop_front() {
+            if Instant::now() >= deadline {
+                break;
+            }
+            let messages: Vec<Message> = part.iter().map(|index| window[*index].clone()).collect();
+            let (decided, unheard) = self.send_part(&messages, deadline).await;
+            for (index, outcome) in part.iter().zip(decided) {
+                outcomes[*index] = outcome;
+            }
+            for half in halves(unheard.into_iter().map(|at| part[at]).collect()).into_iter().rev() {
+                parts.push_front(half);
+            }
+        }
+        outcomes
+    }
+
+    /// Sends these messages, all in flight at once, and decides each of them. Also answers of which nothing was heard, where the broker
+    /// refused one of several without saying which.
+    async fn send_part(
+        &mut self,
+        window: &[Message],
+        deadline: Instant,
+    ) -> (Vec<Sent>, Vec<usize>) {
         let mut hearing = Hearing::new(window.len());
         let mut sendable = Vec::with_capacity(window.len());
         let silent = self.probes.silent.channels();
@@ -63,11 +89,11 @@ impl RabbitMqSink {
             }
         }
         if sendable.is_empty() {
-            return window::decide(window, &hearing.heard, &[], &End::Complete);
+            return (window::decide(window, &hearing.heard, &[], &End::Complete), Vec::new());
         }
         let Ok(line) = timeout_at(deadline, self.keeper.take()).await else {
             let end = End::TimedOut(self.silence());
-            return window::decide(window, &hearing.heard, &[], &end);
+            return (window::decide(window, &hearing.heard, &[], &end), Vec::new());
         };
         let in_time = {
             let mut flight = Flight::begin(&line.amqp, sendable).await;
@@ -82,7 +108,8 @@ impl RabbitMqSink {
             (Ok(()), None) => End::Complete,
             (Ok(()), Some(error)) => {
                 let silent = silent_exchanges(window, &hearing.heard);
-                let finding = end_of(&line.connection, &error, &silent);
+                let alone = hearing.unheard().len() == 1;
+                let finding = end_of(&line.connection, &error, &silent, alone);
                 match timeout_at(deadline, finding).await {
                     Ok(end) => end,
                     Err(_) => End::Broken(error.to_string()),
@@ -99,9 +126,16 @@ impl RabbitMqSink {
             End::Complete => line.proved(),
             End::TimedOut(_) | End::Broken(_) => line.failed(),
             // Only the AMQP channel was closed, over a message. The new line declares the topology again.
-            End::NoExchange(_) | End::Forbidden { .. } | End::TooLarge { .. } => line.spent(),
+            End::NoExchange(_)
+            | End::Forbidden { .. }
+            | End::Refused { .. }
+            | End::TooLarge { .. } => line.spent(),
         }
-        window::decide(window, &hearing.heard, &hearing.returned, &end)
+        let outcomes = window::decide(window, &hearing.heard, &hearing.returned, &end);
+        match end {
+            End::Refused { alone: false, .. } => (outcomes, hearing.unheard()),
+            _ => (outcomes, Vec::new()),
+        }
     }
 
     /// Which messages found no queue or exchange although it was prepared: somebody has deleted it while we run.
@@ -175,7 +209,7 @@ impl RabbitMqSink {
 impl Sink for RabbitMqSink {
     async fn send(&mut self, window: &[Message]) -> Vec<Sent> {
         let deadline = Instant::now() + self.dialer.settings().confirm_time_max;
-        let mut outcomes = self.send_part(window, deadline).await;
+        let mut outcomes = self.send_apart(window, deadline).await;
         let deleted = self.deleted(window, &outcomes);
         if deleted.is_empty() {
             return outcomes;
@@ -183,7 +217,7 @@ impl Sink for RabbitMqSink {
         let again: Vec<Message> = deleted.iter().map(|index| window[*index].clone()).collect();
         // Once more and no further: who deletes it again and again means it.
         if timeout_at(deadline, self.declare_again(&again)).await.is_ok() {
-            let second = self.send_part(&again, deadline).await;
+            let second = self.send_apart(&again, deadline).await;
             for (index, outcome) in deleted.into_iter().zip(second) {
                 outcomes[index] = outcome;
             }
@@ -206,6 +240,12 @@ struct Hearing {
 impl Hearing {
     fn new(messages: usize) -> Self {
         Self { heard: vec![Heard::Nothing; messages], returned: Vec::new(), broken: None }
+    }
+
+    /// The messages of which nothing was heard, in order.
+    fn unheard(&self) -> Vec<usize> {
+        let nothing = |index: &usize| self.heard[*index] == Heard::Nothing;
+        (0..self.heard.len()).filter(nothing).collect()
     }
 
     fn hear(&mut self, index: usize, confirmed: lapin::Result<Confirmation>) {
@@ -305,6 +345,12 @@ impl<'a> Flight<'a> {
     }
 }
 
+/// Both halves of these messages, in order; nothing of none.
+fn halves(messages: Vec<usize>) -> VecDeque<Vec<usize>> {
+    let (first, second) = messages.split_at(messages.len() / 2);
+    [first, second].into_iter().filter(|half| !half.is_empty()).map(<[usize]>::to_vec).collect()
+}
+
 /// The exchanges of the messages about which nothing was heard.
 fn silent_exchanges(window: &[Message], heard: &[Heard]) -> BTreeSet<String> {
     let silent = |(_, heard): &(&Message, &Heard)| **heard == Heard::Nothing;
@@ -313,7 +359,12 @@ fn silent_exchanges(window: &[Message], heard: &[Heard]) -> BTreeSet<String> {
 }
 
 /// What an error during a window means for its messages.
-async fn end_of(connection: &Connection, error: &lapin::Error, silent: &BTreeSet<String>) -> End {
+async fn end_of(
+    connection: &Connection,
+    error: &lapin::Error,
+    silent: &BTreeSet<String>,
+    alone: bool,
+) -> End {
     let Some((reply_code, text)) = refusal(error) else { return End::Broken(error.to_string()) };
     match reply_code {
         code::NOT_FOUND => {
@@ -331,7 +382,7 @@ async fn end_of(connection: &Connection, error: &lapin::Error, silent: &BTreeSet
         }
         code::PRECONDITION_FAILED => match bytes_max_in(&text) {
             Some(bytes_max) => End::TooLarge { bytes_max },
-            None => End::Broken(text),
+            None => End::Refused { text, alone },
         },
         _ => End::Broken(text),
     }
@@ -377,5 +428,12 @@ mod tests {
         let text = "PRECONDITION_FAILED - message size 200 is larger than configured max size 100";
         assert_eq!(bytes_max_in(text), Some(100));
         assert_eq!(bytes_max_in("PRECONDITION_FAILED - unknown delivery tag 7"), None);
+    }
+
+    #[test]
+    fn what_is_taken_apart_keeps_its_order_until_each_is_alone() {
+        assert_eq!(halves(vec![1, 4, 6]), [vec![1], vec![4, 6]]);
+        assert_eq!(halves(vec![4]), [vec![4]]);
+        assert!(halves(Vec::new()).is_empty());
     }
 }

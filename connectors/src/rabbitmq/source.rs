@@ -413,15 +413,16 @@ impl Pump {
             };
             let since = Instant::now();
             self.inbox.opening();
-            let (stop, consumers) = self.consumers();
+            let (stop, mut consumers) = self.consumers();
             let stopped = tokio::select! {
                 biased;
                 _ = &mut self.stopped => true,
+                () = panics(&mut consumers) => false,
                 () = lost(&connection) => false,
             };
             // They tell what was settled before their goodbye.
             stop.send_replace(true);
-            ended(consumers).await;
+            ended(&mut consumers).await;
             if stopped {
                 return connection.close().await;
             }
@@ -456,7 +457,7 @@ impl Pump {
 }
 
 /// Waits for the consumers, and passes on their panics.
-async fn ended(mut consumers: JoinSet<()>) {
+async fn ended(consumers: &mut JoinSet<()>) {
     while let Some(joined) = consumers.join_next().await {
         if let Err(error) = joined
             && error.is_panic()
@@ -464,6 +465,12 @@ async fn ended(mut consumers: JoinSet<()>) {
             std::panic::resume_unwind(error.into_panic());
         }
     }
+}
+
+/// Passes on the panic of a consumer as soon as there is one, since nobody else would consume its queue. Ends by nothing else.
+async fn panics(consumers: &mut JoinSet<()>) {
+    ended(consumers).await;
+    std::future::pending().await
 }
 
 /// Returns once the connection is gone.
@@ -477,4 +484,18 @@ async fn rebuild(dialer: &Dialer, reader: &Reader, inbox: &Inbox, delays: &mut D
     sleep(delays.after_failure()).await;
     let open = || own(dialer, reader);
     dialer.for_ever("consume", delays, &inbox.health, open, |error| inbox.report(error)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    #[should_panic(expected = "a consumer of one queue")]
+    async fn the_panic_of_one_consumer_is_passed_on_while_the_others_go_on() {
+        let mut consumers = JoinSet::new();
+        consumers.spawn(std::future::pending());
+        consumers.spawn(async { panic!("a consumer of one queue") });
+        panics(&mut consumers).await;
+    }
 }

@@ -65,6 +65,8 @@ pub(super) enum End {
     NoExchange(BTreeSet<String>),
     /// The AMQP channel was closed over an exchange we may not write to; none if it could not be told which.
     Forbidden { exchange: Option<String>, text: String },
+    /// The AMQP channel was closed over a message, for what the text says; `alone` where there is only one that it can be.
+    Refused { text: String, alone: bool },
     /// The AMQP channel was closed over a message larger than the broker takes (bytes).
     TooLarge { bytes_max: usize },
 }
@@ -158,6 +160,12 @@ fn unheard(message: &Message, end: &End) -> Sent {
     let (exchange, _) = route(message);
     match end {
         End::Complete => unknown("RabbitMQ said nothing about it".into()),
+        End::Refused { text, alone: true } => {
+            Sent::Unsent { reason: UnsentReason::Refused, text: text.clone() }
+        }
+        End::Refused { text, alone: false } => {
+            unknown(format!("sent on the same AMQP channel as a refused message: {text}"))
+        }
         End::TimedOut(text) | End::Broken(text) => unknown(text.clone()),
         End::NoExchange(names) if names.contains(exchange) => Sent::Unsent {
             reason: UnsentReason::Unroutable,
@@ -324,6 +332,20 @@ mod tests {
         assert_eq!(
             outcomes(&window, &[Heard::Nothing], &[], &End::TooLarge { bytes_max: 5 }),
             "unknown"
+        );
+    }
+
+    #[test]
+    fn a_message_that_closed_its_amqp_channel_alone_is_refused_and_one_of_several_unknown() {
+        let window = [work("a", "1"), work("a", "2")];
+        let refused = |alone| End::Refused { text: "invalid message".into(), alone };
+        assert_eq!(
+            outcomes(&window, &[Heard::Ack, Heard::Nothing], &[], &refused(true)),
+            "confirmed refused"
+        );
+        assert_eq!(
+            outcomes(&window, &[Heard::Nothing, Heard::Nothing], &[], &refused(false)),
+            "unknown unknown"
         );
     }
 }
