@@ -13,7 +13,7 @@ const ATTEMPT_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// How long one try to rebuild may take, with locks and topology. A broker that was killed answers late about its quorum
 /// queues; giving up before that only begins the wait anew. A broker that is silent is found out by its heartbeats.
-const REBUILD_TIME_MAX: Duration = Duration::from_secs(90);
+pub(super) const REBUILD_TIME_MAX: Duration = Duration::from_secs(90);
 
 /// How long a goodbye may take. The broker notices the end of a connection without it, only later.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(2);

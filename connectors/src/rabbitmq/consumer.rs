@@ -12,7 +12,7 @@
 
 use super::{
     acks::Telling,
-    connection::{Dialer, Held, Trouble},
+    connection::{Dialer, Held, REBUILD_TIME_MAX, Trouble},
     owner, silence,
     source::{GOOD_CONNECTION, Inbox, QueueStands, Reader},
     topology::{self, queue_of},
@@ -138,8 +138,20 @@ impl Consumer {
     async fn open(&self, again: bool) -> Result<Session, Lost> {
         let purpose = format!("consume {} from {}", self.reader.group, self.name());
         let connection = Held::new(self.dialer.dial(&purpose).await?);
+        let prepared = timeout(REBUILD_TIME_MAX, self.prepare(&connection, again)).await;
+        let silent = |_| Trouble::Passing {
+            doing: format!("to declare queue {} and to open an AMQP channel", self.name()),
+            source: None,
+        };
+        let (amqp, is_marked) = prepared.map_err(silent)??;
+        let deliveries = self.consume(&amqp).await?;
+        Ok(Session { connection, amqp, deliveries, is_marked })
+    }
+
+    /// An AMQP channel to consume by, and whether the queue is marked.
+    async fn prepare(&self, connection: &Held, again: bool) -> Result<(Channel, bool), Trouble> {
         if again {
-            self.declare(&connection).await?;
+            self.declare(connection).await?;
         }
         let opening = |error| Trouble::of("to open an AMQP channel for consuming", error);
         let amqp = connection.create_channel().await.map_err(opening)?;
@@ -147,9 +159,8 @@ impl Consumer {
         amqp.basic_qos(self.reader.prefetch, options).await.map_err(opening)?;
         let name = self.name();
         // Before it is consumed: whatever becomes of the queue from now on is seen by its mark.
-        let is_marked = topology::mark(&connection, &name, &owner::lock_of(&name)).await;
-        let deliveries = self.consume(&amqp).await?;
-        Ok(Session { connection, amqp, deliveries, is_marked })
+        let is_marked = topology::mark(connection, &name, &owner::lock_of(&name)).await;
+        Ok((amqp, is_marked))
     }
 
     async fn declare(&self, connection: &Held) -> Result<(), Trouble> {
