@@ -43,6 +43,10 @@ const REFUSED: &[(&str, &str)] = &[
         "message.timeout.ms",
         "it is the time after which a message counts as unknown and is sent again",
     ),
+    (
+        "delivery.timeout.ms",
+        "it is the time after which a message counts as unknown and is sent again",
+    ),
 ];
 
 #[cfg(test)]
