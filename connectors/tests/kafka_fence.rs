@@ -6,10 +6,9 @@ use dirigent_connectors::{
 };
 use rdkafka::{
     ClientConfig,
-    admin::AdminOptions,
     producer::{BaseProducer, BaseRecord, Producer},
 };
-use real::kafka::{OwnerApart, admin, at, connector, id, message, receive, spec, topic, unique};
+use real::kafka::{OwnerApart, at, connector, id, message, receive, spec, topic, unique};
 use std::time::{Duration, Instant};
 
 mod real;
@@ -233,30 +232,5 @@ async fn the_owners_windows_arrive_in_order_and_cost_what_they_cost() {
     for delivery in receive(&mut *source, next).await {
         let before = last.insert(delivery.message.key.clone(), id(&delivery));
         assert!(before.is_none_or(|before| before < id(&delivery)), "{before:?} {delivery:?}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_topic_of_events_that_was_deleted_is_made_anew_and_takes_no_other_message_with_it() {
-    let Some(bootstrap) = bootstrap!() else { return };
-    let (work, news) = (ChannelSpec::work(unique("kept")), ChannelSpec::events(unique("news")));
-    let connector = connector(&bootstrap);
-    let (_source, owners) = owner(&connector, &work).await;
-    for mut sink in [connector.sink().await.expect("a sink"), owners] {
-        let both = |id| [message(&work, id), message(&news, id), message(&work, id + 64)];
-        assert_eq!(sink.send(&both(0)).await, vec![Sent::Confirmed; 3]);
-        let deleted = admin(&bootstrap).delete_topics(&[&news.name], &AdminOptions::new()).await;
-        assert!(deleted.expect("an answer").iter().all(Result::is_ok));
-        // Brokers may still take some for the topic that is going.
-        let mut sent = sink.send(&both(1)).await;
-        for id in 2..50 {
-            if sent[1] != Sent::Confirmed {
-                break;
-            }
-            sent = sink.send(&both(id)).await;
-        }
-        assert!(matches!(sent[1], Sent::Unknown { .. }), "{sent:?}");
-        assert_eq!((&sent[0], &sent[2]), (&Sent::Confirmed, &Sent::Confirmed), "{sent:?}");
-        assert_eq!(sink.send(&both(60)).await, vec![Sent::Confirmed; 3], "it is made anew");
     }
 }
