@@ -238,7 +238,7 @@ impl<'a> Reduction<'a> {
     }
 
     /// Whether no choice around a node went another way.
-    fn is_on_the_way(&self, node: NodeId, core: &Core) -> bool {
+    pub(super) fn is_on_the_way(&self, node: NodeId, core: &Core) -> bool {
         let mut inner = node;
         while let Some(outer) = self.graph.node(inner).parent {
             if let (NodeState::Chosen(place), Kind::Choose { arms, otherwise }) =

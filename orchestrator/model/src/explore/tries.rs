@@ -69,11 +69,13 @@ impl Explorer<'_> {
 
     /// An event for a wait that is not about to open: whether it is kept, and nothing else, is tried where nothing around it differs.
     pub(super) fn tries_early(&mut self, here: &Situation, at: usize, event: u16) {
-        let waits = self.reduction.iter().flat_map(|reduction| &reduction.waits);
-        let of_it = waits.filter(|(_, takes)| takes.contains(&event));
         let mut known = vec![self.symbols.head(&here.core), 0];
-        for (node, _) in of_it {
-            self.symbols.name_node(here.core.state(*node), Fate::default(), &mut known);
+        for reduction in &self.reduction {
+            // Of a wait in an arm that was not taken nothing more is to be learnt.
+            for (node, _) in &reduction.waits {
+                known.push(u8::from(reduction.is_on_the_way(*node, &here.core)));
+                self.symbols.name_node(here.core.state(*node), Fate::default(), &mut known);
+            }
         }
         if !self.tried.insert((NodeId(u16::MAX - event), known)) {
             return;
