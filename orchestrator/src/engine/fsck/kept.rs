@@ -49,7 +49,7 @@ const LEFT_BEHIND: Kind = Kind {
 const OVERTAKEN: Kind = Kind {
     name: "kept-message-overtaken",
     severity: Severity::Harmful,
-    means: "it waits for its instance to begin, which is there: it is quarantined when its time is over",
+    means: "it waits for its instance to begin, which lives: it is quarantined when its time is over",
     advice: "wait until it is quarantined, then decide about it with `quarantine replay` or `discard`",
 };
 
@@ -112,8 +112,9 @@ pub(super) fn check(all: &All<'_>, survey: &mut Survey) -> Result<Moves, StoreEr
                 );
             }
             Standing::Orphan { until } => {
-                if all.resting(message.instance)?.is_some() {
-                    let what = format!("it waits until {until}, and its instance is there");
+                // One that has ended may be waiting for its key to begin anew, which is offered what is parked.
+                if all.resting(message.instance)?.is_some_and(|resting| !resting.ended) {
+                    let what = format!("it waits until {until}, and its instance lives");
                     survey.find(&OVERTAKEN, &place, what, None);
                 }
             }
