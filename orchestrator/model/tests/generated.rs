@@ -368,7 +368,7 @@ impl<'a> Play<'a> {
             25 => {
                 let node = ids[dice.below(ids.len())];
                 let is_stuck = core.incidents.iter().any(|incident| incident.node == node);
-                if is_stuck && !core.state(node).asked().is_some_and(|(leg, _)| leg == Leg::Do) {
+                if is_stuck && core.state(node).asked().is_none_or(|(leg, _)| leg != Leg::Do) {
                     self.resolved.insert(node);
                 }
                 self.takes(operator(Action::Resolve(node)), None);

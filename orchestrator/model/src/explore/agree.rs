@@ -66,8 +66,11 @@ fn input(
         7 | 8 => (Input::Due, None),
         9 | 10 => {
             let wait = saga.waits.get(pick(saga.waits.len(), 3))?;
-            let name =
-                wait.refusing.clone().filter(|_| throw % 2 == 0).unwrap_or(wait.awaits.clone());
+            let name = wait
+                .refusing
+                .clone()
+                .filter(|_| throw.is_multiple_of(2))
+                .unwrap_or(wait.awaits.clone());
             // By one id: a second one of its name is the same message.
             (Input::Event { name: name.clone(), body: saga.happens(1, 0) }, Some(name))
         }
@@ -82,9 +85,9 @@ fn input(
         }
         13 => (operator(Action::Retry(ids[pick(ids.len(), 5)])), None),
         14 => (operator(Action::Resolve(ids[pick(ids.len(), 6)])), None),
-        _ if throw % 5 == 0 => (operator(Action::Cancel), None),
+        _ if throw.is_multiple_of(5) => (operator(Action::Cancel), None),
         _ => {
-            let (name, body) = saga.withdraws(1).filter(|_| throw % 3 == 0)?;
+            let (name, body) = saga.withdraws(1).filter(|_| throw.is_multiple_of(3))?;
             (Input::Event { name, body }, Some("withdrawn".into()))
         }
     })

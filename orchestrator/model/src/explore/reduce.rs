@@ -216,8 +216,8 @@ impl<'a> Reduction<'a> {
                     let is_left = matches!(core.state(*id), NodeState::Idle | NodeState::Open(_));
                     match &self.graph.node(*id).kind {
                         Kind::Step(step) => {
-                            !matches!(core.state(*id), NodeState::Done(_))
-                                && !(is_left && step.way_back == WayBack::Retriable)
+                            !(matches!(core.state(*id), NodeState::Done(_))
+                                || is_left && step.way_back == WayBack::Retriable)
                         }
                         _ => false,
                     }

@@ -70,7 +70,7 @@ impl Explorer<'_> {
     /// An event for a wait that is not about to open: whether it is kept, and nothing else, is tried where nothing around it differs.
     pub(super) fn tries_early(&mut self, here: &Situation, at: usize, event: u16) {
         let mut known = vec![self.symbols.head(&here.core), 0];
-        for reduction in &self.reduction {
+        if let Some(reduction) = &self.reduction {
             // Of a wait in an arm that was not taken nothing more is to be learnt.
             for (node, _) in &reduction.waits {
                 known.push(u8::from(reduction.is_on_the_way(*node, &here.core)));
