@@ -30,14 +30,20 @@ mod http;
 mod intake;
 mod meters;
 mod relay;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 
 pub use api::{
     BODY_BYTES_MAX, IntoPlan, Orchestrator, OrchestratorBuilder, StartError, UNSETTLED_MAX,
 };
 pub use cli::cli;
 
-/// Does what may block where it may: on a thread for it.
+/// Does what may block where it may: on a thread for it, or here while a simulation has only one.
 async fn may_block<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    #[cfg(feature = "simulation")]
+    if simulation::is_running() {
+        return work();
+    }
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(error) => match error.try_into_panic() {

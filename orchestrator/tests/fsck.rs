@@ -458,8 +458,8 @@ async fn kept_messages_that_are_lost_left_behind_or_overtaken_are_found() {
 async fn accounts_and_single_records_that_do_not_agree_are_found() {
     let left = Left::behind().await;
     let mark = left.store.get(Space::Meta, b"checkpoint").unwrap().unwrap();
-    let (seq, keep_from, above, accounts): (u64, u64, Vec<Vec<(u64, u64)>>, engine::Accounts) =
-        postcard::from_bytes(&mark).unwrap();
+    type Mark = (u64, u64, Vec<Vec<(u64, u64)>>, engine::Accounts);
+    let (seq, keep_from, above, accounts): Mark = postcard::from_bytes(&mark).unwrap();
     let with = |change: &dyn Fn(&mut engine::Accounts)| {
         let mut accounts = accounts.clone();
         change(&mut accounts);

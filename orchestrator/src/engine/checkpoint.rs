@@ -130,6 +130,12 @@ impl Checkpointer {
         Self { work: Some(work), done, busy: false, thread: None, desk: Some(desk) }
     }
 
+    /// Whether one is begun and no thread writes it.
+    #[cfg(feature = "simulation")]
+    pub(super) fn waits(&self) -> bool {
+        self.desk.as_ref().is_some_and(|desk| !desk.inbox.is_empty())
+    }
+
     /// Writes the one that waits.
     pub(super) fn write_here(&self) {
         if let Some(desk) = &self.desk

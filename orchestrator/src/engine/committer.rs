@@ -174,6 +174,24 @@ impl Committer {
         }
     }
 
+    /// Batches that shards have handed it and that are not gathered yet.
+    #[cfg(feature = "simulation")]
+    pub(super) fn waiting(&self) -> usize {
+        self.inbox.len()
+    }
+
+    /// Writes the checkpoint that was begun, where no thread does.
+    #[cfg(feature = "simulation")]
+    pub(super) fn write_checkpoint(&mut self) {
+        self.checkpointer.write_here();
+    }
+
+    /// Whether a checkpoint is begun, and no thread writes it.
+    #[cfg(feature = "simulation")]
+    pub(super) fn has_checkpoint(&self) -> bool {
+        self.checkpointer.waits()
+    }
+
     /// Commits what is there, then does what is due.
     pub(super) fn turn(&mut self) -> Result<(), Fatal> {
         // Stopping, the journal has it all.

@@ -190,7 +190,7 @@ impl Marks {
 }
 
 /// Looks at the disk until the engine stops.
-pub(super) struct Watcher {
+pub(crate) struct Watcher {
     pub shared: Arc<Shared>,
     pub disk: Arc<dyn Disk>,
     /// 0 for not looking at the room.

@@ -27,6 +27,8 @@ mod headroom;
 mod health;
 mod hearing;
 mod hold_up;
+#[cfg(feature = "simulation")]
+mod in_turn;
 mod job;
 mod kept;
 mod kept_view;
@@ -67,9 +69,13 @@ pub use start::{Engine, EngineError, EngineParts, Lane as LaneParts};
 
 pub(crate) use accounts::Covered;
 pub(crate) use aftermath::panic_letter;
+#[cfg(feature = "simulation")]
+pub(crate) use assembly::{Assembly, Folder, Turns};
 pub(crate) use group::{Lane, LaneSeq, Outgoing, Sender};
 pub(crate) use headroom::give_up_ballast;
 pub(crate) use hold_up::HELD_UP_AFTER;
+#[cfg(feature = "simulation")]
+pub(crate) use in_turn::{Dice, InTurn};
 pub(crate) use job::{Confirm, DeliveryDone, DeliveryJob, Job, What};
 pub(crate) use lanes::{names as names_of_lanes, replies_by};
 pub(crate) use readiness::Outbox;

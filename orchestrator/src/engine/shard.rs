@@ -131,6 +131,29 @@ impl Shard {
         }
     }
 
+    /// Takes one turn with what is there, for whoever takes all turns of an engine on one thread. Says whether to go on.
+    #[cfg(feature = "simulation")]
+    pub(super) fn step(&mut self) -> Result<bool, Fatal> {
+        let stop = self.take_turn(First::Nothing)?;
+        if !self.hand_over() || stop {
+            return Ok(false);
+        }
+        self.evict();
+        Ok(true)
+    }
+
+    /// Whether somebody has sent it something.
+    #[cfg(feature = "simulation")]
+    pub(super) fn has_mail(&self) -> bool {
+        self.mail.is_there()
+    }
+
+    /// Batches of jobs in its inbox.
+    #[cfg(feature = "simulation")]
+    pub(super) fn waiting(&self) -> usize {
+        self.mail.waiting()
+    }
+
     /// How long to wait for jobs: until something is due, and no longer than this.
     pub(super) fn patience(&self, at_most: Duration) -> Duration {
         let expiry = self.expiries.first().map(|(until, ..)| *until);

@@ -55,14 +55,14 @@ impl Intake {
         while !self.shared.stopping.load(Ordering::Acquire) {
             let held_up = self.shared.hold_up.lasts();
             self.hears(&if held_up { Flow::Nothing } else { health.flow() });
-            if !self.waits_for_room().await {
+            if !waits_for_room(&self.shared, self.lane, self.idle).await {
                 return Ok(());
             }
             let received = tokio::time::timeout(self.idle, self.source.receive(FETCH_MAX)).await;
             let Ok(received) = received else { continue };
             let received = received?;
             // What was fetched while the disk became low waits, too.
-            if !self.waits_for_room().await {
+            if !waits_for_room(&self.shared, self.lane, self.idle).await {
                 return Ok(());
             }
             let room = received.len().div_ceil(self.shards.len().max(1));
@@ -86,19 +86,6 @@ impl Intake {
             }
         }
         Ok(())
-    }
-
-    /// Waits while the disk is low; answers whether to go on. The source's own bounds hold it back, it goes on serving its broker,
-    /// and what is in hand at the end is not settled, so it comes again.
-    async fn waits_for_room(&self) -> bool {
-        while self.shared.disk.is_low() {
-            self.hears(&Flow::Nothing);
-            if self.shared.stopping.load(Ordering::Acquire) {
-                return false;
-            }
-            tokio::time::sleep(self.idle).await;
-        }
-        true
     }
 
     /// Tells the shards which messages reach this process.
@@ -189,6 +176,19 @@ impl Intake {
         let (covered, again) = cover(before, reached, offset);
         (Some(covered), again)
     }
+}
+
+/// Waits while the disk is low; answers whether to go on. The source's own bounds hold it back, it goes on serving its broker,
+/// and what is in hand at the end is not settled, so it comes again.
+async fn waits_for_room(shared: &Shared, lane: usize, idle: Duration) -> bool {
+    while shared.disk.is_low() {
+        shared.hearing[lane].tell(&Flow::Nothing, shared.clock.now());
+        if shared.stopping.load(Ordering::Acquire) {
+            return false;
+        }
+        tokio::time::sleep(idle).await;
+    }
+    true
 }
 
 /// What taking care of an offset covers, with the gap before it, and whether that was done before the start. `reached` is the offset

@@ -27,6 +27,8 @@ mod running;
 mod traced;
 mod turn;
 mod tx;
+#[cfg(feature = "simulation")]
+mod witness;
 
 #[cfg(test)]
 mod tests;
@@ -38,6 +40,8 @@ pub use fsck::{fsck, repair};
 pub use remembered::Records;
 pub use running::Running;
 pub use tx::{CHANGES_BYTES_MAX, EVENTS_MAX, RECORD_KEY_BYTES_MAX, Tx};
+#[cfg(feature = "simulation")]
+pub(crate) use witness::{begins as witness_begins, witnessed};
 
 use crate::{
     engine::{Clock, SystemClock},
@@ -247,6 +251,9 @@ struct Service {
     durability: Durability,
     clock: Arc<dyn Clock>,
     spans: Spans,
+    /// Each effect is noted with its answer.
+    #[cfg(feature = "simulation")]
+    is_witnessed: bool,
 }
 
 /// A handler's answer, its types forgotten.
@@ -313,6 +320,8 @@ impl Participant {
             durability: Durability::default(),
             clock: Arc::new(SystemClock::default()),
             spans: Spans::quiet(),
+            #[cfg(feature = "simulation")]
+            is_witnessed: false,
         };
         Self { service, undone: Vec::new(), twice: None }
     }
@@ -417,6 +426,25 @@ impl Participant {
     pub fn spans(mut self, spans: Spans) -> Self {
         self.service.spans = spans;
         self
+    }
+
+    /// Notes each effect with its answer, for whoever judges a simulation.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn witnessed(mut self) -> Self {
+        self.service.is_witnessed = true;
+        self
+    }
+
+    /// Its name.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn name(&self) -> &str {
+        &self.service.name
+    }
+
+    /// The channels that it reads.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn reads(&self) -> impl Iterator<Item = &str> {
+        self.service.listening.iter().map(|channel| channel.name.as_str())
     }
 
     /// Tells the time by another clock, for tests.

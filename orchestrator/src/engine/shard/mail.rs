@@ -65,6 +65,18 @@ impl Mail {
         if self.has_much_back() { None } else { self.inbox.try_recv().ok() }
     }
 
+    /// Whether there is any.
+    #[cfg(feature = "simulation")]
+    pub(super) fn is_there(&self) -> bool {
+        !self.inbox.is_empty() || !self.back.is_empty()
+    }
+
+    /// Batches of jobs in the inbox.
+    #[cfg(feature = "simulation")]
+    pub(super) fn waiting(&self) -> usize {
+        self.inbox.len()
+    }
+
     fn has_much_back(&self) -> bool {
         self.back.len() > BACK_MAX
     }

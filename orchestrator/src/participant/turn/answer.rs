@@ -244,6 +244,10 @@ impl Worker {
         };
         match kept {
             Ok((kept, name, reply, rejected)) => {
+                #[cfg(feature = "simulation")]
+                if self.service.is_witnessed && !rejected {
+                    crate::participant::witness::note(&mut making.batch, asked)?;
+                }
                 self.commit(making, kept, &asked.idempotency_key, place);
                 self.keep(making, &key, name, &reply, rejected);
                 if undoes {

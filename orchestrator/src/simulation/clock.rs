@@ -1,0 +1,27 @@
+//! The time in a simulation: virtual, the same for all processes.
+
+use crate::engine::Clock;
+use dirigent_model::time::Timestamp;
+use tokio::time::Instant;
+
+/// When every simulation begins: the first second of 2026, by UTC.
+const BEGINS: Timestamp = Timestamp(1_767_225_600_000);
+
+/// Tells the virtual time.
+#[derive(Debug)]
+pub(super) struct SimClock {
+    begun: Instant,
+}
+
+impl SimClock {
+    /// Begins now, by the virtual time of the runtime that it is made on.
+    pub(super) fn new() -> Self {
+        Self { begun: Instant::now() }
+    }
+}
+
+impl Clock for SimClock {
+    fn now(&self) -> Timestamp {
+        BEGINS + self.begun.elapsed()
+    }
+}

@@ -1,0 +1,236 @@
+//! The orchestrator's process: it lives, dies, and lives again on what it left behind.
+//!
+//! ```text
+//! disk and store ─► Life: recover, connect, take turns ─► dies: by a kill at any time, or at a crossing ─► what was not synced is lost ─► …
+//! ```
+//!
+//! What goes in: what to run, and dice for when and how it dies. What comes out: its lives, counted, and what refused to start. What must be true:
+//! a start is refused only for what a person must mend, and the faults of a simulation are none of that.
+
+use super::{
+    Faults,
+    clock::SimClock,
+    disk::{LivingDisk, SimStore},
+    told::Told,
+};
+use crate::{
+    Orchestrator, StartError,
+    engine::{Assembly, Dice, EngineError, Folder, Handle, InTurn, Turns},
+    journal::{Preparation, SimDisk},
+};
+use dirigent_connectors::{
+    Connector,
+    simulated::{Life, Random, SimBroker},
+};
+use dirigent_model::definition::Plan;
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::Poll,
+    time::Duration,
+};
+use tokio::time::sleep;
+
+/// Bytes of a segment: small, so that rolling, retiring and recycling have their share of what happens.
+const SEGMENT_BYTES: u64 = 16 * 1024;
+
+/// Starts that may fail in a row. Each one is a death at a crossing while recovering, or a broker that was away for too long.
+const REFUSED_MAX: u32 = 200;
+
+/// The application's name.
+pub(super) const APP: &str = "simulated";
+
+/// What a process leaves for the next one, and what all of them run.
+pub(super) struct Process {
+    pub plans: Vec<Arc<Plan>>,
+    /// With the channels that are not the first one's.
+    pub brokers: Vec<(SimBroker, Vec<String>)>,
+    pub disk: SimDisk,
+    pub store: SimStore,
+    pub shards: usize,
+    pub faults: Faults,
+    pub clock: Arc<SimClock>,
+    pub random: Random,
+    pub told: Arc<Told>,
+    /// The engine that runs now.
+    pub handle: Arc<Mutex<Option<Handle>>>,
+}
+
+/// How a life ended.
+enum End {
+    Died,
+    Stopped,
+    Failed(String),
+}
+
+impl Process {
+    /// Lives until it is asked to stop, and says why it can't go on if it can't.
+    pub(super) async fn run(
+        mut self,
+        stop: tokio::sync::watch::Receiver<bool>,
+    ) -> Result<(), String> {
+        let mut refused = 0;
+        loop {
+            let life = Arc::new(Life::numbered(self.told.begins()));
+            if !self.told.are_faults_over() {
+                self.plan_death(&life);
+            }
+            let kill = self.kill_after();
+            let end = self.live(&life, kill, stop.clone()).await;
+            *lock(&self.handle) = None;
+            let (was_alive, before) = (life.is_alive(), life.died_before());
+            life.kill();
+            match end {
+                End::Stopped => return Ok(()),
+                End::Died => {
+                    refused = 0;
+                    self.told.died(before);
+                }
+                End::Failed(_) if !was_alive => self.told.died(before),
+                End::Failed(why) => {
+                    refused += 1;
+                    self.told.failed(&why);
+                    if refused > REFUSED_MAX {
+                        return Err(format!(
+                            "it could not go on {refused} times in a row, at last: {why}"
+                        ));
+                    }
+                }
+            }
+            self.leaves();
+            sleep(self.random.between(&(Duration::from_millis(1)..Duration::from_secs(5)))).await;
+        }
+    }
+
+    /// At which crossing it is to die, if at one.
+    fn plan_death(&mut self, life: &Life) {
+        if self.faults.dies_at_crossings && self.random.one_in(2) {
+            // Often soon, in the middle of its recovery.
+            let within = [20, 200, 2_000][self.random.below(3) as usize];
+            life.die_at(1 + self.random.below(within));
+        }
+    }
+
+    fn kill_after(&mut self) -> Option<Duration> {
+        let within = self.faults.killed_within?;
+        (!self.told.are_faults_over()).then(|| self.random.between(&(Duration::ZERO..within)))
+    }
+
+    /// What is left once it is dead.
+    fn leaves(&mut self) {
+        self.store.crash(&mut self.random);
+        if self.faults.power_cuts && self.random.one_in(3) {
+            self.disk.crash(self.random.below(u64::MAX));
+            self.told.count("power cut");
+        }
+    }
+
+    async fn live(
+        &mut self,
+        life: &Arc<Life>,
+        kill_after: Option<Duration>,
+        mut stop: tokio::sync::watch::Receiver<bool>,
+    ) -> End {
+        let told = Arc::clone(&self.told);
+        let mut killed = pin!(async move {
+            match kill_after {
+                Some(after) => sleep(after).await,
+                None => std::future::pending().await,
+            }
+            if told.are_faults_over() {
+                std::future::pending::<()>().await;
+            }
+        });
+        let engine = {
+            let opening = self.open(life);
+            let opened = tokio::select! {
+                biased;
+                () = &mut killed => return End::Died,
+                opened = alive(life, opening) => opened,
+            };
+            match opened {
+                None => return End::Died,
+                Some(Err(why)) => return End::Failed(why),
+                Some(Ok(engine)) => engine,
+            }
+        };
+        let mut engine = engine;
+        *lock(&self.handle) = Some(engine.handle());
+        let ended = tokio::select! {
+            biased;
+            () = &mut killed => return End::Died,
+            _ = stop.wait_for(|stop| *stop) => None,
+            ended = alive(life, engine.run()) => Some(ended),
+        };
+        match ended {
+            Some(None) => End::Died,
+            Some(Some(cause)) => End::Failed(crate::describe(&*cause)),
+            None => match engine.stop() {
+                Ok(()) => End::Stopped,
+                Err(cause) => End::Failed(crate::describe(&*cause)),
+            },
+        }
+    }
+
+    async fn open(&mut self, life: &Arc<Life>) -> Result<InTurn, String> {
+        let mut builder = Orchestrator::builder(APP).shards(self.shards).clock(self.clock.clone());
+        for plan in &self.plans {
+            builder = builder.saga(Arc::clone(plan));
+        }
+        for (broker, channels) in &self.brokers {
+            let channels: Vec<&str> = channels.iter().map(String::as_str).collect();
+            let connector: Arc<dyn Connector> = broker.connector(Arc::clone(life));
+            builder = builder.connector_for(connector, &channels);
+        }
+        let mut parts =
+            builder.parts().await.map_err(|error: StartError| crate::describe(&error))?;
+        parts.store = self.store.of(life);
+        parts.disk = Arc::new(LivingDisk::new(self.disk.clone(), Arc::clone(life)));
+        parts.journal.segment_bytes = SEGMENT_BYTES;
+        parts.journal.preparation = Preparation::OnDemand;
+        parts.journal.nonce_seed = Some(self.random.below(u64::MAX));
+        parts.headroom_bytes = 0;
+        let failed = |error: EngineError| crate::describe(&error);
+        let read = Folder::of(&parts).recover().map_err(failed)?;
+        let assembly = Assembly::of(parts, read, Turns::InTurn).await.map_err(failed)?;
+        let dice = SeededDice { random: self.random.fork(), dawdles: self.faults.dawdles };
+        Ok(InTurn::new(assembly, Box::new(dice)))
+    }
+}
+
+/// What comes of it while this life goes on; nothing once it has ended.
+async fn alive<T>(life: &Life, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    poll_fn(|context| match work.as_mut().poll(context) {
+        _ if !life.is_alive() => Poll::Ready(None),
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
+}
+
+struct SeededDice {
+    random: Random,
+    /// One turn in so many is followed by a wait.
+    dawdles: Option<u64>,
+}
+
+impl Dice for SeededDice {
+    fn below(&mut self, bound: usize) -> usize {
+        match bound {
+            0 | 1 => 0,
+            bound => self.random.below(bound as u64) as usize,
+        }
+    }
+
+    fn held_up(&mut self) -> Option<Duration> {
+        let one_in = self.dawdles?;
+        let longest = Duration::from_millis(if self.random.one_in(50) { 400 } else { 20 });
+        self.random.one_in(one_in).then(|| self.random.between(&(Duration::ZERO..longest)))
+    }
+}
+
+pub(super) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
