@@ -28,6 +28,8 @@ mod api;
 mod control;
 mod http;
 mod intake;
+#[cfg(test)]
+mod kept_forms;
 mod meters;
 mod relay;
 #[cfg(feature = "simulation")]

@@ -48,13 +48,34 @@ pub(crate) struct Checkpoint {
 
 pub(super) const MARK: &[u8] = b"checkpoint";
 
-#[derive(Serialize, Deserialize)]
+/// The form of the mark that this release writes: this byte, then the mark in postcard. It stands for all that a checkpoint writes: who
+/// changes the form of an instance's record, of a due time or of a kept message in the store, raises it.
+const FORMAT: u8 = 1;
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Mark {
     pub seq: u64,
     pub keep_from: u64,
     /// By lane: messages that are confirmed though one before them is not. They need not leave again.
     pub above: Vec<Vec<Stretch>>,
     pub accounts: Accounts,
+}
+
+impl Mark {
+    pub(super) fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
+        postcard::to_extend(self, vec![FORMAT])
+    }
+
+    fn decode(value: &[u8]) -> Result<Self, String> {
+        match value.split_first() {
+            Some((&FORMAT, mark)) => postcard::from_bytes(mark)
+                .map_err(|error| format!("{error}; restore the data folder from a backup")),
+            Some((&found, _)) if found > FORMAT => Err(format!(
+                "the store has records of format {found}, this release reads up to {FORMAT}; use the release that wrote them, or a later one"
+            )),
+            _ => Err("it has no format; restore the data folder from a backup".into()),
+        }
+    }
 }
 
 /// The last checkpoint, or the beginning of time.
@@ -66,9 +87,8 @@ pub(crate) fn read_mark(store: &dyn Store) -> Result<Mark, Fatal> {
             above: Vec::new(),
             accounts: Accounts::default(),
         }),
-        Some(value) => postcard::from_bytes(&value).map_err(|error| {
-            format!("reading the mark of the last checkpoint: {error}; restore the data folder from a backup").into()
-        }),
+        Some(value) => Mark::decode(&value)
+            .map_err(|error| format!("reading the mark of the last checkpoint: {error}").into()),
     }
 }
 
@@ -215,7 +235,7 @@ fn write(shared: &Shared, checkpoint: Checkpoint) -> Result<(), Fatal> {
     }
     sync()?;
     let gone_through = table.bundles_below(floor)?;
-    let mark = postcard::to_stdvec(&Mark { seq: seq.0, keep_from: keep_from.0, above, accounts })?;
+    let mark = Mark { seq: seq.0, keep_from: keep_from.0, above, accounts }.encode()?;
     write(&gone_through)?;
     let heard = hearing::change_of(&shared.hearing, shared.clock.now());
     write(&[heard, Change::put(Space::Meta, MARK, mark)])?;
@@ -224,4 +244,64 @@ fn write(shared: &Shared, checkpoint: Checkpoint) -> Result<(), Fatal> {
     drop(layer);
     table.let_go();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        engine::accounts::{Counts, Progress, Tally},
+        store::MemoryStore,
+    };
+
+    fn sample() -> Mark {
+        let place = ("orders".to_owned(), 4);
+        let progress = Progress {
+            next: 300,
+            above: [(305, 307)].into(),
+            messages: 298,
+            skipped: 4,
+            repeated: 1,
+        };
+        let counts = Counts {
+            applied: 200,
+            duplicate: 50,
+            ignored: 30,
+            parked: 9,
+            quarantined: 10,
+            dead_letters: 6,
+        };
+        let tally = Tally {
+            started: 90,
+            completed: 50,
+            compensated: 20,
+            killed: 3,
+            blocked: 2,
+            live: [(("order".to_owned(), 3, 1 << 63), 17)].into(),
+        };
+        let accounts = Accounts {
+            progress: [(place.clone(), progress)].into(),
+            counts: [(place, counts)].into(),
+            settled: [(("replies".to_owned(), 0), 800)].into(),
+            kept_next: 19,
+            tally,
+            lanes_next: vec![500, 1],
+            lanes_confirmed: vec![480, 1],
+            sent: 499,
+        };
+        Mark { seq: 1_000, keep_from: 990, above: vec![vec![(482, 490)], vec![]], accounts }
+    }
+
+    #[test]
+    fn the_form_of_the_mark_is_the_kept_one_and_a_later_one_is_refused_with_what_to_do() {
+        let mut bytes = sample().encode().unwrap();
+        let kept = crate::kept_forms::kept("mark", &bytes);
+        let store = MemoryStore::new();
+        store.write(&[Change::put(Space::Meta, MARK, kept)]).unwrap();
+        assert_eq!(read_mark(&store).unwrap(), sample());
+        bytes[0] = FORMAT + 1;
+        store.write(&[Change::put(Space::Meta, MARK, bytes)]).unwrap();
+        let error = read_mark(&store).unwrap_err().to_string();
+        assert!(error.contains("the release that wrote them"), "{error}");
+    }
 }

@@ -471,6 +471,18 @@ mod tests {
     }
 
     #[test]
+    fn the_form_of_a_group_is_the_kept_one() {
+        let (head, body) = sample();
+        let mut record = head.encode();
+        body.encode(&mut record);
+        let kept = crate::kept_forms::kept("group", &record);
+        let (head_again, body_again) = decode(&kept).unwrap();
+        assert_eq!((head_again, body_again.changes), (head, body.changes));
+        assert_eq!((body_again.outgoing, body_again.inputs), (body.outgoing, body.inputs));
+        assert_eq!(body_again.kept, body.kept);
+    }
+
+    #[test]
     fn a_group_cut_anywhere_is_refused_and_never_panics() {
         let (head, body) = sample();
         let mut record = head.encode();

@@ -276,6 +276,21 @@ mod tests {
         Timestamp(1_767_225_600_000 + seconds * 1_000)
     }
 
+    #[test]
+    fn the_form_of_what_was_heard_is_the_kept_one_and_a_later_one_counts_as_not_heard() {
+        let record = Record {
+            gaps: vec![(at(0), at(5)), (at(60), at(300))],
+            by_channel: [(ON.to_owned(), vec![(at(7), at(9))])].into(),
+            heard_until: at(400),
+        };
+        let hearing = Hearing::not_yet(record.clone());
+        let mut value = change_of(&[hearing], at(500)).value.unwrap();
+        let kept = crate::kept_forms::kept("heard", &value);
+        assert_eq!(read(&kept), Some(vec![record]));
+        value[0] = FORMAT + 1;
+        assert_eq!(read(&value), None);
+    }
+
     fn seconds(seconds: u64) -> Option<Duration> {
         Some(Duration::from_secs(seconds))
     }

@@ -235,4 +235,12 @@ pub(super) mod tests {
             assert!(take_kept(&mut Take(&bytes[..length])).is_err(), "{length}");
         }
     }
+
+    #[test]
+    fn the_form_of_what_is_kept_is_the_kept_one() {
+        let mut bytes = Vec::new();
+        put_kept(&mut bytes, &samples());
+        let kept = crate::kept_forms::kept("kept-messages", &bytes);
+        assert_eq!(take_kept(&mut Take(&kept)).unwrap(), samples());
+    }
 }

@@ -43,6 +43,8 @@ mod schedule;
 mod shard;
 mod start;
 mod table;
+#[cfg(test)]
+mod table_samples;
 mod wire;
 
 pub use accounts::{Accounts, Count, Counts, Progress, Tally};

@@ -135,3 +135,25 @@ pub(super) fn recall(shared: &Arc<Shared>) -> Result<(), StoreError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MemoryStore;
+    use dirigent_model::time::Timestamp;
+
+    #[test]
+    fn the_form_of_a_pause_is_the_kept_one() {
+        let (by, why) = ("ann".to_owned(), "they move house".to_owned());
+        let paused = Paused { by, why, since: Timestamp(1_767_225_600_000) };
+        let store = MemoryStore::new();
+        keep(&store, "inventory", Some(&paused)).unwrap();
+        let value = store.get(Space::Meta, b"paused/inventory").unwrap().unwrap();
+        let kept = crate::kept_forms::kept("pause", &value);
+        assert!(is_readable(&kept));
+        let read: Paused = serde_json::from_slice(&kept[1..]).unwrap();
+        assert_eq!(read, paused);
+        let later = [&[FORMAT + 1], &kept[1..]].concat();
+        assert!(!is_readable(&later), "it stays paused, and nobody is told why");
+    }
+}

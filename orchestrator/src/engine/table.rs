@@ -322,6 +322,7 @@ pub(super) fn decode(value: &[u8]) -> Resting {
 mod tests {
     use super::*;
     use crate::store::MemoryStore;
+    use dirigent_model::instance::Instance;
     use uuid::Uuid;
 
     fn resting(mark: u8, due: u64) -> Option<Resting> {
@@ -340,6 +341,24 @@ mod tests {
         let entries: Vec<_> = layer.iter().collect();
         table.store.write(&table.changes_of(&entries).unwrap()).unwrap();
         table.let_go();
+    }
+
+    #[test]
+    fn the_forms_of_an_instance_its_history_and_its_times_are_the_kept_ones() {
+        let resting = super::super::table_samples::resting();
+        let kept = crate::kept_forms::kept("instance", &encode(&resting));
+        assert_eq!(decode(&kept), resting);
+        assert_eq!(flaw_of(&kept), None);
+        let state = decode(&kept).state;
+        let (core, json) = Instance::peek(&state).unwrap();
+        assert_eq!((core, json), (super::super::table_samples::core(), &br#"{"order":80}"#[..]));
+        let lines = super::super::table_samples::lines();
+        assert_eq!((decode(&kept).history.lines(), resting.history.forgotten()), (lines, 0));
+        let id = InstanceId(Uuid::from_u128(7));
+        let keys = [timer_key(Timestamp(300), id), bundle_key(Timestamp(300), 9, id)].concat();
+        let kept = crate::kept_forms::kept("due-times", &keys);
+        assert_eq!(read_timer(&kept[..24], &[]), [(Timestamp(300), id)]);
+        assert_eq!(read_timer(&kept[24..], id.0.as_bytes()), [(Timestamp(300), id)]);
     }
 
     #[test]

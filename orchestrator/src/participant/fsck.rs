@@ -4,7 +4,7 @@
 //! of them only the checksum is known here.
 
 use super::remembered::{
-    Mark, Remembered, SPACE, expiring, expiry_key, number_of, read, read_message,
+    Mark, Remembered, SPACE, expiring, expiry_key, is_newer, number_of, read, read_message,
 };
 use crate::store::{
     Fsck, KeepBytes, RepairError, RepairPlan, Space, Store, StoreError,
@@ -45,6 +45,13 @@ const POSITION: Kind = Kind {
     severity: Severity::Harmful,
     means: "the participant does not start, since it does not know where to go on reading",
     advice: "set the record aside by the plan: reading goes on where the broker says, and what comes again is answered as before",
+};
+
+const NEWER: Kind = Kind {
+    name: "record-newer",
+    severity: Severity::Harmful,
+    means: "a later release wrote it; this one can't go on with it",
+    advice: "start the release that wrote it, or a later one",
 };
 
 const OWN: Kind = Kind {
@@ -124,6 +131,11 @@ fn look_at(
     value: Option<&[u8]>,
 ) -> Result<(), StoreError> {
     let place = || place_of(SPACE, key);
+    let is_ours = matches!(key.get(..2), Some(b"k/" | b"e/" | b"m/" | b"o/" | b"p/"));
+    if is_ours && value.is_some_and(is_newer) {
+        survey.find(&NEWER, place(), "its layout is a later one than this release reads", None);
+        return Ok(());
+    }
     let mut unreadable = |kind: &'static Kind, loses: &str| {
         let what = match value {
             None => "it is damaged: its checksum is another one",
@@ -304,11 +316,19 @@ mod tests {
     }
 
     #[test]
+    fn what_a_later_release_wrote_is_found_and_left_alone() {
+        let store = store();
+        store.write(&[Change::put(SPACE, answer_key("key"), *b"\x02")]).unwrap();
+        let found = fsck(&store).unwrap();
+        assert_eq!((found.findings[0].kind, found.plan().repairs.len()), ("record-newer", 0));
+    }
+
+    #[test]
     fn what_a_participant_can_not_read_or_would_never_forget_is_found_and_mended() {
         let put = |key: Vec<u8>, value: &[u8]| Change::put(SPACE, key, value);
         let answer = answer_key("key");
         for (kind, severity, change) in [
-            ("answer-unreadable", Severity::Harmful, put(answer.clone(), b"\x09")),
+            ("answer-unreadable", Severity::Harmful, put(answer.clone(), b"\x01\x09")),
             ("mark-unreadable", Severity::Harmful, put(mark_key("s/0/step"), b"")),
             ("heard-event-unreadable", Severity::Harmful, put(heard_key("s", "id"), b"\x01")),
             ("outbox-unreadable", Severity::Harmful, put(outbox_key(3), b"\x01\x01")),

@@ -26,7 +26,7 @@ use std::{
 /// Where everything lies.
 pub(super) const SPACE: Space = Space::Ledger;
 
-/// The layout of the values here; the first byte of each. A value of another layout is refused as damaged.
+/// The layout of the values here; the first byte of each. A value of a later layout is refused, with the release to use.
 const LAYOUT: u8 = 1;
 
 /// What was answered to an idempotency key.
@@ -122,11 +122,19 @@ pub(super) fn write<T: Serialize>(value: &T) -> Vec<u8> {
         .expect("values of our own are plain data and can be written")
 }
 
+/// Whether a later release wrote a value.
+pub(super) fn is_newer(value: &[u8]) -> bool {
+    value.first().is_some_and(|layout| *layout > LAYOUT)
+}
+
 /// A value from its bytes; one that makes no sense is damage of this record only.
 pub(super) fn read<T: DeserializeOwned>(key: &[u8], bytes: &[u8]) -> Result<T, StoreError> {
     let damaged = || StoreError::Corrupt { space: SPACE, key: key.to_vec() };
     match bytes.split_first() {
         Some((&LAYOUT, value)) => postcard::from_bytes(value).map_err(|_| damaged()),
+        Some((&layout, _)) if layout > LAYOUT => {
+            Err(StoreError::NewerRecord { space: SPACE, key: key.to_vec(), layout, known: LAYOUT })
+        }
         Some(_) | None => Err(damaged()),
     }
 }
@@ -303,8 +311,63 @@ mod tests {
         assert_eq!(read::<Remembered>(b"k/1", sample).unwrap(), kept);
         let mark = Mark { effect: Effect::Undone, expires: Timestamp(300) };
         assert_eq!(write(&mark), b"\x01\x02\xac\x02");
-        assert!(matches!(read::<Mark>(b"e/1", b"\x02\x02\x05"), Err(StoreError::Corrupt { .. })));
+        let later = read::<Mark>(b"e/1", b"\x02\x02\x05").unwrap_err();
+        assert!(later.to_string().contains("the release that wrote it"), "{later}");
+        assert!(later.is_of_one_record());
+        assert!(matches!(read::<Mark>(b"e/1", b"\x00\x02\x05"), Err(StoreError::Corrupt { .. })));
         assert!(matches!(read::<Mark>(b"e/1", b""), Err(StoreError::Corrupt { .. })));
+    }
+
+    #[test]
+    fn the_forms_of_a_participants_records_are_the_kept_ones() {
+        let reply = |rejected| Answered::Reply {
+            name: "StockReserved".into(),
+            format: Format::Avro,
+            body: b"\0\x01".to_vec(),
+            rejected,
+        };
+        let failed = Answered::Failed { attempt: 300, format: Format::Json, body: b"{}".to_vec() };
+        let expires = Timestamp(1_767_225_600_000);
+        let answers = [reply(false), reply(true), Answered::InDoubt, failed, Answered::Sealed];
+        for (number, answer) in answers.into_iter().enumerate() {
+            let remembered = Remembered { answer, expires };
+            let name = format!("participant-answer-{number}");
+            let kept = crate::kept_forms::kept(&name, &write(&remembered));
+            assert_eq!(read::<Remembered>(b"k/1", &kept).unwrap(), remembered);
+        }
+        for (number, effect) in
+            [Effect::Took, Effect::InDoubt, Effect::Undone].into_iter().enumerate()
+        {
+            let mark = Mark { effect, expires };
+            let name = format!("participant-mark-{number}");
+            let kept = crate::kept_forms::kept(&name, &write(&mark));
+            assert_eq!(read::<Mark>(b"e/1", &kept).unwrap(), mark);
+        }
+        let message = Message {
+            channel: "c".into(),
+            kind: ChannelKind::Events,
+            key: "7".into(),
+            attributes: Attributes::new().with("id", "a").with("type", "b"),
+            others: vec![("h".into(), Bytes::from_static(b"\xff"))],
+            body: Bytes::from_static(b"{}"),
+        };
+        let kept = crate::kept_forms::kept("participant-message", &write_message(&message));
+        assert_eq!(read_message(b"o/", &kept).unwrap(), message);
+        let kept = crate::kept_forms::kept("participant-position", &write(&70_000_u64));
+        assert_eq!(read::<u64>(b"p/", &kept).unwrap(), 70_000);
+        let keys = [
+            own_key(b"stock"),
+            answer_key("key"),
+            mark_key("saga/1/step"),
+            heard_key("source", "id"),
+            outbox_key(300),
+            position_key("c", 4),
+            expiry_key(expires, b"k/key"),
+        ];
+        let kept = crate::kept_forms::kept("participant-keys", &keys.join(&b'\n'));
+        assert_eq!(number_of(&keys[4]), Some(300));
+        assert_eq!(expiring(&keys[6]), Some((expires, &b"k/key"[..])));
+        assert!(kept.ends_with(b"k/key"));
     }
 
     #[test]

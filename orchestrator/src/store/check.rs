@@ -522,6 +522,13 @@ mod tests {
     }
 
     #[test]
+    fn the_form_of_a_plan_is_the_kept_one() {
+        let plan = checked(&store()).plan();
+        let kept = crate::kept_forms::kept("plan.json", &serde_json::to_vec_pretty(&plan).unwrap());
+        assert_eq!(serde_json::from_slice::<RepairPlan>(&kept).unwrap(), plan);
+    }
+
+    #[test]
     fn what_the_check_does_not_propose_and_what_a_later_release_made_is_refused() {
         let store = store();
         let found = checked(&store);

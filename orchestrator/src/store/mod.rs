@@ -376,6 +376,18 @@ pub enum StoreError {
         /// Which.
         key: Vec<u8>,
     },
+    /// A later release wrote this record.
+    #[error("the record {} of the {space} has layout {layout}, this release reads up to {known}; use the release that wrote it, or a later one", Shown(.key))]
+    NewerRecord {
+        /// Where.
+        space: Space,
+        /// Which.
+        key: Vec<u8>,
+        /// Its layout.
+        layout: u8,
+        /// The highest this release reads.
+        known: u8,
+    },
     /// Above [`VALUE_BYTES_MAX`]. Nothing was changed.
     #[error("a value of {bytes} bytes for {} of the {space} is above the store's bound of {VALUE_BYTES_MAX}", Shown(.key))]
     ValueTooLarge {
@@ -412,6 +424,7 @@ impl StoreError {
             StoreError::Unreached { .. }
             | StoreError::GivenUp { .. }
             | StoreError::Corrupt { .. }
+            | StoreError::NewerRecord { .. }
             | StoreError::ValueTooLarge { .. }
             | StoreError::KeyTooLong { .. } => false,
         }

@@ -105,7 +105,7 @@ pub(super) fn check(all: &All<'_>, standing: &Standing, moves: &Moves, survey: &
     }
     let Mark { seq, keep_from, .. } = *all.mark;
     let mark = Mark { seq, keep_from, above: all.mark.above.clone(), accounts: corrected.accounts };
-    let Ok(value) = postcard::to_stdvec(&mark) else { return };
+    let Ok(value) = mark.encode() else { return };
     let loses =
         "nothing that is there; what the accounts spoke of and is not there is gone already";
     let change = RecordChange::put(Space::Meta, MARK, value);
