@@ -1,4 +1,5 @@
-//! The judge: what must hold after a run, told from what the world saw. Shares nothing with the engine.
+//! The judge: what must hold after a run, told from what the world saw. Its rules are its own; instances and accounts it reads through the
+//! engine's views.
 //!
 //! What goes in: the effects that participants kept, what lies at the brokers, the instances as people see them, and the graphs. What comes
 //! out: findings, each by the rule it breaks. Rules are written from the graph alone, plainly and slowly on purpose: they are what the engine is measured
