@@ -9,7 +9,7 @@ use dirigent::telemetry::Traces;
 use dirigent_brokers::Broker;
 use dirigent_model::message::{Body, Channel, Contract, Format, Message};
 use dirigent_schemas::registry::{Compatibility, RegistrySettings, SchemaRegistry, Subjects};
-use order::demo::{BrokerKind, DemoArgs, PostgresArgs, RateArgs, RegistryArgs, demo};
+use order::demo::{AddressArgs, BrokerKind, DemoArgs, PostgresArgs, RateArgs, RegistryArgs, demo};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -150,6 +150,7 @@ async fn the_demo_runs_with_a_registry() {
         orders: 300,
         rates: RateArgs { reject_rate: 0.2, silent_rate: 0.0, seed: 7 },
         broker: BrokerKind::Memory,
+        address: AddressArgs::default(),
         registry: RegistryArgs { registry: Some(found.address().to_owned()) },
         postgres: PostgresArgs::default(),
         chaos: false,

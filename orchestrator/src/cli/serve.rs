@@ -46,6 +46,9 @@ pub(super) async fn run(cli: Cli, args: RunArgs) -> Result<ExitCode, Trouble> {
         tracing::debug!(%error, "Logs are left as they are.");
     }
     let mut signals = Signals::listen()?;
+    if settings.broker_by().is_some() {
+        note(format_args!("broker: {}", settings.broker_told()));
+    }
     let started = tokio::select! {
         biased;
         code = signals.next() => at_once(code),

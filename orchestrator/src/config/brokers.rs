@@ -24,7 +24,7 @@
 //! Passwords are said in the environment or in a file of their own, by no flag; in the file of settings they are taken, too.
 
 use super::{
-    BrokerName, ConfigError, Settings, redact_uri,
+    BrokerName, ConfigError, Origin, Settings, redact_uri,
     understood::{Understood, one_of},
 };
 use dirigent_connectors::{
@@ -106,11 +106,36 @@ impl Settings {
         match self.broker {
             None | Some(BrokerName::Memory) => false,
             Some(BrokerName::Kafka) => {
-                self.security.kafka_tls.is_some() || self.security.kafka_sasl.is_some()
+                let secures = |name: &String| {
+                    ["security.", "sasl.", "ssl."].iter().any(|prefix| name.starts_with(prefix))
+                };
+                self.security.kafka_tls.is_some()
+                    || self.security.kafka_sasl.is_some()
+                    || self.kafka_properties.keys().any(secures)
             }
             Some(BrokerName::RabbitMq) => {
                 self.rabbitmq.starts_with("amqps://") || self.security.rabbitmq_password.is_some()
             }
+        }
+    }
+
+    /// Who said where the chosen broker is; nobody where none was chosen, or it is within this process.
+    pub fn broker_by(&self) -> Option<&Origin> {
+        match self.broker {
+            None | Some(BrokerName::Memory) => None,
+            Some(BrokerName::Kafka) => Some(&self.kafka_by),
+            Some(BrokerName::RabbitMq) => Some(&self.rabbitmq_by),
+        }
+    }
+
+    /// Where the chosen broker is and who said so, without secrets.
+    pub fn broker_told(&self) -> String {
+        let shown = self.broker_shown();
+        match self.broker_by() {
+            None => shown,
+            Some(Origin::Default) => format!("{shown}, by default"),
+            Some(Origin::Program(words)) => format!("{shown}, {words}"),
+            Some(said) => format!("{shown}, by {said}"),
         }
     }
 

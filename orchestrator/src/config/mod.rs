@@ -160,6 +160,8 @@ pub enum Origin {
     Environment(&'static str),
     /// A flag.
     Flag(&'static str),
+    /// The program itself, in its own words, as nobody else has said anything.
+    Program(String),
 }
 
 impl fmt::Display for Origin {
@@ -169,6 +171,7 @@ impl fmt::Display for Origin {
             Self::File { file, line } => write!(f, "{file}:{line}"),
             Self::Environment(variable) => f.write_str(variable),
             Self::Flag(flag) => f.write_str(flag),
+            Self::Program(words) => f.write_str(words),
         }
     }
 }
@@ -334,6 +337,20 @@ pub struct SettingsArgs {
     /// How logs are written: text or json
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
+    /// What the program itself says of settings that nobody else has said.
+    #[arg(skip)]
+    pub otherwise: Vec<Otherwise>,
+}
+
+/// A setting as the program has it where neither flag nor environment nor file says it: a broker that it found, for instance.
+#[derive(Clone)]
+pub struct Otherwise {
+    /// Which setting, by its name in the file.
+    pub key: &'static str,
+    /// Its value; may hold a secret.
+    pub value: String,
+    /// How it came by it, for people.
+    pub by: String,
 }
 
 impl fmt::Debug for SettingsArgs {
@@ -398,6 +415,8 @@ pub struct Settings {
     pub broker: Option<BrokerName>,
     /// `host:port` of Kafka.
     pub kafka: String,
+    /// Who said so.
+    pub kafka_by: Origin,
     /// Further properties of librdkafka; may be secrets.
     pub kafka_properties: BTreeMap<String, String>,
     /// Partitions of topics that are created.
@@ -408,6 +427,8 @@ pub struct Settings {
     pub kafka_positions_from: PositionsFrom,
     /// The address of RabbitMQ; holds a password.
     pub rabbitmq: String,
+    /// Who said so.
+    pub rabbitmq_by: Origin,
     /// How the brokers are reached securely; holds secrets.
     pub security: Security,
     /// How long to wait for a broker; the connector's own limit if not said.
@@ -452,7 +473,7 @@ impl Settings {
             Some(path) => file::read(&path).map_err(ConfigErrors)?,
             None => file::Said::default(),
         };
-        let flags = flags.said();
+        let (otherwise, flags) = (&flags.otherwise, flags.said());
         let say = |known: &Known| {
             let said = |text: &String, origin| Some(Raw { text: text.clone(), origin });
             let flag = flags.get(known.key).and_then(|text| said(text, Origin::Flag(known.flag)));
@@ -462,6 +483,10 @@ impl Settings {
                 value.and_then(|text| said(text, Origin::Environment(known.variable)))
             })
             .or_else(|| file.values.get(known.key).cloned())
+            .or_else(|| {
+                let own = otherwise.iter().find(|own| own.key == known.key)?;
+                said(&own.value, Origin::Program(own.by.clone()))
+            })
         };
         let said = KNOWN.iter().filter_map(|known| Some((known.key, say(known)?))).collect();
         let mut understood = Understood { said, shown: Vec::new(), wrong: Vec::new() };

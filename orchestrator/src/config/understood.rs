@@ -44,6 +44,7 @@ impl Understood {
                 "rabbitmq" => Ok(BrokerName::RabbitMq),
                 other => Err(one_of(other, &["memory", "kafka", "rabbitmq"])),
             }),
+            kafka_by: self.origin_of("kafka.address"),
             kafka: self.take("kafka.address", "", |text| match text.trim() {
                 "" => Err("is empty; name at least one broker as host:port".into()),
                 address => Ok(address.to_owned()),
@@ -58,6 +59,7 @@ impl Understood {
                 "beginning" => Ok(PositionsFrom::Beginning),
                 other => Err(one_of(other, &["refuse", "journal", "committed", "beginning"])),
             }).unwrap_or_default(),
+            rabbitmq_by: self.origin_of("rabbitmq.uri"),
             rabbitmq: self.take("rabbitmq.uri", "", |text| match RabbitMqUri::parse(text) {
                 Ok(_) => Ok(text.to_owned()),
                 Err(ConnectorError::Setting { text, .. }) => Err(text),
@@ -110,6 +112,11 @@ impl Understood {
         settings
     }
 
+    /// Who says a setting that was not taken yet.
+    pub(super) fn origin_of(&self, key: &str) -> Origin {
+        self.said.get(key).map_or(Origin::Default, |raw| raw.origin.clone())
+    }
+
     /// The value of a setting: what was said, or its default where that has a meaning of its own.
     pub(super) fn take<T>(
         &mut self,
@@ -132,7 +139,8 @@ impl Understood {
             _ => text.to_owned(),
         };
         self.shown.push((key.into(), shown, origin.to_string()));
-        if raw.is_none() && default.starts_with('(') {
+        let is_told_of = matches!(origin, Origin::Default | Origin::Program(_));
+        if is_told_of && text.starts_with('(') {
             return None;
         }
         match read(text) {

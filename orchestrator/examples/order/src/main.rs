@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use dirigent::{
-    cli::FolderArgs,
+    cli::{ConfigVerb, FolderArgs},
     telemetry::{
         Traces,
         logs::{LogFormat, init_logs},
@@ -45,14 +45,29 @@ async fn main() -> ExitCode {
             if let Some(folder) = folder_of(&mut verb) {
                 folder.data = folder.data.take().map(demo::sagas_of);
             }
+            let found = match &mut *verb {
+                dirigent::cli::Verb::Run(args) => demo::look_for_run(&mut args.settings).await,
+                dirigent::cli::Verb::Config(ConfigVerb::Show(args)) => {
+                    demo::tell_of_looking(&mut args.settings);
+                    Ok(None)
+                }
+                _ => Ok(None),
+            };
+            // Held as long as it is used.
+            let _broker = match found {
+                Ok(broker) => broker,
+                Err(error) => return failed(&error),
+            };
             let cli = dirigent::cli("order").saga(order_saga()).saga(trip_saga());
             return Box::pin(cli.execute(*verb)).await;
         }
     };
-    ended.unwrap_or_else(|error| {
-        say(&mut std::io::stderr(), &format!("error: {}", dirigent::describe(&*error)));
-        ExitCode::FAILURE
-    })
+    ended.unwrap_or_else(|error| failed(&*error))
+}
+
+fn failed(error: &(dyn Error + 'static)) -> ExitCode {
+    say(&mut std::io::stderr(), &format!("error: {}", dirigent::describe(error)));
+    ExitCode::FAILURE
 }
 
 /// The folder that a verb about instances reads.

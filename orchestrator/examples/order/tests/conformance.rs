@@ -5,7 +5,7 @@
 
 use dirigent::conformance::{Outcome, Report};
 use order::{
-    demo::{BrokerKind, ConformanceArgs, RateArgs, conformance},
+    demo::{AddressArgs, BrokerKind, ConformanceArgs, RateArgs, conformance},
     order::samples::Service,
 };
 
@@ -13,6 +13,7 @@ async fn played(participant: Service, rates: RateArgs) -> Report {
     let args = ConformanceArgs {
         participant,
         broker: BrokerKind::Memory,
+        address: AddressArgs::default(),
         prefix: None,
         within: 60,
         probe: None,
@@ -47,6 +48,7 @@ async fn a_service_that_acts_and_stays_silent_is_named() {
     let args = ConformanceArgs {
         participant: Service::Shipping,
         broker: BrokerKind::Memory,
+        address: AddressArgs::default(),
         prefix: None,
         within: 1,
         probe: None,

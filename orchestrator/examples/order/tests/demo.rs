@@ -6,8 +6,8 @@
 use dirigent::telemetry::Traces;
 use order::{
     demo::{
-        BrokerKind, DemoArgs, PostgresArgs, RateArgs, ReconcileArgs, RegistryArgs, Report, demo,
-        reconcile_at_rest,
+        AddressArgs, BrokerKind, DemoArgs, PostgresArgs, RateArgs, ReconcileArgs, RegistryArgs,
+        Report, demo, reconcile_at_rest,
     },
     order::{Rates, order_saga},
     trip::trip_saga,
@@ -19,6 +19,7 @@ fn some_orders() -> DemoArgs {
         orders: 300,
         rates: RateArgs { reject_rate: 0.2, silent_rate: 0.0, seed: 7 },
         broker: BrokerKind::Memory,
+        address: AddressArgs::default(),
         registry: RegistryArgs::default(),
         postgres: PostgresArgs::default(),
         chaos: false,

@@ -12,7 +12,7 @@ mod processes;
 
 use dirigent::telemetry::Traces;
 use dirigent_brokers::{Broker, Secured};
-use order::demo::{BrokerKind, DemoArgs, PostgresArgs, RateArgs, RegistryArgs, demo};
+use order::demo::{AddressArgs, BrokerKind, DemoArgs, PostgresArgs, RateArgs, RegistryArgs, demo};
 use papers::{Authority, LATER, Papers};
 use processes::{At, KILLS, ORDERS, Process, Random, number, seed};
 use std::{
@@ -79,6 +79,7 @@ async fn balances(broker: BrokerKind, orders: u32, postgres: PostgresArgs) {
         orders,
         rates: RateArgs { reject_rate: 0.2, silent_rate: 0.0, seed: 7 },
         broker,
+        address: AddressArgs::default(),
         registry: RegistryArgs::default(),
         postgres,
         chaos: true,

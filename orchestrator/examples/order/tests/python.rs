@@ -10,8 +10,8 @@ use dirigent::{conformance::Outcome, telemetry::Traces};
 use dirigent_brokers::{Broker, KAFKA_VARIABLE, Kind, RABBITMQ_VARIABLE, Unavailable};
 use order::{
     demo::{
-        BrokerKind, ConformanceArgs, DemoArgs, PostgresArgs, RateArgs, RegistryArgs, conformance,
-        demo,
+        AddressArgs, BrokerKind, ConformanceArgs, DemoArgs, PostgresArgs, RateArgs, RegistryArgs,
+        conformance, demo,
     },
     order::samples::Service,
 };
@@ -94,6 +94,7 @@ async fn takes_part(test: &str, kind: BrokerKind, broker: Result<Broker, Unavail
     let report = conformance(&ConformanceArgs {
         participant: Service::Inventory,
         broker: kind,
+        address: AddressArgs::default(),
         prefix: Some(prefix),
         within: 60,
         probe: Some(format!("{line} probe --ledger {}", ledger.display())),
@@ -111,6 +112,7 @@ async fn takes_part(test: &str, kind: BrokerKind, broker: Result<Broker, Unavail
         orders: ORDERS,
         rates: RATES,
         broker: kind,
+        address: AddressArgs::default(),
         registry: RegistryArgs::default(),
         postgres: PostgresArgs::default(),
         chaos: false,

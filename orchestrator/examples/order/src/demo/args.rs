@@ -1,7 +1,11 @@
 //! What a person can say on the command line, beyond what every process of this project understands.
 
 use crate::order::{Rates, samples::Service};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{
+    Args, Subcommand, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser as _},
+};
+use dirigent::config::SettingsArgs;
 use std::{fmt, path::PathBuf};
 
 /// The verbs of this example.
@@ -24,10 +28,51 @@ pub enum Verb {
 pub enum BrokerKind {
     /// Within this process
     Memory,
-    /// At the address in DIRIGENT_KAFKA, by docker compose, or started here
+    /// At the address that is said, by docker compose, or started here
     Kafka,
-    /// At the address in DIRIGENT_RABBITMQ, by docker compose, or started here
+    /// At the address that is said, by docker compose, or started here
     Rabbitmq,
+}
+
+/// One that other processes can reach, too: who asks for the one within this process is told which others there are.
+fn shared() -> impl clap::builder::TypedValueParser<Value = BrokerKind> {
+    let kinds = PossibleValuesParser::new(["kafka", "rabbitmq"]);
+    kinds.map(|kind| if kind == "kafka" { BrokerKind::Kafka } else { BrokerKind::Rabbitmq })
+}
+
+/// Where the broker is. The same for every verb: what a flag says, else the environment, else the file of settings; else it is looked for.
+#[derive(Clone, Default, Args)]
+pub struct AddressArgs {
+    /// Address of Kafka, host:port; else DIRIGENT_KAFKA, else `[kafka] address` in the file of settings, else docker compose's, or one
+    /// that is started here
+    #[arg(long, value_name = "ADDRESS")]
+    pub kafka: Option<String>,
+    /// Address of RabbitMQ, amqp://user:password@host:port/vhost; else DIRIGENT_RABBITMQ, else `[rabbitmq] uri` in the file of settings,
+    /// else docker compose's, or one that is started here; others on this machine can read flags, so prefer DIRIGENT_RABBITMQ
+    #[arg(long, value_name = "URI")]
+    pub rabbitmq: Option<String>,
+    /// File of settings [default: dirigent.toml, where it is]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+impl AddressArgs {
+    /// As every process of this project says it.
+    pub fn flags(&self) -> SettingsArgs {
+        SettingsArgs {
+            kafka: self.kafka.clone(),
+            rabbitmq: self.rabbitmq.clone(),
+            config: self.config.clone(),
+            ..SettingsArgs::default()
+        }
+    }
+}
+
+/// Without passwords.
+impl fmt::Debug for AddressArgs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.flags().fmt(f)
+    }
 }
 
 /// `demo`.
@@ -42,6 +87,9 @@ pub struct DemoArgs {
     /// The broker between orchestrator and services
     #[arg(long, value_enum, default_value_t = BrokerKind::Memory)]
     pub broker: BrokerKind,
+    /// Where it is
+    #[command(flatten)]
+    pub address: AddressArgs,
     /// The schema registry
     #[command(flatten)]
     pub registry: RegistryArgs,
@@ -69,8 +117,11 @@ pub struct ParticipantsArgs {
     #[command(flatten)]
     pub rates: RateArgs,
     /// The broker
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = shared())]
     pub broker: BrokerKind,
+    /// Where it is
+    #[command(flatten)]
+    pub address: AddressArgs,
     /// The schema registry
     #[command(flatten)]
     pub registry: RegistryArgs,
@@ -128,8 +179,11 @@ pub struct PublishArgs {
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// The broker
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = shared())]
     pub broker: BrokerKind,
+    /// Where it is
+    #[command(flatten)]
+    pub address: AddressArgs,
 }
 
 /// `conformance`.
@@ -141,6 +195,9 @@ pub struct ConformanceArgs {
     /// The broker it reads from; with memory, the service of this example is started beside
     #[arg(long, value_enum, default_value_t = BrokerKind::Memory)]
     pub broker: BrokerKind,
+    /// Where it is
+    #[command(flatten)]
+    pub address: AddressArgs,
     /// What its channels begin with at the broker
     #[arg(long, value_name = "TEXT")]
     pub prefix: Option<String>,
@@ -237,6 +294,23 @@ mod tests {
         let rates = Rates { seed: 7, reject: 0.2, silent: 0.01 };
         assert_eq!((demo.orders, demo.rates.rates(), demo.json), (5, rates, true));
         assert_eq!(demo.inventory.as_deref(), Some("inventory.py"));
+    }
+
+    #[test]
+    fn a_broker_within_this_process_is_not_offered_to_those_who_could_meet_nobody_there() {
+        for line in ["order publish --broker memory", "order participants --data d --broker memory"]
+        {
+            let refused = Order::try_parse_from(line.split(' ')).err().unwrap().to_string();
+            assert!(refused.contains("[possible values: kafka, rabbitmq]"), "{refused}");
+        }
+        let line =
+            "order publish --broker rabbitmq --rabbitmq amqp://me:s3cret@broker --config c.toml";
+        let Verb::Publish(publish) = Order::try_parse_from(line.split(' ')).unwrap().verb else {
+            panic!("it is no publish");
+        };
+        assert_eq!(publish.broker, BrokerKind::Rabbitmq);
+        assert_eq!(publish.address.config, Some("c.toml".into()));
+        assert!(!format!("{publish:?}").contains("s3cret"), "{publish:?}");
     }
 
     #[test]

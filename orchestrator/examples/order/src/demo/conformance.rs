@@ -45,8 +45,8 @@ pub enum NotPlayed {
 /// There is no broker, or it or the probe does not allow it.
 pub async fn conformance(args: &ConformanceArgs) -> Result<Report, NotPlayed> {
     let found = match args.broker {
-        BrokerKind::Memory => find(args.broker).await?,
-        BrokerKind::Kafka | BrokerKind::Rabbitmq => find_shared(args.broker).await?,
+        BrokerKind::Memory => find(args.broker, &args.address).await?,
+        BrokerKind::Kafka | BrokerKind::Rabbitmq => find_shared(args.broker, &args.address).await?,
     };
     let mut connector = found.connector.clone();
     if let Some(prefix) = &args.prefix {

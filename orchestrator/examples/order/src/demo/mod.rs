@@ -18,11 +18,11 @@ mod stores;
 mod tables;
 
 pub use args::{
-    BrokerKind, ConformanceArgs, DemoArgs, ParticipantsArgs, PostgresArgs, PublishArgs, RateArgs,
-    ReconcileArgs, RegistryArgs, Verb,
+    AddressArgs, BrokerKind, ConformanceArgs, DemoArgs, ParticipantsArgs, PostgresArgs,
+    PublishArgs, RateArgs, ReconcileArgs, RegistryArgs, Verb,
 };
 pub use at_rest::{AtRest, AtRestFailed, reconcile_at_rest};
-pub use broker::{DELAY_MAX, Found, NoBroker, find, find_shared};
+pub use broker::{DELAY_MAX, Found, NoBroker, find, find_shared, look_for_run, tell_of_looking};
 pub use conformance::{NotPlayed, conformance};
 pub use customers::{Customers, NotPlaced, WINDOW_MAX};
 pub use external::ExternalFailed;
@@ -139,8 +139,8 @@ pub enum DemoError {
 /// Something needed for it is not to be had.
 pub async fn demo(args: &DemoArgs, traces: &Arc<Traces>) -> Result<Report, DemoError> {
     let place = Place::of(args)?;
-    let registry = registry::find(&args.registry)?;
-    let found = find(args.broker).await?;
+    let registry = registry::find(&args.registry, &args.address)?;
+    let found = find(args.broker, &args.address).await?;
     let mut connector = match args.broker {
         BrokerKind::Memory => Arc::clone(&found.connector),
         BrokerKind::Kafka | BrokerKind::Rabbitmq => {
@@ -411,8 +411,8 @@ pub async fn participants(
     stop: impl Future<Output = ()>,
     traces: &Arc<Traces>,
 ) -> Result<(), DemoError> {
-    let registry = registry::find(&args.registry)?;
-    let found = find_shared(args.broker).await?;
+    let registry = registry::find(&args.registry, &args.address)?;
+    let found = find_shared(args.broker, &args.address).await?;
     let tables = Tables::at(&args.postgres, tables::SHARED)?;
     let kept = stores::Stores { folder: Some(&args.data), tables };
     let both = services(args.rates.rates()).into_iter().chain(crate::trip::services::services());
@@ -434,7 +434,7 @@ pub async fn participants(
 /// # Errors
 /// There is no broker, or it refuses one.
 pub async fn publish(args: &PublishArgs) -> Result<(), DemoError> {
-    let found = find_shared(args.broker).await?;
+    let found = find_shared(args.broker, &args.address).await?;
     let mut customers = Customers::at(&found.connector, args.seed)
         .await
         .map_err(|error| DemoError::Customers(Box::new(error)))?;
@@ -444,6 +444,13 @@ pub async fn publish(args: &PublishArgs) -> Result<(), DemoError> {
         customers.place(args.from + i64::from(placed), count).await?;
         placed += count;
     }
+    let last = args.from + i64::from(args.orders) - 1;
+    let text = match args.orders {
+        0 => "no order was placed".to_owned(),
+        1 => format!("order {last} was placed"),
+        orders => format!("{orders} orders were placed, {} to {last}", args.from),
+    };
+    writeln!(io::stderr(), "{text}").unwrap_or_default();
     Ok(())
 }
 

@@ -1,18 +1,17 @@
 //! The schema registry a person asked for. A demo may register: what it sends is nobody else's.
 
-use super::{DemoError, RegistryArgs};
+use super::{AddressArgs, DemoError, RegistryArgs};
 use dirigent::config::{Settings, SettingsArgs, World};
 use dirigent_schemas::registry::{RegistrySettings, SchemaRegistry};
 use std::sync::Arc;
 
 /// The registry of the flag, or of the settings where nothing was said; none where those name none.
-pub(super) fn find(args: &RegistryArgs) -> Result<Option<Arc<SchemaRegistry>>, DemoError> {
-    let world = World::here();
-    if args.registry.is_none() && !world.environment.contains_key("DIRIGENT_REGISTRY") {
-        return Ok(None);
-    }
-    let flags = SettingsArgs { registry: args.registry.clone(), ..SettingsArgs::default() };
-    let settings = Settings::load("order", &flags, &world)
+pub(super) fn find(
+    args: &RegistryArgs,
+    address: &AddressArgs,
+) -> Result<Option<Arc<SchemaRegistry>>, DemoError> {
+    let flags = SettingsArgs { registry: args.registry.clone(), ..address.flags() };
+    let settings = Settings::load("order", &flags, &World::here())
         .map_err(|errors| DemoError::Settings(Box::new(errors)))?;
     let Some(registry) = settings.registry else { return Ok(None) };
     let registry = SchemaRegistry::new(RegistrySettings { register: true, ..registry });
