@@ -4,9 +4,13 @@
 
 mod sagas;
 
-use dirigent_model::definition::{
-    Block, DefinitionError as E, DefinitionErrors, Graph, Kind, OnTimeout, Repeat, SagaDraft,
-    WayBack, all, choose, pause, publish, saga, step, wait, when,
+use dirigent_model::{
+    definition::{
+        AskStatus, Block, DefinitionError as E, DefinitionErrors, Graph, Kind, OnTimeout, Repeat,
+        SagaDraft, WayBack, all, choose, pause, publish, saga, step, wait, when,
+    },
+    message::{Channel, Event, Message},
+    retry::Retry,
 };
 use sagas::*;
 
@@ -189,6 +193,58 @@ fn a_time_limit_is_above_zero() {
         none("late")
     );
     assert_eq!(mistakes(draft("trip").then(note("a")).deadline(seconds(0))), none("trip"));
+}
+
+#[test]
+fn a_command_has_an_attempt_and_what_needs_no_way_back_a_reason() {
+    let never = Retry { attempts_max: 0, ..Retry::default() };
+    let book = || {
+        step("book", |_: &Trip| Book { place: String::new() })
+            .on_rejection(|_, _| ())
+            .reply_within(seconds(1))
+    };
+    let of = |leg| [E::NoAttempt { name: "book".into(), leg }];
+    let asked = book().retry(never.clone()).nothing_to_compensate("it is read only");
+    assert_eq!(mistakes(draft("trip").then(asked)), of("command"));
+    let undone = book()
+        .compensation_retry(never.clone())
+        .compensated_by(|_, _| Unbook { place: String::new(), code: None });
+    assert_eq!(mistakes(draft("trip").then(undone)), of("compensation"));
+    let status = AskStatus::within(seconds(1)).retry(never);
+    let in_question = book().status_by(status).nothing_to_compensate("it is read only");
+    assert_eq!(mistakes(draft("trip").then(in_question)), of("question about its status"));
+    for blank in ["", "  "] {
+        let unreasoned = mistakes(draft("trip").then(book().nothing_to_compensate(blank)));
+        assert_eq!(unreasoned, [E::NoReason { name: "book".into() }]);
+    }
+}
+
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+struct Lost {}
+
+impl Message for Lost {
+    const NAME: &'static str = " ";
+}
+impl Event for Lost {
+    const ON: Channel = Channel::json("lost and found");
+}
+
+#[test]
+fn a_message_has_a_name_and_a_channel_that_can_be_one() {
+    let lost = publish("tell", |_: &Trip| Lost {});
+    let name = || "tell".to_owned();
+    assert_eq!(
+        mistakes(draft("trip").then(lost)),
+        [
+            E::NamelessMessage { name: name(), role: "event" },
+            E::Channel {
+                name: name(),
+                role: "event",
+                message: " ".into(),
+                channel: "lost and found".into()
+            },
+        ]
+    );
 }
 
 #[test]

@@ -108,6 +108,20 @@ fn built() -> Vec<(&'static str, &'static str, String)> {
             refused(begun("wrong").then(pivot("pay")).then(confirmation(OnTimeout::Reject)).ends()),
         ),
         (
+            "A step that needs no compensation, for no reason",
+            "`step-0` is declared with `.nothing_to_compensate(\"\")`.",
+            refused(
+                begun("wrong")
+                    .then(
+                        step("step-0", |own: &Own| Do { key: own.key })
+                            .on_rejection(|_, _| ())
+                            .reply_within(SECOND)
+                            .nothing_to_compensate(""),
+                    )
+                    .ends(),
+            ),
+        ),
+        (
             "Several mistakes at once",
             "All of them are told together.",
             refused(
@@ -128,7 +142,6 @@ fn built() -> Vec<(&'static str, &'static str, String)> {
 
 /// The same for what is found by `check`.
 fn found() -> Vec<(&'static str, &'static str, String)> {
-    let order_unreleased = order_without_release("").unwrap();
     let refusing = |kind: &mut Kind| match kind {
         Kind::Wait { on_timeout, .. } => *on_timeout = OnTimeout::Reject,
         _ => panic!("only waits have a time-out"),
@@ -138,11 +151,27 @@ fn found() -> Vec<(&'static str, &'static str, String)> {
     way_back(WayBack::Pivot)(&mut late_wait.nodes[flight.index()].kind);
     let mut tangled = order().unwrap().graph().clone();
     tangled.nodes[0].kind = Kind::Sequence { children: vec![NodeId(0)] };
+    let never_asked = |kind: &mut Kind| match kind {
+        Kind::Step(step) => {
+            step.retry.attempts_max = 0;
+            step.command.channel.clear();
+        }
+        _ => panic!("only steps are asked"),
+    };
     vec![
         (
+            "A step that is never asked, in a graph that was edited",
+            "`ship` has `attempts_max` 0, and its command an empty channel.",
+            checked(&edited(order(), "ship", never_asked)),
+        ),
+        (
             "A compensation is missing",
-            "`reserve-stock` is declared with `.nothing_to_compensate(\"\")`: no reason is written, so what it took must not stay.",
-            checked(order_unreleased.graph()),
+            "The way back of `reserve-stock` is `{ \"nothing\": { \"reason\": \"\" } }`: no reason is written, so what it took must not stay.",
+            checked(&edited(
+                order_without_release("reading only"),
+                "reserve-stock",
+                way_back(nothing("")),
+            )),
         ),
         (
             "A compensation taken out of a graph",
@@ -184,7 +213,7 @@ fn page() -> String {
     for (title, wrong, told) in built() {
         write!(page, "\n### {title}\n\n{wrong}\n\n{told}").unwrap();
     }
-    page += "\n## Found by `check`\n\nThese can be built, or were edited as JSON. `order check` tells each violation with a shortest sequence that leads \
+    page += "\n## Found by `check`\n\nThese were edited as JSON. `order check` tells each violation with a shortest sequence that leads \
              to it; with `--mermaid` the sequence is drawn as well (below for the first), with `--json` a program gets all of it.\n";
     for (title, wrong, told) in found() {
         write!(page, "\n### {title}\n\n{wrong}\n\n{told}").unwrap();

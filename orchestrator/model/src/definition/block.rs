@@ -312,8 +312,8 @@ impl<D: Data, C: Command, R, T> StepDraft<D, C, R, T> {
         self.finish(way_back, Some(act), Contract::asking::<X>())
     }
 
-    /// There is nothing to undo. The written reason is kept with the definition and makes the exception an accepted one:
-    /// with a blank reason [`check`](crate::definition::Plan::check) reports the compensation as missing.
+    /// There is nothing to undo. The written reason is kept with the definition and makes the exception an accepted one;
+    /// without one the definition is refused.
     pub fn nothing_to_compensate(self, reason: &str) -> Block<D>
     where
         R: RejectionSettled<C::Rejection>,

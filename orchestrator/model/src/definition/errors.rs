@@ -86,6 +86,48 @@ pub enum DefinitionError {
         /// Which step.
         name: String,
     },
+    /// A step that is never asked.
+    #[error(
+        "the {leg} of `{name}` has no attempt (`attempts_max` is 0), so it would never be sent; give it at least 1"
+    )]
+    NoAttempt {
+        /// Which step.
+        name: String,
+        /// Which of its messages.
+        leg: &'static str,
+    },
+    /// Nothing to compensate, and no reason why.
+    #[error(
+        "`{name}` has nothing to compensate, and no reason is written; say why what it did may stay, or give it a compensation"
+    )]
+    NoReason {
+        /// Which step.
+        name: String,
+    },
+    /// A channel that can't be one.
+    #[error(
+        "the {role} `{message}` of `{name}` travels on channel `{channel}`, which can't be one; name a topic or queue, without spaces"
+    )]
+    Channel {
+        /// Which block, or the saga.
+        name: String,
+        /// What the message is there.
+        role: &'static str,
+        /// The message.
+        message: String,
+        /// The channel.
+        channel: String,
+    },
+    /// A message without a name.
+    #[error(
+        "the {role} of `{name}` has no name; messages are told apart by their names, so give it one"
+    )]
+    NamelessMessage {
+        /// Which block, or the saga.
+        name: String,
+        /// What the message is there.
+        role: &'static str,
+    },
     /// A time limit of zero.
     #[error("`{name}` waits for no time at all; give it a time limit above zero")]
     NoTime {
@@ -120,6 +162,32 @@ pub enum DefinitionError {
         /// Which event.
         event: String,
     },
+}
+
+impl DefinitionError {
+    /// The name of the block it is about, or of the saga.
+    pub fn block(&self) -> Option<&str> {
+        match self {
+            Self::Empty | Self::TooLarge { .. } | Self::Name { .. } | Self::StartAwaited { .. } => {
+                None
+            }
+            Self::NameTwice { name }
+            | Self::TooFewBranches { name, .. }
+            | Self::NoArm { name }
+            | Self::PivotInParallel { name, .. }
+            | Self::SecondPivot { name }
+            | Self::TurnsBackAfterPivot { name, .. }
+            | Self::RetriableBeforePivot { name }
+            | Self::StatusOfRetriable { name }
+            | Self::NoAttempt { name, .. }
+            | Self::NoReason { name }
+            | Self::Channel { name, .. }
+            | Self::NamelessMessage { name, .. }
+            | Self::NoTime { name }
+            | Self::EventAmbiguous { name, .. }
+            | Self::ReplyAmbiguous { name, .. } => Some(name),
+        }
+    }
 }
 
 /// All mistakes of a definition.

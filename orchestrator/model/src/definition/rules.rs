@@ -1,10 +1,14 @@
-//! What a graph must be, beyond what the types already guarantee. See "The definition" in the rules of sagas.
+//! What a graph must be: one set of rules for what the builder makes and for what is read from a file. The types guarantee some of
+//! them to whoever declares a saga; a file has only these.
 
 use super::{
     errors::{DefinitionError, DefinitionErrors},
-    graph::{Graph, Kind, NodeId, OnTimeout, WayBack},
+    graph::{AskStatus, Graph, Kind, MessageRef, NodeId, OnTimeout, Step, WayBack},
 };
-use crate::message::{Failure, Message, StatusNotDone, StatusUnknown};
+use crate::{
+    message::{Failure, Message, StatusNotDone, StatusUnknown},
+    retry::Retry,
+};
 use std::collections::BTreeSet;
 
 /// Finds every mistake.
@@ -15,6 +19,8 @@ pub(crate) fn check(graph: &Graph) -> Result<(), DefinitionErrors> {
     } else {
         names(graph, &mut errors);
         blocks(graph, &mut errors);
+        messages(graph, &mut errors);
+        policies(graph, &mut errors);
         Paths { graph, errors: &mut errors, parallel: None }.walk(Graph::ROOT, Pivot::NotPassed);
     }
     if errors.is_empty() {
@@ -88,6 +94,91 @@ fn blocks(graph: &Graph, errors: &mut Vec<DefinitionError>) {
         };
         if no_time {
             errors.push(DefinitionError::NoTime { name: name() });
+        }
+    }
+}
+
+/// Every message has a name, and a channel to travel on.
+fn messages(graph: &Graph, errors: &mut Vec<DefinitionError>) {
+    let nameless = |at: &str, role: &'static str, name: &str| {
+        is_blank(name).then(|| DefinitionError::NamelessMessage { name: at.into(), role })
+    };
+    for node in &graph.nodes {
+        if let Kind::Step(step) = &node.kind {
+            let undone = match &step.way_back {
+                WayBack::Compensated { success, .. } => Some(success),
+                WayBack::Nothing { .. } | WayBack::Pivot | WayBack::Retriable => None,
+            };
+            let answers = [
+                ("success", Some(&step.success)),
+                ("rejection", step.rejection.as_ref()),
+                ("answer to the compensation", undone),
+            ];
+            let wrong = |(role, answer): (_, Option<&String>)| nameless(&node.name, role, answer?);
+            errors.extend(answers.into_iter().filter_map(wrong));
+        }
+    }
+    let of_saga = |role: &'static str| move |message| (graph.name.as_str(), role, message);
+    let mut sent: Vec<(&str, &'static str, &MessageRef)> = Vec::new();
+    sent.push(of_saga("start event")(&graph.start));
+    sent.extend(graph.cancelled_by.iter().map(of_saga("cancelling event")));
+    sent.extend(graph.ends.completed.iter().map(of_saga("event of its success")));
+    sent.extend(graph.ends.failed.iter().map(of_saga("event of its failure")));
+    for node in &graph.nodes {
+        let name = node.name.as_str();
+        match &node.kind {
+            Kind::Step(step) => {
+                sent.push((name, "command", &step.command));
+                if let WayBack::Compensated { command, .. } = &step.way_back {
+                    sent.push((name, "compensation", command));
+                }
+            }
+            Kind::Wait { event, refusing, .. } => {
+                sent.push((name, "event", event));
+                sent.extend(refusing.iter().map(|event| (name, "refusing event", event)));
+            }
+            Kind::Publish { event } => sent.push((name, "event", event)),
+            Kind::Sequence { .. } | Kind::All { .. } | Kind::Choose { .. } | Kind::Pause { .. } => {
+            }
+        }
+    }
+    for (at, role, message) in sent {
+        errors.extend(nameless(at, role, &message.name));
+        if is_blank(&message.channel) || message.channel.chars().any(char::is_whitespace) {
+            errors.push(DefinitionError::Channel {
+                name: at.into(),
+                role,
+                message: message.name.clone(),
+                channel: message.channel.clone(),
+            });
+        }
+    }
+}
+
+fn is_blank(text: &str) -> bool {
+    text.trim().is_empty()
+}
+
+/// Every command is asked at least once, and what needs no way back says why.
+fn policies(graph: &Graph, errors: &mut Vec<DefinitionError>) {
+    for node in &graph.nodes {
+        let Kind::Step(step) = &node.kind else { continue };
+        let Step { retry, status, way_back, .. } = &**step;
+        let mut asks = |retry: &Retry, leg: &'static str| {
+            if retry.attempts_max == 0 {
+                errors.push(DefinitionError::NoAttempt { name: node.name.clone(), leg });
+            }
+        };
+        asks(retry, "command");
+        if let Some(AskStatus { retry, .. }) = status {
+            asks(retry, "question about its status");
+        }
+        match way_back {
+            WayBack::Compensated { retry, .. } => asks(retry, "compensation"),
+            WayBack::Nothing { reason } if is_blank(reason) => {
+                errors.push(DefinitionError::NoReason { name: node.name.clone() });
+            }
+            WayBack::Nothing { .. } | WayBack::Pivot | WayBack::Retriable => {}
         }
     }
 }

@@ -107,6 +107,9 @@ impl Plan {
 /// A step with nothing to compensate is taken at its word if a reason is written. A blank reason counts as a compensation
 /// that is missing: such a step must not have taken effect where the saga ends compensated.
 ///
+/// What the builder would refuse is told first ([`ViolationKind::Refused`]), by the same rules; what comes of it follows as sequences. Where
+/// the transition has no answer, which only a refused graph can bring about, it panics and is caught: the hook for panics hears of it.
+///
 /// Sagas with many steps side by side have too many states for two attempts per command, any of which may be held. They are explored
 /// without holds, else with one attempt, and the outcome says so; if that is not exhausted either, [`Checked::is_sound`] is false.
 pub fn check_graph(graph: &Graph) -> Checked {
@@ -160,7 +163,7 @@ fn refused(graph: &Graph) -> Vec<Violation> {
     let mistakes = accepted(graph).err().map(|refused| refused.errors).unwrap_or_default();
     let told = mistakes.iter().map(|mistake| Violation {
         kind: ViolationKind::Refused,
-        node: None,
+        node: mistake.block().filter(|name| graph.find(name).is_some()).map(ToOwned::to_owned),
         text: mistake.to_string(),
         sequence: Vec::new(),
     });

@@ -428,12 +428,14 @@ impl<D: Data> Scenario<D> {
     #[track_caller]
     fn node(&self, name: &str) -> NodeId {
         let graph = self.definition.graph();
-        graph.find(name).unwrap_or_else(|| {
-            let is_named = |kind: &Kind| !matches!(kind, Kind::Sequence { .. });
-            let named = graph.nodes.iter().filter(|node| is_named(&node.kind));
-            let names: Vec<&str> = named.map(|node| node.name.as_str()).collect();
-            self.fail(&format!("the saga has no `{name}`; it has {names:?}"))
-        })
+        // No closure: it would be told as the place of the mistake.
+        if let Some(node) = graph.find(name) {
+            return node;
+        }
+        let is_named = |kind: &Kind| !matches!(kind, Kind::Sequence { .. });
+        let named = graph.nodes.iter().filter(|node| is_named(&node.kind));
+        let names: Vec<&str> = named.map(|node| node.name.as_str()).collect();
+        self.fail(&format!("the saga has no `{name}`; it has {names:?}"))
     }
 
     fn leg_under_way(&self, node: NodeId) -> Leg {
@@ -543,9 +545,12 @@ fn failure(code: &str, retriable: bool, effect: FailureEffect) -> Failure {
     Failure { code: code.into(), message: "told by the scenario".into(), retriable, effect }
 }
 
+#[track_caller]
 fn body_of<M: Message>(message: &M) -> Body {
-    Body::write(message, Format::Json, &Legible)
-        .unwrap_or_else(|error| panic!("writing `{}`: {error}", M::NAME))
+    match Body::write(message, Format::Json, &Legible) {
+        Ok(body) => body,
+        Err(error) => panic!("writing `{}`: {error}", M::NAME),
+    }
 }
 
 fn chain(error: &(dyn Error + 'static)) -> String {

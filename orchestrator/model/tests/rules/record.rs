@@ -11,6 +11,7 @@ use dirigent_model::{
     time::Timestamp,
     transition::{self, Start},
 };
+use std::sync::Mutex;
 
 // ---- 22 History ----------------------------------------------------------------------------------------------------
 
@@ -99,6 +100,26 @@ fn a_scenario_fails_on_an_input_that_was_ignored_unawares() {
 #[should_panic(expected = "says ReserveStock order=80")]
 fn a_scenario_fails_with_its_story() {
     order(80).ends_completed();
+}
+
+/// Where the test below panicked.
+static PLACE: Mutex<Option<(String, u32)>> = Mutex::new(None);
+
+#[test]
+fn a_mistake_in_a_scenario_is_told_at_its_own_line() {
+    let others = std::panic::take_hook();
+    let here = std::thread::current().id();
+    std::panic::set_hook(Box::new(move |panic| match panic.location() {
+        Some(place) if std::thread::current().id() == here => {
+            *PLACE.lock().unwrap() = Some((place.file().into(), place.line()));
+        }
+        _ => others(panic),
+    }));
+    let line = line!() + 1;
+    let wrong = std::panic::catch_unwind(|| order(80).succeeds("shipp", shipped()).is_running());
+    assert!(wrong.is_err(), "there is no such step");
+    let place = PLACE.lock().unwrap().take();
+    assert_eq!(place, Some((file!().into(), line)));
 }
 
 #[test]
