@@ -7,9 +7,11 @@ mod support;
 use dirigent::{
     Orchestrator, OrchestratorBuilder,
     engine::{
-        Clock, Decided, Decision, Engine, Handle, HandleError, KeptFilter, KeptView, OperatorError,
+        Clock, Decided, Decision, Engine, Handle, HandleError, InstanceView, KeptFilter, KeptView,
+        ListFilter, OperatorError, Reader, WantsPerson, open_at_rest,
     },
     envelope,
+    registry::Registry,
 };
 use dirigent_connectors::{ChannelSpec, Connector, memory::MemoryBroker, names};
 use dirigent_model::{message::Message as _, time::Timestamp};
@@ -94,6 +96,13 @@ fn parked(handle: &Handle) -> Vec<KeptView> {
 
 fn quarantined(handle: &Handle) -> Vec<KeptView> {
     handle.reader().kept(&KeptFilter { quarantined: true, ..KeptFilter::default() })
+}
+
+/// Keys of the instances that want a person, each with why.
+fn blocked_ones(reader: &Reader) -> Vec<(String, String)> {
+    let filter = ListFilter { status: Some("blocked".into()), ..ListFilter::default() };
+    let told = |view: InstanceView| (view.key.to_string(), view.incidents.join("; "));
+    reader.list(&filter).unwrap().into_iter().map(told).collect()
 }
 
 async fn until(mut holds: impl FnMut() -> bool) {
@@ -314,10 +323,20 @@ async fn a_message_that_makes_a_function_panic_is_quarantined_and_what_follows_i
     let whole = handle.reader().kept_message(blocked.number).unwrap().message.unwrap();
     assert_eq!(whole.body, r#"{"id":1,"amount":13}"#);
     let shown = handle.show(handle.id("invoice", "1")).unwrap().unwrap();
-    assert_eq!((shown.status.as_str(), shown.kept.len()), ("running", 2));
+    assert_eq!((shown.status.as_str(), shown.kept.len()), ("blocked", 2));
+    // Whoever asks what wants a person is told of it, however he asks.
+    let held = format!("held by quarantined message #{}", blocked.number);
+    assert_eq!((shown.held_by, shown.incidents), (Some(blocked.number), vec![held.clone()]));
+    assert_eq!(blocked_ones(&handle.reader()), [("1".to_owned(), held.clone())]);
+    let status = handle.status();
+    assert_eq!(status.person, WantsPerson { blocked: 1, held: 1, quarantined: 2 });
+    assert!(status.readiness.ready, "it works all the same");
     // What is for a person does not change by restarting, nor by time: its timers rest.
     drop(handle);
     engine.stop().await.unwrap();
+    let plan = invoice("invoice").unwrap().plan();
+    let at_rest = open_at_rest(shop.folder.path(), Arc::new(Registry::new(vec![plan]).unwrap()));
+    assert_eq!(blocked_ones(&at_rest.unwrap()), [("1".to_owned(), held)]);
     shop.clock.moves(2 * DAY);
     let engine = shop.opens().await;
     let handle = engine.handle();
@@ -352,6 +371,7 @@ async fn a_message_that_makes_a_function_panic_is_quarantined_and_what_follows_i
     let inputs = handle.snapshot().inputs;
     assert_eq!((inputs.parked, inputs.quarantined, inputs.ignored), (0, 0, 1));
     assert_eq!((inputs.applied, inputs.consumed()), (8, 9));
+    assert_eq!(handle.status().person, WantsPerson::default());
     // The timers rested while it was blocked: its wait was not over then. Now they go on.
     assert_eq!(shown.status, "running");
     shop.clock.moves(DAY);

@@ -282,12 +282,18 @@ fn a_process_tells_by_http_and_by_its_socket_how_it_stands() {
     assert!(asked(address, "GET", "/live").starts_with("HTTP/1.1 200 OK"));
     let ready = asked(address, "GET", "/ready");
     assert!(ready.starts_with("HTTP/1.1 200 OK"), "{ready}");
-    assert!(ready.ends_with(r#"{"ready":true,"reasons":[]}"#), "{ready}");
+    assert!(
+        ready.ends_with(
+            r#"{"ready":true,"reasons":[],"person":{"blocked":0,"held":0,"quarantined":0}}"#
+        ),
+        "{ready}"
+    );
     let metrics = asked(address, "GET", "/metrics");
     for line in [
         "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r",
         "# TYPE dirigent_instances gauge",
         "dirigent_instances{state=\"live\"} 0.0",
+        "dirigent_instances{state=\"held\"} 0.0",
         "# TYPE dirigent_instances_started counter",
         "dirigent_instances_started_total 0.0",
         "dirigent_broker_ready{connector=\"memory\",part=\"source\"} 1.0",

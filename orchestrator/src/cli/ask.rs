@@ -31,7 +31,8 @@ pub(super) async fn list(cli: &Cli, args: ListArgs) -> Result<ExitCode, Trouble>
     let status = args.status.map(|status| word(status).to_owned());
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
     let question = Question::List { saga: args.saga, status, limit };
-    let Answer::Listed { instances, more } = asked(cli, &args.folder, question).await? else {
+    let answer = asked(cli, &args.folder, question).await?;
+    let Answer::Listed { instances, more, quarantined } = answer else {
         return Err(wrong_answer());
     };
     if args.json {
@@ -39,11 +40,12 @@ pub(super) async fn list(cli: &Cli, args: ListArgs) -> Result<ExitCode, Trouble>
         struct Listed {
             instances: Vec<InstanceView>,
             more: bool,
+            quarantined: usize,
         }
-        say(&json(&Listed { instances, more })?)?;
+        say(&json(&Listed { instances, more, quarantined })?)?;
     } else {
         let now = SystemClock::default().now();
-        say(&tell::list(&instances, more, now, Paint::of_stdout()))?;
+        say(&tell::list(&instances, more, quarantined, now, Paint::of_stdout()))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -104,8 +104,8 @@ pub struct DiscardArgs {
     #[command(flatten)]
     pub folder: FolderArgs,
     /// Why, for the history of their instance
-    #[arg(long, alias = "why", value_name = "TEXT")]
-    pub reason: String,
+    #[arg(long, alias = "reason", value_name = "TEXT")]
+    pub why: String,
     /// Who says so.
     #[command(flatten)]
     pub speaker: SpeakerArgs,
@@ -135,8 +135,8 @@ pub(super) async fn quarantine(cli: &Cli, verb: QuarantineVerb) -> Result<ExitCo
             decide(cli, &numbers, &said).await
         }
         QuarantineVerb::Discard(args) => {
-            let DiscardArgs { numbers, folder, reason, speaker: SpeakerArgs { by }, json } = args;
-            let said = Said { folder, decision: Decision::Discard, by, why: reason, json };
+            let DiscardArgs { numbers, folder, why, speaker: SpeakerArgs { by }, json } = args;
+            let said = Said { folder, decision: Decision::Discard, by, why, json };
             decide(cli, &numbers, &said).await
         }
     }
@@ -193,7 +193,7 @@ struct Said {
 /// Carries the word out for one message after the other. What is quarantined again is told, and makes the exit code 1.
 async fn decide(cli: &Cli, numbers: &[u64], said: &Said) -> Result<ExitCode, Trouble> {
     if said.why.trim().is_empty() {
-        return Err(Trouble::new("an operator's word needs a reason: say it with --reason"));
+        return Err(Trouble::new("an operator's word needs a reason: say it with --why"));
     }
     let mut code = ExitCode::SUCCESS;
     for number in numbers {

@@ -15,6 +15,7 @@
 mod ask;
 mod destinations;
 mod fsck;
+mod graph_file;
 mod kept;
 mod out;
 mod plans;
@@ -54,6 +55,7 @@ pub fn cli(app: &str) -> Cli {
         mistakes: Vec::new(),
         memory: MemoryBroker::new(),
         observer: None,
+        version: concat!("(dirigent ", env!("CARGO_PKG_VERSION"), ")"),
     }
 }
 
@@ -65,6 +67,7 @@ pub struct Cli {
     mistakes: Vec<DefinitionErrors>,
     memory: MemoryBroker,
     observer: Option<Arc<dyn Observer>>,
+    version: &'static str,
 }
 
 /// What can be done.
@@ -98,7 +101,7 @@ pub enum Verb {
     Pause(PauseVerb),
     /// Lets commands leave again for a destination that was paused
     #[command(subcommand)]
-    Resume(PauseVerb),
+    Resume(ResumeVerb),
     /// Messages that a saga could not take, and that wait for a person
     #[command(subcommand)]
     Quarantine(QuarantineVerb),
@@ -200,7 +203,7 @@ pub struct ListArgs {
     /// Where they are.
     #[command(flatten)]
     pub folder: FolderArgs,
-    /// Only in this state; blocked is what wants a person
+    /// Only in this state; blocked is what wants a person: by an incident, or held by a quarantined message
     #[arg(long, value_enum)]
     pub status: Option<StatusName>,
     /// Only of this saga
@@ -267,7 +270,7 @@ pub struct OperateArgs {
     #[command(flatten)]
     pub instance: InstanceArgs,
     /// Why, for the history
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", alias = "reason")]
     pub why: String,
     /// Who says so.
     #[command(flatten)]
@@ -289,7 +292,7 @@ pub struct StepArgs {
     #[command(flatten)]
     pub folder: FolderArgs,
     /// Why, for the history
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", alias = "reason")]
     pub why: String,
     /// Who says so.
     #[command(flatten)]
@@ -310,7 +313,14 @@ pub struct DestinationsArgs {
 /// What can be paused.
 #[derive(Subcommand, Debug, Clone)]
 pub enum PauseVerb {
-    /// A channel that commands are sent to
+    /// Holds all commands to one destination, a channel that commands are sent to, until it is resumed
+    Destination(PauseArgs),
+}
+
+/// What can be resumed.
+#[derive(Subcommand, Debug, Clone)]
+pub enum ResumeVerb {
+    /// Lets commands leave again for a destination that was paused
     Destination(PauseArgs),
 }
 
@@ -361,6 +371,12 @@ impl Cli {
         self
     }
 
+    /// What `--version` says, such as `env!("CARGO_PKG_VERSION")`; the release of this crate if not said.
+    pub fn version(mut self, version: &'static str) -> Self {
+        self.version = version;
+        self
+    }
+
     /// Reads the command line of the process and carries it out.
     pub async fn run(self) -> ExitCode {
         let matches = self.command().get_matches();
@@ -374,10 +390,13 @@ impl Cli {
         let command = clap::Command::new("dirigent")
             .bin_name(self.app.clone())
             .display_name(self.app.clone())
-            .about("Runs sagas: commands and replies through a broker, compensated where something fails")
+            .version(self.version)
             .subcommand_required(true)
             .arg_required_else_help(true);
-        Verb::augment_subcommands(command)
+        // Last, or else the verbs would say what the whole is about.
+        Verb::augment_subcommands(command).about(
+            "Runs sagas: commands and replies through a broker, compensated where something fails",
+        )
     }
 
     /// Carries a verb out, for the sake of people: speaks on the standard output and the standard error.
@@ -405,7 +424,7 @@ impl Cli {
             Verb::Resolve(args) => ask::resolve(&self, args).await,
             Verb::Destinations(args) => destinations::list(&self, args).await,
             Verb::Pause(PauseVerb::Destination(args)) => destinations::pause(&self, args).await,
-            Verb::Resume(PauseVerb::Destination(args)) => destinations::resume(&self, args).await,
+            Verb::Resume(ResumeVerb::Destination(args)) => destinations::resume(&self, args).await,
             Verb::Quarantine(verb) => kept::quarantine(&self, verb).await,
             Verb::Parked(verb) => kept::parked(&self, verb).await,
             Verb::Audit(args) => kept::audit(&self, args).await,

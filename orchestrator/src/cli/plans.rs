@@ -1,7 +1,7 @@
 //! `check` and `graph`: what can be said about sagas without running them.
 
 use super::{
-    CheckArgs, GraphArgs, GraphFormat, find_plan,
+    CheckArgs, GraphArgs, GraphFormat, find_plan, graph_file,
     out::{Trouble, say},
 };
 use crate::registry::Registry;
@@ -9,8 +9,13 @@ use dirigent_model::{
     definition::Graph,
     explore::{Checked, Violation, check_graph},
 };
-use serde::{Deserialize, Serialize};
-use std::{path::Path, process::ExitCode, sync::Arc, time::Instant};
+use serde::Serialize;
+use std::{
+    cell::Cell,
+    process::ExitCode,
+    sync::{Arc, Once},
+    time::Instant,
+};
 
 /// A check ended before every state within its bounds was looked at, and nothing was found so far.
 const NOT_EXHAUSTED: u8 = 3;
@@ -30,7 +35,7 @@ struct Told<'a> {
 
 pub(super) async fn check(registry: Arc<Registry>, args: CheckArgs) -> Result<ExitCode, Trouble> {
     let graphs = match (&args.graph, &args.saga) {
-        (Some(file), _) => vec![read_graph(file)?],
+        (Some(file), _) => vec![graph_file::read(file)?],
         (None, Some(named)) => vec![find_plan(&registry, named)?.graph().clone()],
         (None, None) => registry.plans().iter().map(|plan| plan.graph().clone()).collect(),
     };
@@ -39,7 +44,7 @@ pub(super) async fn check(registry: Arc<Registry>, args: CheckArgs) -> Result<Ex
     for graph in graphs {
         let repeats = told_of_repeats(&graph);
         let begun = Instant::now();
-        let work = tokio::task::spawn_blocking(move || check_graph(&graph));
+        let work = tokio::task::spawn_blocking(move || explored(&graph));
         let checked = work.await.map_err(|error| Trouble::new("checking a saga").because(error))?;
         let seconds = (begun.elapsed().as_secs_f64() * 1_000.0).round() / 1_000.0;
         is_wrong |= !checked.violations.is_empty();
@@ -86,29 +91,27 @@ fn told_of_repeats(graph: &Graph) -> String {
     )
 }
 
-/// A graph as `graph --format json` writes it, with or without the fingerprint around it.
-fn read_graph(file: &Path) -> Result<Graph, Trouble> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Written {
-        Printed { graph: Graph },
-        Bare(Graph),
-    }
-    let shown = file.display();
-    let text = std::fs::read_to_string(file)
-        .map_err(|error| Trouble::new(format!("reading {shown}")).because(error))?;
-    // Told apart by hand only where neither fits: the reader wants to know where the graph itself is wrong.
-    match serde_json::from_str(&text) {
-        Ok(Written::Printed { graph } | Written::Bare(graph)) => Ok(graph),
-        Err(_) => {
-            let wrong =
-                |error| Trouble::new(format!("{shown} is no graph of a saga")).because(error);
-            let value: serde_json::Value = serde_json::from_str(&text).map_err(wrong)?;
-            let inner = value.get("graph").cloned().unwrap_or(value);
-            serde_json::from_value(inner)
-                .map_err(|error| wrong(error).hint("`graph SAGA --format json` writes one"))
-        }
-    }
+thread_local! {
+    /// Whether panics of this thread are caught and told as what was found.
+    static PANICS_ARE_TOLD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Explores a graph. Where the transition has no answer to an input, as in a graph that the builder would refuse, it panics; that is
+/// caught and told as a violation, and is no news for the hook of panics, which would print it as a mistake of ours.
+fn explored(graph: &Graph) -> Checked {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let others = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !PANICS_ARE_TOLD.get() {
+                others(panic);
+            }
+        }));
+    });
+    PANICS_ARE_TOLD.set(true);
+    let checked = check_graph(graph);
+    PANICS_ARE_TOLD.set(false);
+    checked
 }
 
 pub(super) fn graph(registry: &Registry, args: &GraphArgs) -> Result<ExitCode, Trouble> {
@@ -120,4 +123,37 @@ pub(super) fn graph(registry: &Registry, args: &GraphArgs) -> Result<ExitCode, T
     };
     say(&format!("{}\n", drawn.trim_end()))?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dirigent_model::{
+        definition::{Kind, WayBack},
+        explore::ViolationKind,
+    };
+
+    const KEPT: &str = include_str!("../../model/tests/draw_kept/order.json");
+
+    /// The order with a second pivot: `ship`, behind the one there is.
+    fn second_pivot() -> Graph {
+        let written: serde_json::Value = serde_json::from_str(KEPT).expect("it is JSON");
+        let mut graph: Graph = serde_json::from_value(written["graph"].clone()).expect("a graph");
+        let ship = graph.find("ship").expect("it ships");
+        match &mut graph.nodes[ship.index()].kind {
+            Kind::Step(step) => step.way_back = WayBack::Pivot,
+            other => panic!("shipping is a step, not {other:?}"),
+        }
+        graph
+    }
+
+    #[test]
+    fn a_mistake_in_a_graph_is_told_by_the_rules_of_the_builder_and_by_no_panic() {
+        let checked = explored(&second_pivot());
+        let first = &checked.violations[0];
+        assert_eq!((first.kind, first.node.as_deref()), (ViolationKind::Refused, Some("ship")));
+        assert!(first.text.starts_with("`ship` is a second pivot on its path"), "{first}");
+        let text = checked.to_string();
+        assert!(!text.contains("internal error") && !text.contains("panick"), "{text}");
+    }
 }

@@ -20,9 +20,27 @@ pub(super) fn status(view: &StatusView, paint: Paint) -> String {
             tame(&reason.why)
         ));
     }
-    let counts = &view.counts;
+    let (counts, person) = (&view.counts, &view.person);
+    if person.blocked > 0 {
+        let held = match person.held {
+            0 => String::new(),
+            held => format!(", {held} of them held by quarantined messages"),
+        };
+        text.push_str(&format!(
+            "{}: {} blocked{held}; `list --status blocked` shows them\n",
+            paint.yellow("a person is wanted"),
+            counted(person.blocked, "instance")
+        ));
+    }
+    if person.quarantined > 0 {
+        text.push_str(&format!(
+            "{}: {} quarantined; `quarantine list` shows them\n",
+            paint.yellow("a person is wanted"),
+            counted(person.quarantined, "message")
+        ));
+    }
     let rows = [
-        ("instances", format!("{} live, {} blocked", counts.in_flight, counts.blocked)),
+        ("instances", format!("{} live, {} blocked", counts.in_flight, person.blocked)),
         (
             "ended",
             format!(
@@ -74,6 +92,11 @@ pub(super) fn status(view: &StatusView, paint: Paint) -> String {
     text
 }
 
+fn counted(count: u64, what: &str) -> String {
+    let (is, s) = if count == 1 { ("is", "") } else { ("are", "s") };
+    format!("{count} {what}{s} {is}")
+}
+
 fn waiting(view: &StatusView) -> u64 {
     view.brokers.iter().filter_map(|broker| broker.waiting).sum()
 }
@@ -97,7 +120,7 @@ fn broker(view: &BrokerView) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{Reason, Snapshot};
+    use crate::engine::{Reason, Snapshot, WantsPerson};
 
     #[test]
     fn a_process_that_is_not_ready_says_why_before_anything_else() {
@@ -121,11 +144,34 @@ mod tests {
         let view = StatusView {
             readiness: Readiness { ready: false, reasons: vec![reason] },
             brokers: vec![broker],
+            person: WantsPerson::default(),
             counts: Snapshot { in_flight: 5, ..Snapshot::default() },
         };
         let text = status(&view, Paint::plain());
         assert!(text.starts_with("not ready\n  rabbitmq sink away, for 7 s: refused\n"), "{text}");
         assert!(text.contains("5 live") && text.contains("40, the oldest for 6 s"), "{text}");
         assert!(text.contains("lag_messages topic=orders"), "{text}");
+        assert!(!text.contains("a person is wanted"), "{text}");
+    }
+
+    #[test]
+    fn a_process_that_is_ready_says_what_wants_a_person_and_where_to_look() {
+        let view = StatusView {
+            readiness: Readiness { ready: true, reasons: Vec::new() },
+            brokers: Vec::new(),
+            person: WantsPerson { blocked: 2, held: 1, quarantined: 1 },
+            counts: Snapshot { in_flight: 5, blocked: 1, ..Snapshot::default() },
+        };
+        let text = status(&view, Paint::plain());
+        let first: Vec<&str> = text.lines().take(3).collect();
+        assert_eq!(
+            first,
+            [
+                "ready",
+                "a person is wanted: 2 instances are blocked, 1 of them held by quarantined messages; `list --status blocked` shows them",
+                "a person is wanted: 1 message is quarantined; `quarantine list` shows them",
+            ]
+        );
+        assert!(text.contains("5 live, 2 blocked"), "{text}");
     }
 }

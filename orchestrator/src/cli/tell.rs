@@ -14,9 +14,20 @@ use std::{collections::BTreeSet, time::Duration};
 const NOTE_CHARS_MAX: usize = 100;
 
 /// A table of instances, the oldest first.
-pub(super) fn list(instances: &[InstanceView], more: bool, now: Timestamp, paint: Paint) -> String {
+pub(super) fn list(
+    instances: &[InstanceView],
+    more: bool,
+    quarantined: usize,
+    now: Timestamp,
+    paint: Paint,
+) -> String {
+    let beside = match quarantined {
+        0 => String::new(),
+        1 => "1 message is quarantined; `quarantine list` shows it.\n".into(),
+        count => format!("{count} messages are quarantined; `quarantine list` shows them.\n"),
+    };
     if instances.is_empty() {
-        return "No instances.\n".into();
+        return format!("No instances.\n{beside}");
     }
     let head = ["KEY", "SAGA", "STATUS", "STARTED", "TOOK", "NOTE"].map(ToOwned::to_owned);
     let mut rows = vec![head.to_vec()];
@@ -41,7 +52,7 @@ pub(super) fn list(instances: &[InstanceView], more: bool, now: Timestamp, paint
         let count = instances.len();
         text.push_str(&format!("There are more than these {count}; --limit shows more of them.\n"));
     }
-    text
+    text + &beside
 }
 
 fn note(instance: &InstanceView) -> String {
@@ -306,6 +317,7 @@ mod tests {
             status: "compensated".into(),
             cause: None,
             incidents: Vec::new(),
+            held_by: None,
             started_at: Timestamp(0),
             ended_at: Some(Timestamp(23)),
             kept_until: None,

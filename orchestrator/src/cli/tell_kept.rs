@@ -132,8 +132,8 @@ pub(super) fn audit(audit: &Audit, paint: Paint) -> String {
         table(&rows, |row, _, cell| if row == 0 { paint.dim(cell) } else { cell.into() });
     let instances = &audit.instances;
     text.push_str(&format!(
-        "instances in flight: {}, of which {} blocked\n",
-        instances.found, instances.found_blocked
+        "instances in flight: {}, of which {} with an incident, {} held by quarantined messages\n",
+        instances.found, instances.found_blocked, instances.held
     ));
     if audit.is_clean() {
         text.push_str(&format!("{}\n", paint.green("every message consumed is accounted for")));

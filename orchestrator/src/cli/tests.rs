@@ -180,7 +180,7 @@ async fn shows(folder: &Path, key: &str) -> Result<InstanceView, String> {
 async fn lists(folder: &Path, status: Option<&str>) -> Vec<(String, String)> {
     let status = status.map(ToOwned::to_owned);
     match asks(folder, Question::List { saga: None, status, limit: 100 }).await.unwrap() {
-        Answer::Listed { instances, more: false } => {
+        Answer::Listed { instances, more: false, quarantined: 0 } => {
             let told = |view: InstanceView| (view.key.to_string(), view.status);
             let mut all: Vec<_> = instances.into_iter().map(told).collect();
             all.sort();
@@ -362,7 +362,7 @@ async fn the_socket_is_for_its_owner_and_survives_nonsense() {
     });
     let (nonsense, list, too_much) = told.await.unwrap();
     assert!(nonsense.contains("does not understand the question"), "{nonsense}");
-    assert_eq!(list, r#"{"answer":"listed","instances":[],"more":false}"#);
+    assert_eq!(list, r#"{"answer":"listed","instances":[],"more":false,"quarantined":0}"#);
     assert!(too_much.contains("a question has at most 65536 bytes"), "{too_much}");
     library.closes().await;
 }
@@ -378,7 +378,34 @@ async fn an_instance_that_is_not_there_is_told_with_what_helps() {
     let instance = Named { key: "7".into(), saga: Some("laon".into()) };
     let unknown = asks(place.path(), Question::Show { instance }).await.unwrap_err();
     assert!(unknown.ends_with("did you mean `loan`?"), "{unknown}");
+    let of = |saga: &str| Question::List { saga: Some(saga.into()), status: None, limit: 9 };
+    let unknown = asks(place.path(), of("laon")).await.unwrap_err();
+    assert_eq!(
+        unknown,
+        "there is no saga `laon` in this program, and no instance of one here; did you mean `loan`? (it has loan, purchase)"
+    );
+    assert!(matches!(
+        asks(place.path(), of("loan")).await,
+        Ok(Answer::Listed { instances, .. }) if instances.is_empty()
+    ));
     library.closes().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_of_a_saga_that_is_not_in_this_program_is_told_as_that() {
+    let place = tempfile::tempdir().unwrap();
+    let mut library = Library::opens(MemoryBroker::new(), place.path()).await;
+    library.lends(63).await;
+    until_state(place.path(), "63", is_waiting).await;
+    library.closes().await;
+    let other = || cli("shop").saga(support::purchase(1)).registry().unwrap();
+    let shown = ask(place.path(), other(), Question::Show { instance: named("63") }).await;
+    let refusal = crate::describe(&shown.unwrap_err());
+    assert!(refusal.contains("one of saga `loan`"), "{refusal}");
+    assert!(refusal.contains("not in this program") && refusal.contains("--data"), "{refusal}");
+    let listed = Question::List { saga: Some("loan".into()), status: None, limit: 9 };
+    let listed = ask(place.path(), other(), listed).await.unwrap();
+    assert!(matches!(listed, Answer::Listed { instances, .. } if instances.len() == 1));
 }
 
 #[tokio::test]
@@ -423,6 +450,45 @@ fn the_command_line_is_sound() {
     assert!(matches!(parse("library list --status turning-back"), Ok(Verb::List(_))));
     for wrong in ["library cancel 1", "library list --limit 0", "library graph", "library"] {
         assert!(parse(wrong).is_err(), "{wrong}");
+    }
+}
+
+fn help_of(line: &str) -> String {
+    let asked = cli("library").saga(loan()).version("7.1").command();
+    let told = asked.try_get_matches_from(line.split(' ')).unwrap_err();
+    told.to_string()
+}
+
+#[test]
+fn help_says_what_the_program_and_each_verb_are_about() {
+    let help = help_of("library --help");
+    assert!(help.starts_with("Runs sagas: "), "{help}");
+    assert_eq!(help_of("library --version"), "library 7.1\n");
+    let unsaid = cli("library").command().try_get_matches_from(["library", "--version"]);
+    let unsaid = unsaid.unwrap_err().to_string();
+    assert!(unsaid.starts_with("library (dirigent "), "{unsaid}");
+    let (pause, resume) =
+        (help_of("library pause destination -h"), help_of("library resume destination -h"));
+    assert!(pause.starts_with("Holds all commands to one destination"), "{pause}");
+    assert!(resume.starts_with("Lets commands leave again"), "{resume}");
+}
+
+#[test]
+fn every_word_of_an_operator_says_why_and_takes_the_former_name_of_it() {
+    for word in ["why", "reason"] {
+        for line in [
+            "cancel 1",
+            "kill 1",
+            "retry 1 lend",
+            "resolve 1 lend",
+            "pause destination books",
+            "resume destination books",
+            "quarantine discard 1",
+            "quarantine replay 1",
+        ] {
+            let line = format!("library {line} --{word} lost");
+            assert!(parse(&line).is_ok(), "{line}: {:?}", parse(&line).err());
+        }
     }
 }
 

@@ -82,14 +82,36 @@ fn list(
 ) -> Result<Answer, Refusal> {
     let limit = limit.clamp(1, LIST_MAX);
     // One more than asked for tells whether there are more.
-    let filter = ListFilter { saga, status, key: None, limit: limit + 1 };
+    let filter = ListFilter { saga: saga.clone(), status, key: None, limit: limit + 1 };
     let mut instances = reader.list(&filter).map_err(|error| Refusal::of(&error))?;
+    if let Some(saga) = saga.filter(|_| instances.is_empty()) {
+        is_there(reader, &saga)?;
+    }
     let more = instances.len() > limit;
     instances.truncate(limit);
     // Shorter keys first, so that numbers stand in their order.
     let order = |view: &InstanceView| (view.started_at, view.key.as_str().len());
     instances.sort_by(|a, b| (order(a), &a.key).cmp(&(order(b), &b.key)));
-    Ok(Answer::Listed { instances, more })
+    let quarantined = reader.quarantined();
+    Ok(Answer::Listed { instances, more, quarantined })
+}
+
+/// Refuses the name of a saga that is neither declared here nor has an instance in the folder.
+fn is_there(reader: &Reader, saga: &str) -> Result<(), Refusal> {
+    if reader.sagas().contains(saga) {
+        return Ok(());
+    }
+    let any = ListFilter { saga: Some(saga.to_owned()), limit: 1, ..ListFilter::default() };
+    if !reader.list(&any).map_err(|error| Refusal::of(&error))?.is_empty() {
+        return Ok(());
+    }
+    let sagas = reader.sagas();
+    let hint = did_you_mean(saga, sagas.iter().copied());
+    let known: Vec<_> = sagas.into_iter().collect();
+    Err(Refusal::new(format!(
+        "there is no saga `{saga}` in this program, and no instance of one here{hint} (it has {})",
+        known.join(", ")
+    )))
 }
 
 fn operate(
@@ -158,7 +180,27 @@ fn nobody(reader: &Reader, named: &Named) -> Refusal {
             ));
         }
     };
+    if let Some(refusal) = saga.is_none().then(|| of_a_saga_elsewhere(reader, key)).flatten() {
+        return refusal;
+    }
     Refusal::new(format!(
         "there is no instance with key or id `{key}`{place}; `list` shows those there are"
     ))
+}
+
+/// A key is looked for in the sagas of this program. The folder may be of another one.
+fn of_a_saga_elsewhere(reader: &Reader, key: &str) -> Option<Refusal> {
+    let filter = ListFilter { key: Some(key.to_owned()), ..ListFilter::default() };
+    let found = reader.list(&filter).ok()?;
+    let sagas: Vec<String> = found
+        .iter()
+        .map(|view| format!("`{}` (--saga {} shows it as far as it can)", view.saga, view.saga))
+        .collect();
+    (!sagas.is_empty()).then(|| {
+        Refusal::new(format!(
+            "no saga of this program has an instance with key or id `{key}`, but this folder has one of saga {}, which is not in this \
+             program; ask with the program that declares it, or name the folder of this one by --data",
+            sagas.join(" and ")
+        ))
+    })
 }

@@ -82,8 +82,14 @@ pub(crate) enum Action {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub(crate) enum Answer {
-    /// Instances, and whether there are more.
-    Listed { instances: Vec<InstanceView>, more: bool },
+    /// Instances, whether there are more, and how many messages wait for a person beside them.
+    Listed {
+        instances: Vec<InstanceView>,
+        more: bool,
+        /// Quarantined messages in the folder, of whatever saga.
+        #[serde(default)]
+        quarantined: usize,
+    },
     /// One instance.
     Shown { instance: Box<InstanceView> },
     /// How the process stands.

@@ -54,10 +54,12 @@ pub struct InstancesAudit {
     pub in_flight: u64,
     /// Live ones that are there.
     pub found: u64,
-    /// Blocked ones by the tally.
+    /// Those with an incident of their own, by the tally.
     pub blocked: u64,
-    /// Blocked ones that are there.
+    /// Those with an incident of their own that are there.
     pub found_blocked: u64,
+    /// Live ones that a quarantined message holds.
+    pub held: u64,
 }
 
 impl Audit {
@@ -79,8 +81,10 @@ pub(super) fn audit(
         blocked: accounts.tally.blocked,
         ..InstancesAudit::default()
     };
-    table.each(|_, resting| {
+    let holding = kept.holding();
+    table.each(|id, resting| {
         instances.found += u64::from(!resting.ended);
+        instances.held += u64::from(!resting.ended && holding.contains_key(&id));
         let core = Instance::peek(&resting.state);
         instances.found_blocked += u64::from(core.is_ok_and(|(core, _)| core.is_blocked()));
         true

@@ -358,6 +358,20 @@ impl KeptTable {
         durable.all.values().cloned().collect()
     }
 
+    /// The instances that a quarantined message holds, with its number: what comes for them is parked behind it.
+    pub(crate) fn holding(&self) -> BTreeMap<InstanceId, u64> {
+        let durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        let blocking = durable.all.values().filter(|kept| kept.standing.blocks());
+        blocking.map(|kept| (kept.instance, kept.number)).collect()
+    }
+
+    /// Messages that wait for a person. One that concerns several instances is one message.
+    pub(crate) fn quarantined(&self) -> usize {
+        let durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = durable.all.values().filter(|kept| kept.counted);
+        counted.filter(|kept| kept.standing.count() == Count::Quarantined).count()
+    }
+
     pub(crate) fn get(&self, number: u64) -> Option<Arc<Kept>> {
         let durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
         durable.all.get(&number).cloned()

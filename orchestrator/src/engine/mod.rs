@@ -63,7 +63,8 @@ pub use kept::{
 pub use kept_view::{KeptFilter, KeptView, MessageView};
 pub use pausing::PauseError;
 pub use reader::{
-    AtRestError, InstanceView, ListFilter, NodeView, Reader, audit, audit_at_rest, open_at_rest,
+    AtRestError, InstanceView, ListFilter, NodeView, Reader, WantsPerson, audit, audit_at_rest,
+    open_at_rest,
 };
 pub use readiness::{BrokerView, Readiness, Reason, StatusView};
 pub use shard::{DECISION_BYTES_MAX, INSTANCE_BYTES_MAX};

@@ -31,7 +31,8 @@ use std::{collections::BTreeSet, path::Path, sync::Arc};
 pub struct ListFilter {
     /// Only of this saga.
     pub saga: Option<String>,
-    /// Only in this state: `running`, `turning-back`, `completed`, `compensated`, `killed`, `blocked`.
+    /// Only in this state: `running`, `turning-back`, `completed`, `compensated`, `killed`; or `blocked`: whatever wants a person,
+    /// by an incident of its own or since a quarantined message holds it.
     pub status: Option<String>,
     /// Only with this key.
     pub key: Option<String>,
@@ -58,6 +59,9 @@ pub struct InstanceView {
     pub cause: Option<String>,
     /// What wants a person.
     pub incidents: Vec<String>,
+    /// The quarantined message that holds it: what comes for it is parked behind that one, and its timers rest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_by: Option<u64>,
     /// When it began.
     pub started_at: Timestamp,
     /// When it ended.
@@ -80,6 +84,24 @@ pub struct InstanceView {
     /// Messages that are parked or quarantined for it; empty in a list.
     #[serde(default)]
     pub kept: Vec<KeptView>,
+}
+
+/// What wants a person, in numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantsPerson {
+    /// Live instances that are blocked: by an incident of theirs, or by a quarantined message that holds them.
+    pub blocked: u64,
+    /// Those of them that a quarantined message holds.
+    pub held: u64,
+    /// Quarantined messages, whether they hold an instance or not.
+    pub quarantined: u64,
+}
+
+impl WantsPerson {
+    /// Whether anything does.
+    pub fn anything(&self) -> bool {
+        self.blocked > 0 || self.quarantined > 0
+    }
 }
 
 /// A node as people see it.
@@ -118,16 +140,43 @@ impl Reader {
 
     /// Instances, as of the last commit. Reads through the store: not for hot paths.
     pub fn list(&self, filter: &ListFilter) -> Result<Vec<InstanceView>, StoreError> {
-        let mut found = Vec::new();
-        self.table.each(|_, resting| {
+        let (mut found, holding) = (Vec::new(), self.kept.holding());
+        self.table.each(|id, resting| {
+            let held_by = holding.get(&id).copied();
             if let Ok((core, _)) = Instance::peek(&resting.state)
-                && filter.matches(&core)
+                && filter.matches(&core, held_by)
             {
-                found.push(view(&core));
+                found.push(view(&core, held_by));
             }
             filter.limit == 0 || found.len() < filter.limit
         })?;
         Ok(found)
+    }
+
+    /// How many messages are quarantined.
+    pub fn quarantined(&self) -> usize {
+        self.kept.quarantined()
+    }
+
+    /// What wants a person, where so many live instances have an incident of their own.
+    pub(super) fn wants_person(&self, with_incident: u64) -> WantsPerson {
+        let mut wants =
+            WantsPerson { blocked: with_incident, held: 0, quarantined: self.quarantined() as u64 };
+        for id in self.kept.holding().into_keys() {
+            let (is_live, has_incident) = match self.table.get(id) {
+                Ok(Some(resting)) => match Instance::peek(&resting.state) {
+                    Ok((core, _)) => (!core.status.is_end(), core.is_blocked()),
+                    Err(_) => (!resting.ended, false),
+                },
+                // Its start is what is quarantined: there is a message, and no instance.
+                Ok(None) => (false, false),
+                // What can't be read wants a person all the more.
+                Err(_) => (true, false),
+            };
+            wants.held += u64::from(is_live);
+            wants.blocked += u64::from(is_live && !has_incident);
+        }
+        wants
     }
 
     /// Messages that are kept, in the order of arrival, without their bytes.
@@ -158,7 +207,7 @@ impl Reader {
             let node = plan.and_then(|plan| plan.graph().nodes.get(index));
             node.map_or_else(|| format!("node {index}"), |node| node.name.clone())
         };
-        let mut view = view(&core);
+        let mut view = view(&core, self.kept.holding().get(&id).copied());
         view.nodes = core
             .nodes
             .iter()
@@ -279,16 +328,16 @@ fn open(folder: &Path) -> Result<AtRest, AtRestError> {
 }
 
 impl ListFilter {
-    fn matches(&self, core: &Core) -> bool {
+    fn matches(&self, core: &Core, held_by: Option<u64>) -> bool {
         self.saga.as_ref().is_none_or(|saga| *saga == core.definition)
             && self.key.as_ref().is_none_or(|key| key == core.key.as_str())
-            && self.status.as_ref().is_none_or(|status| *status == status_of(core))
+            && self.status.as_ref().is_none_or(|status| *status == status_of(core, held_by))
     }
 }
 
-fn status_of(core: &Core) -> &'static str {
+fn status_of(core: &Core, held_by: Option<u64>) -> &'static str {
     match core.status {
-        _ if core.is_blocked() => "blocked",
+        _ if core.is_blocked() || (held_by.is_some() && !core.status.is_end()) => "blocked",
         Status::Running => "running",
         Status::TurningBack => "turning-back",
         Status::Completed => "completed",
@@ -297,16 +346,19 @@ fn status_of(core: &Core) -> &'static str {
     }
 }
 
-fn view(core: &Core) -> InstanceView {
+fn view(core: &Core, held_by: Option<u64>) -> InstanceView {
+    let own = core.incidents.iter().map(|incident| incident.text.clone());
+    let held = held_by.map(|number| format!("held by quarantined message #{number}"));
     InstanceView {
         id: core.id,
         saga: core.definition.clone(),
         version: core.version,
         key: core.key.clone(),
         run: core.run,
-        status: status_of(core).into(),
+        status: status_of(core, held_by).into(),
         cause: core.cause.as_ref().map(|cause| cause.text.clone()),
-        incidents: core.incidents.iter().map(|incident| incident.text.clone()).collect(),
+        incidents: own.chain(held).collect(),
+        held_by,
         started_at: core.started_at,
         ended_at: core.ended_at,
         kept_until: None,

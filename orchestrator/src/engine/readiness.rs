@@ -1,6 +1,6 @@
 //! Whether an engine does its work, and if not, why: its own concerns, and how its sources and sinks stand with their brokers.
 
-use super::{Concern, Handle, Snapshot};
+use super::{Concern, Handle, Snapshot, WantsPerson};
 use crate::relay::RelayGauge;
 use dirigent_connectors::{Health, health::Report};
 use serde::{Deserialize, Serialize};
@@ -93,6 +93,9 @@ pub struct StatusView {
     pub readiness: Readiness,
     /// Its sources and sinks.
     pub brokers: Vec<BrokerView>,
+    /// What wants a person; an engine that is ready may have some of it.
+    #[serde(default)]
+    pub person: WantsPerson,
     /// What it has done.
     pub counts: Snapshot,
 }
@@ -157,8 +160,14 @@ impl Handle {
         StatusView {
             readiness: self.readiness(),
             brokers: self.broker_reports().into_iter().map(view).collect(),
+            person: self.wants_person(),
             counts: self.snapshot(),
         }
+    }
+
+    /// What wants a person, as of the last commit. Reads the instances that quarantined messages hold: not for hot paths.
+    pub fn wants_person(&self) -> WantsPerson {
+        self.reader().wants_person(self.snapshot().blocked)
     }
 
     pub(crate) fn broker_reports(&self) -> Vec<BrokerReport<'_>> {

@@ -120,10 +120,11 @@ impl Collector for Figures {
 
 fn sagas(out: &mut Writer<'_>, handle: &Handle) -> Result<(), Error> {
     let counts = handle.snapshot();
-    let states = [("live", counts.in_flight), ("blocked", counts.blocked)];
+    let person = handle.wants_person();
+    let states = [("live", counts.in_flight), ("blocked", person.blocked), ("held", person.held)];
     out.gauge(
         "instances",
-        "Instances that have not ended, and those of them that want a person",
+        "Instances that have not ended, those of them that want a person, and those of these that a quarantined message holds",
         None,
         states.map(|(state, count)| (vec![("state", state)], count as f64)),
     )?;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! GET /live     200 as long as the process answers
-//! GET /ready    200, or 503 with the reasons as JSON
+//! GET /ready    200, or 503 with the reasons as JSON; and what wants a person
 //! GET /metrics  OpenMetrics text
 //! ```
 //!
@@ -14,7 +14,7 @@ mod server;
 
 pub(crate) use server::HttpServer;
 
-use crate::engine::{Handle, Readiness, Reason};
+use crate::engine::{Handle, Readiness, Reason, WantsPerson};
 use metrics::Exposition;
 use std::sync::Arc;
 
@@ -50,6 +50,14 @@ impl Stage {
                 "stopping",
                 "what was begun is being finished",
             )]),
+        }
+    }
+
+    /// What wants a person, where an engine runs.
+    fn wants_person(&self) -> Option<WantsPerson> {
+        match self {
+            Self::Running(handle, _) => Some(handle.wants_person()),
+            Self::Starting(_) | Self::Stopping(_) => None,
         }
     }
 

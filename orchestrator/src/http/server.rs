@@ -1,7 +1,7 @@
 //! The listening side: one task accepts, one per connection answers until it is done, or has taken long enough.
 
 use super::Stage;
-use crate::engine::Handle;
+use crate::engine::{Handle, Readiness, WantsPerson};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
@@ -130,6 +130,16 @@ async fn serve(stream: TcpStream, stage: watch::Receiver<Stage>) {
     }
 }
 
+/// The answer to `/ready`: what wants a person does not make a process unready, and is told beside it.
+#[derive(serde::Serialize)]
+struct Ready {
+    #[serde(flatten)]
+    readiness: Readiness,
+    /// Where an engine runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    person: Option<WantsPerson>,
+}
+
 /// What is answered. No body of a request is ever read.
 fn answer(stage: &Stage, method: &Method, path: &str) -> Response<Full<Bytes>> {
     if !matches!(*method, Method::GET | Method::HEAD) {
@@ -143,7 +153,7 @@ fn answer(stage: &Stage, method: &Method, path: &str) -> Response<Full<Bytes>> {
             let readiness = stage.readiness();
             let status =
                 if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-            match serde_json::to_vec(&readiness) {
+            match serde_json::to_vec(&Ready { readiness, person: stage.wants_person() }) {
                 Ok(json) => response(status, "application/json", json.into()),
                 Err(error) => failed(&error),
             }

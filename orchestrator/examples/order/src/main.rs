@@ -72,7 +72,7 @@ fn failed(error: &(dyn Error + 'static)) -> ExitCode {
 
 /// The folder that a verb about instances reads.
 fn folder_of(verb: &mut dirigent::cli::Verb) -> Option<&mut FolderArgs> {
-    use dirigent::cli::{ParkedVerb, PauseVerb, QuarantineVerb, Verb};
+    use dirigent::cli::{ParkedVerb, PauseVerb, QuarantineVerb, ResumeVerb, Verb};
     match verb {
         Verb::List(args) => Some(&mut args.folder),
         Verb::Status(args) => Some(&mut args.folder),
@@ -80,7 +80,7 @@ fn folder_of(verb: &mut dirigent::cli::Verb) -> Option<&mut FolderArgs> {
         Verb::Cancel(args) | Verb::Kill(args) => Some(&mut args.instance.folder),
         Verb::Retry(args) | Verb::Resolve(args) => Some(&mut args.folder),
         Verb::Destinations(args) => Some(&mut args.folder),
-        Verb::Pause(PauseVerb::Destination(args)) | Verb::Resume(PauseVerb::Destination(args)) => {
+        Verb::Pause(PauseVerb::Destination(args)) | Verb::Resume(ResumeVerb::Destination(args)) => {
             Some(&mut args.folder)
         }
         Verb::Quarantine(QuarantineVerb::List(args)) | Verb::Parked(ParkedVerb::List(args)) => {

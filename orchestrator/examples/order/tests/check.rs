@@ -24,14 +24,73 @@ fn both_sagas_keep_every_rule_in_every_order_of_inputs() {
     assert_eq!(said.matches("no violation").count(), 2, "{said}");
 }
 
-/// The order, but what `reserve-stock` took is never given back.
-fn without_release() -> Value {
+/// The order, with one of its steps edited.
+fn edited(step: &str, edit: impl FnOnce(&mut Value)) -> Value {
     let mut printed: Value =
         serde_json::from_slice(&order(&["graph", "order", "--format", "json"]).stdout).unwrap();
     let nodes = printed["graph"]["nodes"].as_array_mut().unwrap();
-    let reserve = nodes.iter_mut().find(|node| node["name"] == "reserve-stock").unwrap();
-    reserve["kind"]["step"]["way_back"] = json!({ "nothing": { "reason": "" } });
+    edit(&mut nodes.iter_mut().find(|node| node["name"] == step).unwrap()["kind"]["step"]);
     printed
+}
+
+/// The order, but what `reserve-stock` took is never given back.
+fn without_release() -> Value {
+    edited("reserve-stock", |step| step["way_back"] = json!({ "nothing": { "reason": "" } }))
+}
+
+/// What `check` says of a graph: its exit code, the standard output, and the standard error.
+fn checked(graph: &Value) -> (Option<i32>, String, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("edited.json");
+    std::fs::write(&file, graph.to_string()).unwrap();
+    let output = order(&["check", "--graph", file.to_str().unwrap()]);
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), said(&output), errors)
+}
+
+#[test]
+fn a_graph_that_the_builder_would_refuse_is_refused_in_its_words_and_nothing_panics_aloud() {
+    let second_pivot = edited("ship", |step| step["way_back"] = json!("pivot"));
+    let twice = {
+        let mut graph = edited("ship", |_| ());
+        let nodes = graph["graph"]["nodes"].as_array_mut().unwrap();
+        nodes.iter_mut().find(|node| node["name"] == "ship").unwrap()["name"] =
+            json!("capture-payment");
+        graph
+    };
+    for (graph, told) in [
+        (second_pivot, "`ship` is a second pivot on its path; make it retriable"),
+        (twice, "the name `capture-payment` is used twice"),
+        (
+            edited("ship", |step| step["command"]["channel"] = json!("")),
+            "the command `ShipOrder` of `ship` travels on channel ``, which can't be one",
+        ),
+        (
+            edited("ship", |step| step["retry"]["attempts_max"] = json!(0)),
+            "the command of `ship` has no attempt",
+        ),
+        (
+            edited("reserve-stock", |step| {
+                step["way_back"] = json!({ "nothing": { "reason": " " } });
+            }),
+            "`reserve-stock` has nothing to compensate, and no reason is written",
+        ),
+    ] {
+        let (code, text, errors) = checked(&graph);
+        assert_eq!(code, Some(1), "{text}{errors}");
+        assert!(text.contains(&format!("refused when it is declared: {told}")), "{text}");
+        assert_eq!(errors, "", "a person would take it for a mistake of ours");
+    }
+}
+
+#[test]
+fn a_step_without_its_way_back_is_named_with_the_forms_there_are() {
+    let (code, _, errors) = checked(&edited("ship", |step| {
+        step.as_object_mut().unwrap().remove("way_back");
+    }));
+    assert_eq!(code, Some(1), "{errors}");
+    assert!(errors.contains("step `ship`: missing field `way_back`"), "{errors}");
+    assert!(errors.contains(r#"{ "nothing": { "reason": "why" } }"#), "{errors}");
 }
 
 #[test]
@@ -71,7 +130,9 @@ fn a_program_is_told_figures_bounds_sequences_and_diagrams() {
     let output = order(&["check", "--json", "--graph", file.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1));
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let (violation, drawn) = (&told[0]["violations"][0], &told[0]["diagrams"][0]);
+    let refused = &told[0]["violations"][0];
+    assert_eq!((&refused["kind"], &refused["node"]), (&json!("refused"), &json!("reserve-stock")));
+    let (violation, drawn) = (&told[0]["violations"][1], &told[0]["diagrams"][1]);
     assert_eq!(told[0]["sound"], false);
     assert_eq!(violation["node"], "reserve-stock");
     assert!(violation["sequence"].as_array().unwrap().len() >= 2, "{violation}");
