@@ -142,7 +142,7 @@ impl KafkaSettings {
                 name,
                 "the connector sets this property itself, because its promises rest on it; remove it",
             ),
-            None => self.check_security(),
+            None => self.check_security().and_then(|()| self.check_properties()),
         }
     }
 

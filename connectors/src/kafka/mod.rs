@@ -21,6 +21,7 @@ mod inbox;
 mod owner_sink;
 mod ownership;
 pub(crate) mod positions;
+mod properties;
 mod reader;
 mod record;
 mod retention;
@@ -36,6 +37,7 @@ pub use clients::clients_open;
 pub use config::{
     KafkaSettings, OPEN_WAIT_MAX, PositionsFrom, SEND_WAIT_MAX, SESSION_TIMEOUT, TAKEOVER_MARGIN,
 };
+pub use properties::property_refused;
 pub use security::{KafkaSasl, KafkaTls, SaslMechanism};
 
 use crate::{ChannelSpec, Connector, ConnectorError, Memory, Retention, Sink, Source, SourceSpec};

@@ -456,6 +456,14 @@ fn lanes(
 
 type Kinds = BTreeMap<String, ChannelKind>;
 
+/// The channels that commands of these sagas go to.
+pub(crate) fn destinations_of(plans: &[Arc<Plan>]) -> BTreeSet<String> {
+    let (mut reads, mut sends) = (BTreeMap::new(), BTreeMap::new());
+    plans.iter().for_each(|plan| channels(plan.graph(), &mut reads, &mut sends));
+    let work = sends.into_iter().filter(|(_, kind)| *kind == ChannelKind::Work);
+    work.map(|(channel, _)| channel).collect()
+}
+
 fn channels(graph: &Graph, reads: &mut Kinds, sends: &mut Kinds) {
     let awaited = graph.events_awaited().chain([&graph.start]);
     reads.extend(awaited.map(|event| (event.channel.clone(), ChannelKind::Events)));

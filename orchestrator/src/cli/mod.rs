@@ -20,6 +20,7 @@ mod kept;
 mod out;
 mod plans;
 mod serve;
+mod settings;
 mod stand;
 mod tell;
 mod tell_kept;
@@ -41,7 +42,7 @@ use crate::{
 use clap::{FromArgMatches, Subcommand, ValueEnum};
 use dirigent_connectors::memory::MemoryBroker;
 use dirigent_model::definition::{DefinitionErrors, Plan};
-use out::{Paint, Trouble, note, say};
+use out::{Paint, Trouble, note};
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 /// Instances that are listed if not said otherwise: a screen or two.
@@ -429,33 +430,14 @@ impl Cli {
             Verb::Parked(verb) => kept::parked(&self, verb).await,
             Verb::Audit(args) => kept::audit(&self, args).await,
             Verb::Fsck(args) => Ok(fsck::fsck(&self, args).await),
-            Verb::Config(ConfigVerb::Show(args)) => {
-                let settings = self.settings(&args.settings)?;
-                say(&tell::settings(&settings, Paint::of_stdout()))?;
-                Ok(ExitCode::SUCCESS)
-            }
-            Verb::Config(ConfigVerb::Check(args)) => self.check_settings(&args.settings),
+            Verb::Config(verb) => settings::config(&self, &verb, &World::here()),
         }
-    }
-
-    fn check_settings(&self, args: &SettingsArgs) -> Result<ExitCode, Trouble> {
-        let settings = Settings::load(&self.app, args, &World::here()).map_err(unusable)?;
-        if !settings.warnings.is_empty() {
-            return Err(Trouble::new(settings.warnings.join("\n")));
-        }
-        if settings.broker.is_some() {
-            settings.connector(&self.memory).map_err(Trouble::of)?;
-        }
-        say("The settings can be used.\n")?;
-        Ok(ExitCode::SUCCESS)
     }
 
     /// The settings, with warnings told.
     fn settings(&self, args: &SettingsArgs) -> Result<Settings, Trouble> {
         let settings = Settings::load(&self.app, args, &World::here()).map_err(unusable)?;
-        for warning in &settings.warnings {
-            note(format_args!("{} {warning}", Paint::of_stderr().yellow("warning:")));
-        }
+        settings::warn(&settings.warnings);
         Ok(settings)
     }
 
@@ -469,7 +451,8 @@ impl Cli {
 }
 
 fn unusable(errors: ConfigErrors) -> Trouble {
-    Trouble::new(errors.to_string()).hint("`config show` prints each setting and who said it")
+    Trouble::new(errors.to_string())
+        .hint("`config show` prints each setting and who said it, these as well")
 }
 
 /// The plan that people mean by `name` or `name@version`: the newest one if no version is said.

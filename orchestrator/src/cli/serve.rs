@@ -7,10 +7,11 @@
 use super::{
     Cli, RunArgs,
     out::{Paint, Trouble, note},
+    settings,
 };
 use crate::{
     Orchestrator, StartError,
-    config::{BrokerName, Settings},
+    config::{BrokerName, Settings, World},
     control::Server,
     engine::{Engine, EngineError},
     http::HttpServer,
@@ -39,7 +40,9 @@ const TRACES_WITHIN: Duration = Duration::from_secs(5);
 
 /// Runs until a signal says to stop, or until it can't go on.
 pub(super) async fn run(cli: Cli, args: RunArgs) -> Result<ExitCode, Trouble> {
-    let settings = cli.settings(&args.settings)?;
+    let settings = settings::usable(&cli, &args.settings, &World::here())?;
+    settings::warn(&settings.warnings);
+    settings::warn(&settings::oddities(&cli, &settings));
     cli.registry()?;
     // Whoever embeds the command line may log in a way of its own.
     if let Err(error) = install_logs(settings.log_format, &settings.log_filter) {

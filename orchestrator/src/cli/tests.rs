@@ -534,3 +534,39 @@ async fn a_saga_is_checked_and_drawn_by_name_and_version() {
     );
     assert!(trouble.contains("it has loan@1, purchase@1"), "{trouble}");
 }
+
+#[test]
+fn settings_that_can_be_used_and_are_hardly_meant_are_warned_of() {
+    let place = tempfile::tempdir().unwrap();
+    let text = "data = 'd'\nheadroom_bytes = 99999999999999\n[destination.book]\nrate = 1\n[destination.books]\nrate = 1\n";
+    std::fs::write(place.path().join("dirigent.toml"), text).unwrap();
+    let world = World { environment: Default::default(), folder: place.path().into() };
+    let library = library_cli(&MemoryBroker::new());
+    let settings = settings::usable(&library, &SettingsArgs::default(), &world).unwrap();
+    let odd = settings::oddities(&library, &settings);
+    assert_eq!(odd.len(), 2, "{odd:?}");
+    assert!(
+        odd[0].contains("`[destination.book]`") && odd[0].ends_with("did you mean `books`?"),
+        "{odd:?}"
+    );
+    assert!(odd[1].contains("a tenth of those counts"), "{odd:?}");
+}
+
+#[test]
+fn settings_are_shown_though_some_are_wrong_and_checked_with_the_files_they_name() {
+    let place = tempfile::tempdir().unwrap();
+    let text = "broker = 'rabbitmq'\nshards = 0\n[rabbitmq]\nuri = 'amqps://b'\n[rabbitmq.tls]\nca = 'no-ca'\n";
+    std::fs::write(place.path().join("dirigent.toml"), text).unwrap();
+    let world = World { environment: Default::default(), folder: place.path().into() };
+    let library = library_cli(&MemoryBroker::new());
+    let told = |verb| settings::config(&library, &verb, &world).unwrap_err().to_string();
+    let shown = told(ConfigVerb::Show(RunArgs::default()));
+    assert!(shown.contains("dirigent.toml:2: `shards`") && !shown.contains("hint"), "{shown}");
+    let checked = told(ConfigVerb::Check(RunArgs::default()));
+    assert!(
+        checked.contains("dirigent.toml:2: `shards`")
+            && checked.contains("dirigent.toml:6: `rabbitmq.tls.ca` names no-ca")
+            && checked.contains("hint: `config show` prints"),
+        "{checked}"
+    );
+}

@@ -28,7 +28,7 @@ use super::{
     understood::{Understood, one_of},
 };
 use dirigent_connectors::{
-    Connector, Secret,
+    Connector, ConnectorError, Secret,
     kafka::{KafkaConnector, KafkaSasl, KafkaSettings, KafkaTls, SaslMechanism},
     memory::MemoryBroker,
     rabbitmq::{RabbitMqConnector, RabbitMqSettings, RabbitMqTls},
@@ -66,9 +66,88 @@ impl Settings {
         };
         Ok(match broker {
             BrokerName::Memory => Arc::new(memory.clone()),
-            BrokerName::Kafka => Arc::new(KafkaConnector::new(self.kafka_settings())?),
-            BrokerName::RabbitMq => Arc::new(RabbitMqConnector::new(self.rabbitmq_settings()?)),
+            BrokerName::Kafka => {
+                let connector = KafkaConnector::new(self.kafka_settings());
+                Arc::new(connector.map_err(|error| self.placed(error))?)
+            }
+            BrokerName::RabbitMq => {
+                let settings = self.rabbitmq_settings().map_err(|error| self.placed(error))?;
+                Arc::new(RabbitMqConnector::new(settings))
+            }
         })
+    }
+
+    /// All that is known to keep the chosen broker's connector from working, before anything is asked. Reads the files it wants.
+    pub fn flaws(&self) -> Vec<ConfigError> {
+        let none = (None, None, None);
+        let ((ca, certificate, key), prefix) = match self.broker {
+            None | Some(BrokerName::Memory) => return Vec::new(),
+            Some(BrokerName::Kafka) => {
+                let tls = self.security.kafka_tls.as_ref();
+                (
+                    tls.map_or(none, |tls| {
+                        (tls.ca.as_ref(), tls.certificate.as_ref(), tls.key.as_ref())
+                    }),
+                    "kafka.tls",
+                )
+            }
+            Some(BrokerName::RabbitMq) => {
+                let tls = &self.security.rabbitmq_tls;
+                ((tls.ca.as_ref(), tls.certificate.as_ref(), tls.key.as_ref()), "rabbitmq.tls")
+            }
+        };
+        let mut flaws = Vec::new();
+        for (name, path) in [("ca", ca), ("certificate", certificate), ("key", key)] {
+            let Some(path) = path else { continue };
+            if let Err(error) = std::fs::File::open(path) {
+                let text = format!("names {}, which can't be read: {error}", path.display());
+                flaws.push(self.refused(format!("{prefix}.{name}"), text));
+            }
+        }
+        let half = |said: &str, other: &str| {
+            let text = format!("is said without `{prefix}.{other}`; say both");
+            self.refused(format!("{prefix}.{said}"), text)
+        };
+        match (certificate, key) {
+            (Some(_), None) => flaws.push(half("certificate", "key")),
+            (None, Some(_)) => flaws.push(half("key", "certificate")),
+            (None, None) | (Some(_), Some(_)) => {}
+        }
+        if flaws.is_empty() {
+            flaws.extend(self.connector(&MemoryBroker::new()).err());
+        }
+        flaws
+    }
+
+    /// What a connector refuses, with who said it, where it is one of these settings.
+    fn placed(&self, error: ConnectorError) -> ConfigError {
+        match error {
+            ConnectorError::Setting { connector, setting, text } => {
+                let key =
+                    [format!("{connector}.{setting}"), format!("{connector}.properties.{setting}")];
+                let known = key.into_iter().find(|key| self.said_by(key).is_some());
+                match known {
+                    Some(key) => self.refused(key, text),
+                    None => ConnectorError::Setting { connector, setting, text }.into(),
+                }
+            }
+            error => error.into(),
+        }
+    }
+
+    fn refused(&self, key: String, text: String) -> ConfigError {
+        let by = self.said_by(&key).unwrap_or("default").to_owned();
+        ConfigError::Refused { by, key, text }
+    }
+
+    /// Whether somebody has said this setting.
+    pub fn is_said(&self, key: &str) -> bool {
+        self.said_by(key).is_some_and(|by| by != Origin::Default.to_string())
+    }
+
+    fn said_by(&self, key: &str) -> Option<&str> {
+        let shown = self.shown.iter().find(|(shown, ..)| shown == key);
+        shown.map(|(_, _, by)| by.as_str())
     }
 
     /// How Kafka is reached.
@@ -87,7 +166,7 @@ impl Settings {
     }
 
     /// How RabbitMQ is reached. Its files were read, and belong together.
-    fn rabbitmq_settings(&self) -> Result<RabbitMqSettings, ConfigError> {
+    fn rabbitmq_settings(&self) -> Result<RabbitMqSettings, ConnectorError> {
         let mut settings = RabbitMqSettings::new(&self.rabbitmq)?;
         settings.tls.clone_from(&self.security.rabbitmq_tls);
         settings.password.clone_from(&self.security.rabbitmq_password);
@@ -202,10 +281,7 @@ impl Understood {
         });
         let username = self.take("kafka.sasl.username", "(nobody)", |text| Ok(text.to_owned()));
         let password = self.secret("kafka.sasl.password", "kafka.sasl.password_file");
-        let is_refused = self.wrong.iter().any(|error| match error {
-            ConfigError::Value { key, .. } => key.starts_with("kafka.sasl."),
-            _ => false,
-        });
+        let is_refused = self.is_wrong("kafka.sasl.");
         match (mechanism, username, password) {
             (Some(mechanism), Some(username), Some(password)) => {
                 Some(KafkaSasl { mechanism, username, password: Secret::new(password) })
@@ -228,6 +304,34 @@ impl Understood {
                 None
             }
         }
+    }
+}
+
+/// Addresses of Kafka brokers as librdkafka takes them, `[PROTOCOL://]host[:port]`; it says nothing of one that it can't understand.
+pub(super) fn kafka_address(text: &str) -> Result<String, String> {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let mut count = 0;
+    for part in parts {
+        count += 1;
+        let place = part.split_once("://").map_or(part, |(_, place)| place);
+        let (host, port) = match place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((host, "")) => (host, None),
+            Some((host, rest)) => (host, Some(rest.strip_prefix(':').unwrap_or_default())),
+            None => place.split_once(':').map_or((place, None), |(host, port)| (host, Some(port))),
+        };
+        if host.is_empty() || host.chars().any(char::is_whitespace) {
+            return Err(format!("names `{part}`, which has no host; name brokers as host:port"));
+        }
+        let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port != 0);
+        if port.is_some_and(|port| !is_port(port)) {
+            return Err(format!(
+                "names `{part}`, whose port is no number from 1 to 65535; name brokers as host:port, and addresses of IPv6 in brackets"
+            ));
+        }
+    }
+    match count {
+        0 => Err("is empty; name at least one broker as host:port".into()),
+        _ => Ok(text.trim().to_owned()),
     }
 }
 
@@ -290,6 +394,53 @@ mod tests {
     }
 
     #[test]
+    fn an_address_of_kafka_that_no_client_could_use_is_refused() {
+        for address in
+            ["x", "x:1", "a:1,b:2", "a:1,", "[::1]:9092", "[::1]", "SASL_SSL://a.b:9093", " x:1 "]
+        {
+            assert_eq!(kafka_address(address).as_deref(), Ok(address.trim()));
+        }
+        for (address, told) in [
+            ("x:99999", "names `x:99999`, whose port"),
+            ("x:0", "whose port"),
+            ("x:", "whose port"),
+            ("::1:9092", "has no host"),
+            ("a:1,b:port", "names `b:port`"),
+            ("fe80::1", "in brackets"),
+            ("[::1]9092", "whose port"),
+            (":9092", "has no host"),
+            ("a b:1", "has no host"),
+            (" , ", "is empty"),
+        ] {
+            let error = kafka_address(address).err().unwrap();
+            assert!(error.contains(told), "{address}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_file_that_is_not_there_is_told_at_once_and_with_the_line_that_names_it() {
+        for broker in ["kafka", "rabbitmq"] {
+            let folder = tempfile::tempdir().unwrap();
+            let text = format!(
+                "broker = '{broker}'\n[rabbitmq]\nuri = 'amqps://broker'\n[{broker}.tls]\nca = 'no-ca'\ncertificate = 'no-certificate'\n"
+            );
+            std::fs::write(folder.path().join("dirigent.toml"), text).unwrap();
+            let world = World { environment: Default::default(), folder: folder.path().into() };
+            let settings = Settings::load("order", &SettingsArgs::default(), &world).unwrap();
+            let told: Vec<_> = settings.flaws().iter().map(ToString::to_string).collect();
+            assert_eq!(told.len(), 3, "{told:?}");
+            for (told, (line, said)) in told.iter().zip([
+                (5, "ca` names no-ca, which can't be read"),
+                (6, "certificate` names no-certificate, which can't be read"),
+                (6, &*format!("certificate` is said without `{broker}.tls.key`; say both")),
+            ]) {
+                let begins = format!("dirigent.toml:{line}: `{broker}.tls.{said}");
+                assert!(told.contains(&begins), "{told} {begins}");
+            }
+        }
+    }
+
+    #[test]
     fn half_of_what_kafka_wants_to_know_is_refused_with_what_is_missing() {
         let user = ("DIRIGENT_KAFKA_SASL_USERNAME", "ann");
         let password = ("DIRIGENT_KAFKA_SASL_PASSWORD", "s3cret");
@@ -334,7 +485,10 @@ mod tests {
             ("DIRIGENT_RABBITMQ", "amqps://ann:s3cret@broker"),
             ("DIRIGENT_RABBITMQ_TLS_CA", "no-such-file"),
         ]);
-        assert!(rabbitmq.contains("rabbitmq setting tls.ca: names no-such-file"), "{rabbitmq}");
+        assert!(
+            rabbitmq.starts_with("DIRIGENT_RABBITMQ_TLS_CA: `rabbitmq.tls.ca` names no-such-file"),
+            "{rabbitmq}"
+        );
         let kafka =
             connect(&[("DIRIGENT_BROKER", "kafka"), ("DIRIGENT_KAFKA_TLS_CA", "no-such-file")]);
         let wants = if cfg!(feature = "kafka-tls") { "names no-such-file" } else { "`kafka-tls`" };

@@ -42,12 +42,19 @@ struct CircuitPart {
 /// A setting as it is shown: its name, its value, and who said it.
 pub(super) type Shown = (String, String, String);
 
+/// What is meant, how it is shown, and what can't be used.
+pub(super) struct Understood {
+    pub(super) protections: Protections,
+    pub(super) shown: Vec<Shown>,
+    pub(super) wrong: Vec<ConfigError>,
+}
+
 /// What is meant.
 pub(super) fn understand(
     all: Part,
     some: BTreeMap<String, Part>,
     origin: &dyn Fn(usize) -> Origin,
-) -> Result<(Protections, Vec<Shown>), Vec<ConfigError>> {
+) -> Understood {
     let mut reading = Reading { origin, shown: Vec::new(), wrong: Vec::new() };
     let all = reading.protection("destinations", all, Protection::default());
     let mut by_channel = BTreeMap::new();
@@ -56,10 +63,8 @@ pub(super) fn understand(
         let protection = reading.protection(&place, part, all);
         by_channel.insert(channel, protection);
     }
-    if !reading.wrong.is_empty() {
-        return Err(reading.wrong);
-    }
-    Ok((Protections { all, by_channel }, reading.shown))
+    let Reading { shown, wrong, .. } = reading;
+    Understood { protections: Protections { all, by_channel }, shown, wrong }
 }
 
 struct Reading<'a> {

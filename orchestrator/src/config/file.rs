@@ -159,9 +159,11 @@ pub(super) struct Said {
     /// What is said of destinations, and how it is shown.
     pub(super) protections: Protections,
     pub(super) shown: Vec<Shown>,
+    /// What can't be used of it, though it can be read.
+    pub(super) wrong: Vec<ConfigError>,
 }
 
-/// Reads a file. Properties that would break a promise are refused.
+/// Reads a file; the error is that of one that can't be read as a whole.
 pub(super) fn read(path: &Path) -> Result<Said, Vec<ConfigError>> {
     let shown = path.display().to_string();
     let unreadable = |source| vec![ConfigError::File { file: shown.clone(), source }];
@@ -180,8 +182,9 @@ fn unreadable_text(file: &str, text: String) -> Vec<ConfigError> {
 }
 
 pub(super) fn parse(file: &str, text: &str) -> Result<Said, Vec<ConfigError>> {
-    let line_of =
-        |offset: usize| 1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count();
+    // Looked up for each setting, of which there may be tens of thousands.
+    let ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
+    let line_of = |offset: usize| 1 + ends.partition_point(|end| *end < offset);
     let root: Root = toml::from_str(text).map_err(|error| {
         let span = error.span();
         let line = span.as_ref().map_or(1, |span| line_of(span.start));
@@ -254,21 +257,19 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Said, Vec<ConfigError>> {
             said.values.insert(key, Raw { text: switch.into_inner().to_string(), origin });
         }
     }
-    let mut refused = Vec::new();
     for (name, value) in root.kafka.properties {
         let origin = origin(value.span().start);
         match kafka::why_refused(&name) {
-            Some(why) => refused.push(ConfigError::Property { origin, name, why }),
+            Some(why) => said.wrong.push(ConfigError::Property { origin, name, why }),
             None => {
                 said.properties.insert(name, Raw { text: value.into_inner().into_text(), origin });
             }
         }
     }
-    match destinations::understand(root.destinations, root.destination, &origin) {
-        Ok((protections, shown)) => (said.protections, said.shown) = (protections, shown),
-        Err(wrong) => refused.extend(wrong),
-    }
-    if refused.is_empty() { Ok(said) } else { Err(refused) }
+    let understood = destinations::understand(root.destinations, root.destination, &origin);
+    (said.protections, said.shown) = (understood.protections, understood.shown);
+    said.wrong.extend(understood.wrong);
+    Ok(said)
 }
 
 /// The key whose value begins behind this text, if it is one that does.

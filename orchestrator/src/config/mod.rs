@@ -36,7 +36,10 @@ use crate::{
     journal::Durability,
     telemetry::logs::{LOG_DEFAULT, LogFormat},
 };
-use dirigent_connectors::{ConnectorError, kafka::PositionsFrom};
+use dirigent_connectors::{
+    ConnectorError,
+    kafka::{PositionsFrom, property_refused},
+};
 use dirigent_schemas::registry::RegistrySettings;
 use redact::HIDDEN;
 use std::{
@@ -231,6 +234,26 @@ pub enum ConfigError {
         name: String,
         /// Why it is refused.
         why: &'static str,
+    },
+    /// A property that librdkafka does not take.
+    #[error("{origin}: `{name}` of `kafka.properties` {text}")]
+    PropertyValue {
+        /// Who said it.
+        origin: Origin,
+        /// Which property.
+        name: String,
+        /// Why not; never its value.
+        text: String,
+    },
+    /// What a broker's connector refuses, with who said it.
+    #[error("{by}: `{key}` {text}")]
+    Refused {
+        /// Who said it, as it is shown.
+        by: String,
+        /// Which setting.
+        key: String,
+        /// What is wrong, and what would be right.
+        text: String,
     },
     /// A value makes no sense.
     #[error("{origin}: `{key}` {text}")]
@@ -469,9 +492,16 @@ impl Settings {
     /// # Errors
     /// All that is wrong, at once.
     pub fn load(app: &str, flags: &SettingsArgs, world: &World) -> Result<Self, ConfigErrors> {
-        let file = match file_of(flags, world) {
-            Some(path) => file::read(&path).map_err(ConfigErrors)?,
-            None => file::Said::default(),
+        let (settings, wrong) = Self::read(app, flags, world);
+        if wrong.is_empty() { Ok(settings) } else { Err(ConfigErrors(wrong)) }
+    }
+
+    /// The same, to be shown: what is wrong stands beside what can be understood. A setting that is wrong has no meaning here.
+    pub fn read(app: &str, flags: &SettingsArgs, world: &World) -> (Self, Vec<ConfigError>) {
+        let (file, unreadable) = match file_of(flags, world).map(|path| file::read(&path)) {
+            Some(Ok(said)) => (said, None),
+            Some(Err(wrong)) => (file::Said::default(), Some(wrong)),
+            None => (file::Said::default(), None),
         };
         let (otherwise, flags) = (&flags.otherwise, flags.said());
         let say = |known: &Known| {
@@ -489,11 +519,15 @@ impl Settings {
             })
         };
         let said = KNOWN.iter().filter_map(|known| Some((known.key, say(known)?))).collect();
-        let mut understood = Understood { said, shown: Vec::new(), wrong: Vec::new() };
+        let mut understood = Understood { said, shown: Vec::new(), wrong: file.wrong };
         let mut settings = understood.settings(app);
         for (name, raw) in file.properties {
             let shown = (format!("kafka.properties.{name}"), HIDDEN.into(), raw.origin.to_string());
             understood.shown.push(shown);
+            if let Some(text) = property_refused(&name, &raw.text) {
+                let (name, origin) = (name.clone(), raw.origin);
+                understood.wrong.push(ConfigError::PropertyValue { origin, name, text });
+            }
             settings.kafka_properties.insert(name, raw.text);
         }
         settings.protections = file.protections;
@@ -503,13 +537,11 @@ impl Settings {
             Some((name, address)) => ("otlp".into(), redact_uri(address), name.into()),
             None => ("otlp".into(), "(no traces)".into(), Origin::Default.to_string()),
         });
-        if !understood.wrong.is_empty() {
-            return Err(ConfigErrors(understood.wrong));
-        }
         settings.shown = understood.shown;
         settings.warnings =
             unread_variables(&world.environment).map(|error| error.to_string()).collect();
-        Ok(settings)
+        // What nobody could read would be missing everywhere else.
+        (settings, unreadable.unwrap_or(understood.wrong))
     }
 }
 

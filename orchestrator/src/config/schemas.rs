@@ -3,7 +3,7 @@
 //! A secret is said in the environment or in a file of its own; in the file of settings it is taken, too.
 
 use super::{
-    ConfigError, Origin, Settings,
+    ConfigError, Settings,
     understood::{Understood, one_of},
 };
 use dirigent_schemas::registry::{
@@ -139,8 +139,12 @@ impl Understood {
             (None, None, None) => Credentials::None,
             (None, None, Some(token)) => Credentials::Bearer(token),
             (Some(username), Some(password), None) => Credentials::Basic { username, password },
-            (Some(username), None, None) => {
-                Credentials::Basic { username, password: String::new() }
+            (Some(_), None, None) => {
+                // One that was said, and can't be read, was told of.
+                if !self.is_wrong("registry.password") {
+                    self.missing("`registry.username` is said without a password; say `registry.password_file`, or DIRIGENT_REGISTRY_PASSWORD");
+                }
+                Credentials::None
             }
             (None, Some(_), _) => {
                 self.missing("`registry.password` is said without `registry.username`; say both");
@@ -164,6 +168,7 @@ impl Understood {
     /// A secret, said itself or by the file that holds it.
     pub(super) fn secret(&mut self, key: &'static str, file_key: &'static str) -> Option<String> {
         let said = self.take(key, "(none)", |text| Ok(text.to_owned()));
+        let origin = self.origin_of(file_key);
         let file = self.take(file_key, "(none)", folder);
         let Some(file) = file else { return said };
         if said.is_some() {
@@ -174,14 +179,18 @@ impl Understood {
             Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_owned()),
             Err(error) => {
                 let text = format!("names {}, which can't be read: {error}", file.display());
-                self.wrong.push(ConfigError::Value {
-                    origin: Origin::Default,
-                    key: file_key,
-                    text,
-                });
+                self.wrong.push(ConfigError::Value { origin, key: file_key, text });
                 None
             }
         }
+    }
+
+    /// Whether a setting whose name begins so was said, and told to be wrong.
+    pub(super) fn is_wrong(&self, prefix: &str) -> bool {
+        self.wrong.iter().any(|error| match error {
+            ConfigError::Value { key, .. } => key.starts_with(prefix),
+            _ => false,
+        })
     }
 
     pub(super) fn missing(&mut self, text: &str) {

@@ -23,6 +23,7 @@ fn load(world: &World) -> Result<Settings, String> {
 
 fn refused(text: &str) -> String {
     match file::parse("dirigent.toml", text) {
+        Ok(said) if !said.wrong.is_empty() => ConfigErrors(said.wrong).to_string(),
         Ok(_) => {
             let (_folder, world) = with_file(text);
             load(&world).err().expect("it is refused")
@@ -236,4 +237,73 @@ fn what_can_not_be_said_of_a_destination_is_refused_with_its_line() {
         let error = refused(text);
         assert!(error.contains(said), "{text}: {error}");
     }
+}
+
+#[test]
+fn properties_are_tried_at_librdkafka_and_told_with_their_line_and_their_own_name() {
+    let told = refused("[kafka.properties]\n'linger.ms' = 'abc'\n'lingre.ms' = 5\n");
+    let lines: Vec<_> = told.lines().collect();
+    assert_eq!(lines.len(), 2, "{told}");
+    assert!(
+        lines[0].contains("dirigent.toml:2: `linger.ms` of `kafka.properties` is refused")
+            && !lines[0].contains("abc"),
+        "{told}"
+    );
+    assert!(lines[1].ends_with("dirigent.toml:3: `lingre.ms` of `kafka.properties` is no property that librdkafka knows; did you mean `linger.ms`?"), "{told}");
+}
+
+#[test]
+fn all_that_is_wrong_is_told_at_once_with_its_place_and_the_rest_can_still_be_shown() {
+    let (_folder, world) = with_file(
+        "shards = 0\n[rabbitmq]\npassword_file = 'no-such-file'\n[kafka]\naddress = 'x:99999'\n\
+         [kafka.properties]\nacks = 0\n[destination.a]\nrate = 0\n[registry]\nurl = 'http://r'\nusername = 'ann'\n",
+    );
+    let told = load(&world).err().unwrap();
+    for said in [
+        "dirigent.toml:1: `shards` takes",
+        "dirigent.toml:3: `rabbitmq.password_file` names no-such-file, which can't be read",
+        "dirigent.toml:5: `kafka.address` names `x:99999`",
+        "dirigent.toml:7: `kafka.properties` may not set `acks`",
+        "dirigent.toml:9: `destination.a.rate` takes",
+        "`registry.username` is said without a password",
+    ] {
+        assert!(told.contains(said), "{said}: {told}");
+    }
+    let (settings, wrong) = Settings::read("order", &SettingsArgs::default(), &world);
+    assert_eq!(wrong.len(), told.lines().count());
+    let shown = |key: &str| settings.shown.iter().find(|shown| shown.0 == key).unwrap();
+    assert_eq!(shown("shards").1, "0");
+    assert!(shown("shards").2.ends_with("dirigent.toml:1"));
+    assert_eq!(shown("durability").1, "power-loss");
+    let world = World { folder: "no-such-folder".into(), ..world };
+    let flags = SettingsArgs { config: Some("no-such-file".into()), ..SettingsArgs::default() };
+    let (settings, wrong) = Settings::read("order", &flags, &world);
+    assert_eq!((wrong.len(), settings.durability), (1, Durability::PowerLoss));
+}
+
+#[test]
+fn what_the_program_says_itself_counts_where_nobody_else_says_anything() {
+    let own = |value: &str, by: &str| SettingsArgs {
+        broker: Some("kafka".into()),
+        otherwise: vec![Otherwise { key: "kafka.address", value: value.into(), by: by.into() }],
+        ..SettingsArgs::default()
+    };
+    let flags = own("found:9092", "started here");
+    let settings = Settings::load("order", &flags, &world(&[])).unwrap();
+    assert_eq!(settings.broker_told(), "kafka at found:9092, started here");
+    let said = world(&[("DIRIGENT_KAFKA", "said:9092")]);
+    let settings = Settings::load("order", &flags, &said).unwrap();
+    assert_eq!(settings.broker_told(), "kafka at said:9092, by DIRIGENT_KAFKA");
+    let settings = Settings::load("order", &own("(looked for)", "default"), &world(&[])).unwrap();
+    assert!(settings.shown.iter().any(|shown| shown.1 == "(looked for)"));
+}
+
+/// Looked up from the file's begin for each setting, the lines of so many took minutes.
+#[test]
+fn tens_of_thousands_of_destinations_each_have_their_line() {
+    let sections = (0..20_000).map(|n| format!("[destination.d{n}]\nrate = {}\n", n + 1));
+    let said = file::parse("dirigent.toml", &sections.collect::<String>()).unwrap();
+    assert_eq!(said.protections.by_channel.len(), 20_000);
+    let last = said.shown.iter().find(|shown| shown.0 == "destination.d19999.rate").unwrap();
+    assert_eq!((last.1.as_str(), last.2.as_str()), ("20000", "dirigent.toml:40000"));
 }

@@ -45,10 +45,7 @@ impl Understood {
                 other => Err(one_of(other, &["memory", "kafka", "rabbitmq"])),
             }),
             kafka_by: self.origin_of("kafka.address"),
-            kafka: self.take("kafka.address", "", |text| match text.trim() {
-                "" => Err("is empty; name at least one broker as host:port".into()),
-                address => Ok(address.to_owned()),
-            }).unwrap_or_default(),
+            kafka: self.take("kafka.address", "", brokers::kafka_address).unwrap_or_default(),
             kafka_properties: BTreeMap::new(),
             kafka_partitions: self.take("kafka.partitions", "", whole(1, 10_000)).unwrap_or(1),
             kafka_replicas: self.take("kafka.replicas", "(the brokers' own)", whole(1, 100)),

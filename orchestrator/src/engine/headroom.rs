@@ -26,7 +26,7 @@ use tokio::time::Instant;
 pub const HEADROOM_BYTES: u64 = 256 * 1024 * 1024;
 
 /// On a small disk the headroom is this share of the whole: a tenth.
-const HEADROOM_SHARE: u64 = 10;
+pub(crate) const HEADROOM_SHARE: u64 = 10;
 
 /// The ballast is this share of the headroom: half.
 const BALLAST_SHARE: u64 = 2;

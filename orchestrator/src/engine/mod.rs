@@ -75,7 +75,7 @@ pub(crate) use aftermath::panic_letter;
 #[cfg(feature = "simulation")]
 pub(crate) use assembly::{Assembly, Folder, Turns};
 pub(crate) use group::{Lane, LaneSeq, Outgoing, Sender};
-pub(crate) use headroom::give_up_ballast;
+pub(crate) use headroom::{HEADROOM_SHARE, give_up_ballast};
 pub(crate) use hold_up::HELD_UP_AFTER;
 #[cfg(feature = "simulation")]
 pub(crate) use in_turn::{Dice, InTurn};
