@@ -243,6 +243,18 @@ async fn a_second_process_on_the_same_folder_is_refused_and_told_who_has_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_application_on_the_same_folder_is_refused_with_the_name_to_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = MemoryBroker::new();
+    orchestrator(&broker).data(folder.path()).start().await.unwrap().stop().await.unwrap();
+    let other =
+        Orchestrator::builder("other").saga(purchase(1)).connector(Arc::new(broker.clone()));
+    let error = other.data(folder.path()).start().await.err().unwrap().to_string();
+    assert!(error.contains("belongs to application `shop`") && error.contains("--app shop"));
+    orchestrator(&broker).data(folder.path()).start().await.unwrap().stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_without_the_definition_of_a_live_instance_refuses_to_start() {
     let folder = tempfile::tempdir().unwrap();
     let broker = MemoryBroker::new();

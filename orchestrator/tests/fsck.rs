@@ -495,6 +495,10 @@ async fn accounts_and_single_records_that_do_not_agree_are_found() {
     mended(&left, "journal-unmarked", Harmful, |left| left.remove(Space::Meta, b"journal")).await;
     mended(&left, "record-strange", Harmless, |left| left.put(Space::Meta, b"odd", [])).await;
     mended(&left, "record-strange", Harmless, |left| left.put(Space::Keys, b"odd", [])).await;
+    mended(&left, "application-unreadable", Harmful, |left| {
+        left.put(Space::Meta, b"application", [9])
+    })
+    .await;
     harm(&left, "hearing-unreadable", Harmless, |left| left.put(Space::Meta, b"heard", [9]));
     harm(&left, "pause-unreadable", Harmless, |left| left.put(Space::Meta, b"paused/work", [9]));
 }

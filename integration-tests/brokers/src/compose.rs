@@ -1,6 +1,5 @@
 //! The brokers of the project's `docker-compose.yml`, where a docker engine runs.
 
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -23,8 +22,9 @@ const RABBITMQ_ADDRESS: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
 /// Starts the broker with docker compose. Answers its address, or `None` without an engine.
 pub(crate) fn up(kind: Kind) -> Result<Option<String>, Unavailable> {
     // The file knows neither a registry nor a database.
-    let file = file();
-    if matches!(kind, Kind::SchemaRegistry | Kind::Postgres) || !file.is_file() || !engine_runs()? {
+    let file = place::workspace().map(|root| root.join("docker-compose.yml"));
+    let Some(file) = file.filter(|file| file.is_file()) else { return Ok(None) };
+    if matches!(kind, Kind::SchemaRegistry | Kind::Postgres) || !engine_runs()? {
         return Ok(None);
     }
     let root = place::root()?;
@@ -65,8 +65,4 @@ fn engine_runs() -> Result<bool, Unavailable> {
         matches!(ran, Ran::Well)
     });
     Ok(*RUNS.get_or_init(|| runs))
-}
-
-fn file() -> PathBuf {
-    place::workspace().join("docker-compose.yml")
 }

@@ -1,7 +1,8 @@
 //! Where things lie: the folder of the brokers under cargo's target folder, and its locks.
 //!
 //! The target folder is found from the running binary, so that a test, the `brokers` program and a
-//! build with its own target folder each meet the brokers of their own build.
+//! build with its own target folder each meet the brokers of their own build. A binary that was copied out of it
+//! keeps its brokers in the user's cache: the folder it was built in may be somebody else's by now, or gone.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
@@ -24,24 +25,38 @@ pub(crate) fn root() -> Result<PathBuf, Unavailable> {
     Ok(root)
 }
 
-/// The root of the workspace, as it was when this crate was built.
-pub(crate) fn workspace() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.ancestors().nth(2).unwrap_or(here).to_path_buf()
+/// The root of the workspace that the running binary is a build of; none where it was copied out of its target folder.
+pub(crate) fn workspace() -> Option<PathBuf> {
+    let target = target_of(&std::env::current_exe().ok()?)?;
+    if let Some(around) = target.parent().filter(|around| around.join("Cargo.toml").is_file()) {
+        return Some(around.to_path_buf());
+    }
+    // A target folder that lies elsewhere: as it was when this crate was built.
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).map(Path::to_path_buf)
 }
 
 fn target() -> PathBuf {
-    // Cargo marks its target folder with this file; the binary lies some levels below.
-    let marked = |folder: &Path| folder.join("CACHEDIR.TAG").is_file();
-    if let Ok(binary) = std::env::current_exe()
-        && let Some(target) = binary.ancestors().skip(1).find(|folder| marked(folder))
-    {
-        return target.to_path_buf();
+    let binary = std::env::current_exe().ok();
+    if let Some(target) = binary.as_deref().and_then(target_of) {
+        return target;
     }
     match std::env::var_os("CARGO_TARGET_DIR") {
         Some(target) => std::path::absolute(&target).unwrap_or_else(|_| PathBuf::from(target)),
-        None => workspace().join("target"),
+        None => cache(|name| std::env::var_os(name).map(PathBuf::from)),
     }
+}
+
+/// Cargo marks its target folder with this file; its binaries lie some levels below.
+fn target_of(binary: &Path) -> Option<PathBuf> {
+    let marked = |folder: &&Path| folder.join("CACHEDIR.TAG").is_file();
+    binary.ancestors().skip(1).find(marked).map(Path::to_path_buf)
+}
+
+/// What the user's programs keep to find it again, and can do without.
+fn cache(variable: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
+    let absolute = |name| variable(name).filter(|path| path.is_absolute());
+    let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
+    cache.unwrap_or_else(std::env::temp_dir).join("dirigent")
 }
 
 pub(crate) fn create(path: &Path) -> Result<(), Unavailable> {
@@ -111,4 +126,30 @@ fn open(path: &Path) -> Result<File, Unavailable> {
         .write(true)
         .open(path)
         .map_err(folder("opening the lock", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_binary_belongs_to_the_target_folder_around_it_and_a_copied_one_to_none() {
+        let place = tempfile::tempdir().expect("a folder");
+        let target = place.path().join("target");
+        fs::create_dir_all(target.join("debug/deps")).expect("make");
+        fs::write(target.join("CACHEDIR.TAG"), "").expect("write");
+        assert_eq!(target_of(&target.join("debug/deps/order")), Some(target));
+        assert_eq!(target_of(&place.path().join("bin/order")), None);
+    }
+
+    #[test]
+    fn brokers_of_a_copied_binary_lie_in_the_cache_of_its_user() {
+        let with = |said: &[(&str, &str)]| {
+            cache(|name| said.iter().find(|said| said.0 == name).map(|said| said.1.into()))
+        };
+        let home = ("HOME", "/ann");
+        assert_eq!(with(&[("XDG_CACHE_HOME", "/c"), home]), Path::new("/c/dirigent"));
+        assert_eq!(with(&[("XDG_CACHE_HOME", "c"), home]), Path::new("/ann/.cache/dirigent"));
+        assert_eq!(with(&[]), std::env::temp_dir().join("dirigent"));
+    }
 }

@@ -570,3 +570,18 @@ fn settings_are_shown_though_some_are_wrong_and_checked_with_the_files_they_name
         "{checked}"
     );
 }
+
+#[tokio::test]
+async fn a_folder_that_somebody_uses_who_does_not_listen_is_told_as_such() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("data");
+    let used = crate::store::DataFolder::open(&folder).unwrap();
+    let registry = library_cli(&MemoryBroker::new()).registry().unwrap();
+    let told = async || {
+        ask(&folder, Arc::clone(&registry), Question::Status).await.unwrap_err().to_string()
+    };
+    let deaf = told().await;
+    assert!(deaf.contains(&format!("is in use by process {} (", std::process::id())), "{deaf}");
+    drop(used);
+    assert!(told().await.starts_with("no process runs on data folder"));
+}

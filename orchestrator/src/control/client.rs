@@ -8,6 +8,7 @@ use super::{
 use crate::{
     engine::{AtRestError, open_at_rest},
     registry::Registry,
+    store::DataFolder,
 };
 use std::{io, path::Path, sync::Arc, time::Duration};
 use tokio::{
@@ -33,6 +34,11 @@ pub(crate) enum AskError {
         "no process runs on data folder {folder}; start one with `run --data {folder}`, then say it again"
     )]
     NobodyRuns { folder: String },
+    /// The same, and somebody uses the folder who does not listen.
+    #[error(
+        "data folder {folder} is in use by {user}, which hears no questions and no operators: only a process under `run` does, once it is ready; say it again then, or once that one has ended and `run --data {folder}` is started"
+    )]
+    Deaf { folder: String, user: String },
     /// The socket.
     #[error(
         "asking the process that runs on data folder {folder}; look whether it still works, and whether you are the user it runs as"
@@ -59,7 +65,11 @@ pub(crate) async fn ask(
     let answer = match running(folder, &question).await? {
         Some(answer) => answer,
         None if question.needs_somebody() => {
-            return Err(AskError::NobodyRuns { folder: folder.display().to_string() });
+            let shown = folder.display().to_string();
+            return Err(match DataFolder::user_of(folder) {
+                Some(user) => AskError::Deaf { folder: shown, user },
+                None => AskError::NobodyRuns { folder: shown },
+            });
         }
         None => {
             let folder = folder.to_owned();

@@ -10,7 +10,7 @@
 //! another one: no intake while an inbox is full, no shard while its batches wait for the committer.
 
 use super::{
-    Shared, Snapshot, ToShard,
+    Shared, Snapshot, ToShard, application,
     attention::Attention,
     batch::Batch,
     checkpoint::Checkpointer,
@@ -174,6 +174,7 @@ impl Assembly {
             let reads = parts.reads.iter().map(|channel| &channel.name);
             parts.carries.iter().chain(reads).map(move |channel| (channel.clone(), lane))
         });
+        application::keep(&**table.store(), &parts.app)?;
         let connectors = || parts.lanes.iter().map(|lane| lane.connector.name());
         let names = lanes::names(connectors());
         lanes::keep(&**table.store(), &names).map_err(EngineError::Recovery)?;

@@ -12,6 +12,7 @@
 
 mod accounts;
 mod aftermath;
+mod application;
 mod assembly;
 mod attention;
 mod audit;

@@ -94,6 +94,21 @@ pub enum EngineError {
         /// Which, and how many instances.
         missing: String,
     },
+    /// The data folder is another application's.
+    #[error(
+        "the data folder belongs to application `{owner}`, not to `{app}`: replies to what is in flight come on the channels of `{owner}`, where nobody would read them; say --app {owner}, or choose another folder with --data"
+    )]
+    AnotherApp {
+        /// Whose it is.
+        owner: String,
+        /// Who wanted it.
+        app: String,
+    },
+    /// The data folder is no engine's.
+    #[error(
+        "the data folder is one in which a participant keeps its answers; choose another one with --data"
+    )]
+    Participants,
     /// A thread could not be made.
     #[error("starting a thread")]
     Thread(#[source] std::io::Error),

@@ -1,6 +1,7 @@
 //! The data folder: who uses it, and what lies where in it.
 //!
-//! Opened first of all. A lock makes sure that only one process writes; it goes away with the process, however that ends.
+//! Opened first of all. A lock makes sure that only one process writes; it goes away with the process, however that ends. What is not
+//! ours is left alone: a folder with other things in it, or around data folders, is none.
 //!
 //! ```text
 //! lock       who uses the folder
@@ -20,6 +21,12 @@ use fs4::fs_std::FileExt;
 
 /// Bytes of the lock file that are read when it is taken: a few short lines.
 const HOLDER_BYTES_MAX: u64 = 1024;
+
+/// What else may lie in a folder that is to become one: what file systems and those who mount them put there. So may hidden files.
+const TOLERATED: &[&str] = &["lock", "lost+found"];
+
+/// Names that an error tells of what lies in a folder.
+const NAMES_TOLD: usize = 5;
 
 /// A data folder that this process alone uses. Clones share the lock; it is released with the last of them.
 #[derive(Clone, Debug)]
@@ -60,6 +67,28 @@ pub enum FolderError {
         /// The folder.
         path: PathBuf,
     },
+    /// It is a folder around data folders.
+    #[error(
+        "folder {} is no data folder, but holds some ({within}); say the one that is meant with --data: for instance {}", .path.display(), .first.display()
+    )]
+    Around {
+        /// The folder.
+        path: PathBuf,
+        /// Names of those in it.
+        within: String,
+        /// One of them.
+        first: PathBuf,
+    },
+    /// Something else lies there.
+    #[error(
+        "folder {} is no data folder, and something else lies in it ({found}); choose a new or an empty one with --data", .path.display()
+    )]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+        /// What.
+        found: String,
+    },
     /// The disk, or a permission, is in the way.
     #[error("{doing} {}; check the permissions and the disk, or choose another folder with --data", .path.display())]
     Io {
@@ -77,10 +106,12 @@ impl DataFolder {
     /// Makes the folder if need be and locks it.
     ///
     /// # Errors
-    /// [`FolderError::InUse`] names the process that has it.
+    /// [`FolderError::InUse`] names the process that has it; [`FolderError::Foreign`] and [`FolderError::Around`] tell of a folder that
+    /// is something else, and is left as it is.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, FolderError> {
         let path = path.as_ref();
         make_folder(path)?;
+        check_contents(path)?;
         let lock = lock(path)?;
         for inner in [path.join("journal"), path.join("store")] {
             make_folder(&inner)?;
@@ -90,6 +121,20 @@ impl DataFolder {
             sync_names(parent)?;
         }
         Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), lock }) })
+    }
+
+    /// Who uses the folder at `path` now, in words; nobody where it is free, or there is none. Takes nothing, and changes nothing.
+    pub fn user_of(path: impl AsRef<Path>) -> Option<String> {
+        let mut file = File::open(path.as_ref().join("lock")).ok()?;
+        match FileExt::try_lock_shared(&file) {
+            Ok(true) => {
+                // Closing would not do, see above.
+                let _ = FileExt::unlock(&file);
+                None
+            }
+            Ok(false) => Some(holder(&mut file).unwrap_or_else(|_| "another process".to_owned())),
+            Err(_) => None,
+        }
     }
 
     /// The folder itself.
@@ -117,6 +162,45 @@ fn make_folder(path: &Path) -> Result<(), FolderError> {
     // What instances carry is nobody else's business on this machine.
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(io_error("making the folder", path))
+}
+
+/// Refuses what is somebody else's. One that has been a data folder before is one still.
+fn check_contents(path: &Path) -> Result<(), FolderError> {
+    let is_ours = |path: &Path| path.join("journal").is_dir() || path.join("store").is_dir();
+    if is_ours(path) {
+        return Ok(());
+    }
+    let reading = || io_error("reading what lies in", path);
+    let (mut within, mut others) = (Vec::new(), Vec::new());
+    for entry in fs::read_dir(path).map_err(reading())? {
+        let name = entry.map_err(reading())?.file_name();
+        let inner = path.join(&name);
+        let shown = name.to_string_lossy().into_owned();
+        if is_ours(&inner) {
+            within.push((shown, inner));
+        } else if !shown.starts_with('.') && !TOLERATED.contains(&shown.as_str()) {
+            others.push(shown);
+        }
+    }
+    within.sort();
+    others.sort();
+    if let Some((_, first)) = within.first() {
+        let (path, first) = (path.to_owned(), first.clone());
+        let names = within.into_iter().map(|(name, _)| name).collect();
+        return Err(FolderError::Around { path, within: told(names), first });
+    }
+    match others.is_empty() {
+        true => Ok(()),
+        false => Err(FolderError::Foreign { path: path.to_owned(), found: told(others) }),
+    }
+}
+
+/// The first of many names.
+fn told(mut names: Vec<String>) -> String {
+    let more = names.len().saturating_sub(NAMES_TOLD);
+    names.truncate(NAMES_TOLD);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    names.join(", ") + &more
 }
 
 fn sync_names(path: &Path) -> Result<(), FolderError> {
@@ -267,6 +351,52 @@ mod tests {
         let held = File::open(&path).expect("it is there");
         assert!(FileExt::try_lock_exclusive(&held).expect("a local disk locks"));
         check_lock(place.path(), &path).expect("it keeps others out");
+    }
+
+    #[test]
+    fn a_folder_with_something_else_in_it_is_refused_and_left_as_it_is() {
+        let place = tempfile::tempdir().expect("a folder");
+        fs::write(place.path().join("thesis.tex"), "years of work").expect("write");
+        let error = DataFolder::open(place.path()).expect_err("it is no data folder").to_string();
+        assert!(error.contains("something else lies in it (thesis.tex)"), "{error}");
+        assert_eq!(fs::read_dir(place.path()).expect("read").count(), 1, "nothing was made there");
+    }
+
+    #[test]
+    fn a_folder_around_data_folders_is_refused_with_the_names_of_those() {
+        let place = tempfile::tempdir().expect("a folder");
+        fs::write(place.path().join("channels"), "demo-1.").expect("write");
+        for service in ["inventory", "payment"] {
+            drop(DataFolder::open(place.path().join(service)).expect("it is new"));
+        }
+        let error = DataFolder::open(place.path()).expect_err("it is around some").to_string();
+        assert!(error.contains("holds some (inventory, payment)"), "{error}");
+        assert!(error.ends_with(&place.path().join("inventory").display().to_string()), "{error}");
+        assert!(!place.path().join("lock").exists(), "nothing was made there");
+    }
+
+    #[test]
+    fn a_mounted_disk_and_a_start_that_was_cut_off_make_no_folder_a_foreign_one() {
+        let place = tempfile::tempdir().expect("a folder");
+        fs::create_dir(place.path().join("lost+found")).expect("make");
+        fs::write(place.path().join(".keep"), "").expect("write");
+        fs::write(place.path().join("lock"), "").expect("write");
+        drop(DataFolder::open(place.path()).expect("it is ours"));
+        fs::write(place.path().join("notes"), "").expect("write");
+        drop(DataFolder::open(place.path()).expect("it was a data folder before"));
+    }
+
+    #[test]
+    fn who_uses_a_folder_is_told_without_taking_it() {
+        let place = tempfile::tempdir().expect("a folder");
+        let path = place.path().join("data");
+        assert_eq!(DataFolder::user_of(&path), None);
+        assert!(!path.exists(), "looking makes nothing");
+        let folder = DataFolder::open(&path).expect("nobody else uses it");
+        let user = DataFolder::user_of(&path).expect("it is in use");
+        assert!(user.starts_with(&format!("process {} (", std::process::id())), "{user}");
+        drop(folder);
+        assert_eq!(DataFolder::user_of(&path), None);
     }
 
     #[test]

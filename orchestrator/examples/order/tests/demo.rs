@@ -6,13 +6,13 @@
 use dirigent::telemetry::Traces;
 use order::{
     demo::{
-        AddressArgs, BrokerKind, DemoArgs, PostgresArgs, RateArgs, ReconcileArgs, RegistryArgs,
-        Report, demo, reconcile_at_rest,
+        AddressArgs, AtRest, AtRestFailed, BrokerKind, DemoArgs, PostgresArgs, RateArgs,
+        ReconcileArgs, RegistryArgs, Report, demo, reconcile_at_rest,
     },
     order::{Rates, order_saga},
     trip::trip_saga,
 };
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 fn some_orders() -> DemoArgs {
     DemoArgs {
@@ -83,15 +83,35 @@ async fn what_was_kept_in_a_folder_is_known_the_next_time_and_can_be_reconciled_
     ended_as_told(&again, first.compensated);
     assert_eq!(again.duplicates_ignored, 300, "every order was placed again");
     let (data, services) = (folder.path().join("orchestrator"), folder.path().join("services"));
-    let found = reconcile_at_rest(&ReconcileArgs {
-        data,
-        services,
-        postgres: PostgresArgs::default(),
-        json: true,
-    })
-    .unwrap();
-    assert!(found.ledger.balanced, "{found}");
-    assert_eq!((found.started, found.compensated as u64), (300, first.compensated));
+    for (data, services) in [
+        (data.clone(), Some(services)),
+        (folder.path().to_owned(), None),
+        (folder.path().to_owned(), Some(folder.path().to_owned())),
+    ] {
+        let found = reconciled(data, services).unwrap();
+        assert!(found.ledger.balanced, "{found}");
+        assert_eq!((found.started, found.compensated as u64), (300, first.compensated));
+    }
+    let error = reconciled(data.clone(), None).unwrap_err().to_string();
+    assert!(error.contains("say --services DIR"), "{error}");
+    let error = reconciled(data.clone(), Some(data.clone())).unwrap_err().to_string();
+    assert!(error.contains("holds no ledger of order-inventory"), "{error}");
+    assert!(!data.join("order-inventory").exists(), "reading makes no folder");
+}
+
+fn reconciled(data: PathBuf, services: Option<PathBuf>) -> Result<AtRest, AtRestFailed> {
+    let postgres = PostgresArgs::default();
+    reconcile_at_rest(&ReconcileArgs { data, services, postgres, json: true })
+}
+
+#[tokio::test]
+async fn a_demo_does_not_mix_its_own_with_what_lies_in_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("thesis.tex"), "years of work").unwrap();
+    let args = DemoArgs { data: Some(folder.path().to_owned()), ..some_orders() };
+    let error = demo(&args, &Arc::new(Traces::quiet())).await.err().unwrap().to_string();
+    assert!(error.contains("something else lies in it (thesis.tex)"), "{error}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::All;
 use crate::{
     engine::{
+        application,
         checkpoint::MARK,
         hearing, lanes, pausing,
         recovery::{FORMAT, JOURNAL_BEGUN},
@@ -33,6 +34,13 @@ const CONNECTORS: Kind = Kind {
     severity: Severity::Harmful,
     means: "the process refuses to start: it can't tell whether its connectors are in the order of the last start",
     advice: "make sure that they are, and set the record aside by the plan",
+};
+
+const APPLICATION: Kind = Kind {
+    name: "application-unreadable",
+    severity: Severity::Harmful,
+    means: "the process refuses to start: it can't tell whether the folder is its own",
+    advice: "make sure whose it is, set the record aside by the plan, and start under that name",
 };
 
 const PAUSED: Kind = Kind {
@@ -67,6 +75,11 @@ pub(super) fn check(all: &All<'_>, survey: &mut Survey) -> Result<(), StoreError
             if value.and_then(lanes::read).is_none() {
                 let mend = Mend::set_aside(Space::Meta, key, "in which order the connectors were");
                 survey.find(&CONNECTORS, "record `connectors`", "it can't be read", Some(mend));
+            }
+        } else if key == application::KEY {
+            if value.and_then(application::read).is_none() {
+                let mend = Mend::set_aside(Space::Meta, key, "whose folder it is");
+                survey.find(&APPLICATION, "record `application`", "it can't be read", Some(mend));
             }
         } else if let Some(channel) = key.strip_prefix(pausing::PREFIX.as_bytes()) {
             if !value.is_some_and(pausing::is_readable) {

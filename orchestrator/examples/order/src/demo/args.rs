@@ -219,15 +219,15 @@ pub struct ConformanceArgs {
 /// `reconcile`.
 #[derive(Debug, Clone, Args)]
 pub struct ReconcileArgs {
-    /// The folder of the orchestrator
+    /// The folder of the orchestrator, or the one that a demo was given
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
     /// Services that keep their ledgers in PostgreSQL
     #[command(flatten)]
     pub postgres: PostgresArgs,
-    /// The folder of the services
+    /// The folder of the services; a demo's lie in its folder
     #[arg(long, value_name = "DIR")]
-    pub services: PathBuf,
+    pub services: Option<PathBuf>,
     /// Prints one JSON object instead of a text
     #[arg(long)]
     pub json: bool,

@@ -1,9 +1,11 @@
 //! The reconciliation of processes that have ended: of the orchestrator's folder with those of the services.
 
 use super::{
+    SERVICES,
     args::ReconcileArgs,
     end_of,
     report::Ledger,
+    sagas_of,
     stores::{NoStore, Stores},
     tables::{self, NoTables, Tables},
 };
@@ -20,7 +22,7 @@ use dirigent::{
 };
 use dirigent_model::{definition::DefinitionErrors, instance::Status};
 use serde::Serialize;
-use std::{fmt, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 /// What lies in the folders.
 #[derive(Debug, Clone, Serialize)]
@@ -66,6 +68,24 @@ pub enum AtRestFailed {
     /// The ledgers in PostgreSQL.
     #[error(transparent)]
     Tables(#[from] NoTables),
+    /// Nobody said where the services are.
+    #[error(
+        "no folder of services is named, and {} is no demo's, where they lie within; say --services DIR", .data.display()
+    )]
+    NoServices {
+        /// What was named.
+        data: PathBuf,
+    },
+    /// Reading makes no folder.
+    #[error(
+        "{} holds no ledger of {service}; is it the folder that `participants --data` was given?", .folder.display()
+    )]
+    NoLedger {
+        /// Whose.
+        service: &'static str,
+        /// Where it was looked for.
+        folder: PathBuf,
+    },
     /// A store.
     #[error("reading sagas and ledgers")]
     Store(#[from] StoreError),
@@ -77,14 +97,26 @@ pub enum AtRestFailed {
 /// A folder is in use, or can't be read.
 pub fn reconcile_at_rest(args: &ReconcileArgs) -> Result<AtRest, AtRestFailed> {
     let plans = vec![order_saga().into_plan()?, trip_saga().into_plan()?];
-    let reader = open_at_rest(&args.data, Arc::new(Registry::new(plans)?))?;
+    let within = args.data.join(SERVICES);
+    let services_in = match &args.services {
+        Some(folder) => {
+            Some(folder.join(SERVICES)).filter(|it| it.is_dir()).unwrap_or(folder.clone())
+        }
+        None if within.is_dir() => within,
+        None => return Err(AtRestFailed::NoServices { data: args.data.clone() }),
+    };
+    let reader = open_at_rest(&sagas_of(args.data.clone()), Arc::new(Registry::new(plans)?))?;
     let filter = ListFilter { saga: Some("order".into()), ..ListFilter::default() };
     let sagas = reader.list(&filter)?;
     let mut entries = Vec::new();
     let tables = Tables::at(&args.postgres, tables::SHARED)?;
-    let kept = Stores { folder: Some(&args.services), tables };
+    let kept = Stores { folder: Some(&services_in), tables };
     for (service, _) in services(Rates::none(0)) {
         if !kept.is_in_tables(service) {
+            let folder = services_in.join(service);
+            if !folder.is_dir() {
+                return Err(AtRestFailed::NoLedger { service, folder: services_in });
+            }
             let store =
                 kept.open(service).map_err(|source| AtRestFailed::Service { service, source })?;
             entries.extend(ledger::read(&*store)?);

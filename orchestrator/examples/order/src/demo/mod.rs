@@ -89,6 +89,16 @@ pub enum DemoError {
         #[source]
         source: io::Error,
     },
+    /// Something else lies in the folder.
+    #[error(
+        "folder {} is no demo's, and something else lies in it ({name}); choose a new or an empty one with --data", .path.display()
+    )]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+        /// What.
+        name: String,
+    },
     /// A service has no store.
     #[error(transparent)]
     NoStore(#[from] NoStore),
@@ -457,6 +467,12 @@ pub async fn publish(args: &PublishArgs) -> Result<(), DemoError> {
 /// The sagas' own folder within the one that a demo keeps.
 const SAGAS: &str = "orchestrator";
 
+/// The services' folder within it.
+const SERVICES: &str = "services";
+
+/// The file in it that says what the channels of a demo begin with.
+const CHANNELS: &str = "channels";
+
 /// Where the sagas lie in `folder`: a demo keeps its services beside them, a process of sagas has all of it.
 pub fn sagas_of(folder: PathBuf) -> PathBuf {
     let within = folder.join(SAGAS);
@@ -493,7 +509,17 @@ impl Place {
             });
         };
         fs::create_dir_all(folder).map_err(failed("making the folder", folder))?;
-        let name = folder.join("channels");
+        let name = folder.join(CHANNELS);
+        if !name.exists() {
+            let mut found = fs::read_dir(folder).map_err(failed("reading the folder", folder))?;
+            // What file systems put there, and hidden files, are nobody's.
+            let is_something = |name: &str| !name.starts_with('.') && name != "lost+found";
+            let names = found.by_ref().flatten().map(|entry| entry.file_name());
+            let mut names = names.map(|name| name.to_string_lossy().into_owned());
+            if let Some(name) = names.find(|name| is_something(name)) {
+                return Err(DemoError::Foreign { path: folder.clone(), name });
+            }
+        }
         let prefix = match fs::read_to_string(&name) {
             Ok(prefix) => prefix.trim().to_owned(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -503,7 +529,7 @@ impl Place {
             }
             Err(error) => return Err(failed("reading", &name)(error)),
         };
-        let (orchestrator, services) = (folder.join(SAGAS), Some(folder.join("services")));
+        let (orchestrator, services) = (folder.join(SAGAS), Some(folder.join(SERVICES)));
         Ok(Self { orchestrator, services, prefix, _temporary: None })
     }
 }
