@@ -2,13 +2,17 @@
 
 use bytes::Bytes;
 use dirigent_connectors::{
-    ChannelSpec, Connector, ConnectorError, Sent, Sink, Source, UnsentReason, kafka::KafkaConnector,
+    ChannelSpec, Connector, ConnectorError, Message, Sent, Sink, Source, UnsentReason,
+    kafka::KafkaConnector,
 };
 use rdkafka::{
     ClientConfig,
+    admin::AdminOptions,
     producer::{BaseProducer, BaseRecord, Producer},
 };
-use real::kafka::{OwnerApart, at, connector, id, message, receive, spec, topic, unique};
+use real::kafka::{
+    OwnerApart, admin, at, connector, connector_with, id, message, receive, spec, topic, unique,
+};
 use std::time::{Duration, Instant};
 
 mod real;
@@ -232,5 +236,98 @@ async fn the_owners_windows_arrive_in_order_and_cost_what_they_cost() {
     for delivery in receive(&mut *source, next).await {
         let before = last.insert(delivery.message.key.clone(), id(&delivery));
         assert!(before.is_none_or(|before| before < id(&delivery)), "{before:?} {delivery:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_of_events_that_was_deleted_is_made_anew_and_takes_no_other_message_with_it() {
+    let Some(bootstrap) = bootstrap!() else { return };
+    let (work, news) = (ChannelSpec::work(unique("kept")), ChannelSpec::events(unique("news")));
+    let connector = connector(&bootstrap);
+    let (_source, owners) = owner(&connector, &work).await;
+    for mut sink in [connector.sink().await.expect("a sink"), owners] {
+        let both = |id| [message(&work, id), message(&news, id), message(&work, id + 64)];
+        assert_eq!(sink.send(&both(0)).await, vec![Sent::Confirmed; 3]);
+        let deleted = admin(&bootstrap).delete_topics(&[&news.name], &AdminOptions::new()).await;
+        assert!(deleted.expect("an answer").iter().all(Result::is_ok));
+        // Brokers may still take some for the topic that is going.
+        let mut sent = sink.send(&both(1)).await;
+        for id in 2..50 {
+            if sent[1] != Sent::Confirmed {
+                break;
+            }
+            sent = sink.send(&both(id)).await;
+        }
+        assert!(matches!(sent[1], Sent::Unknown { .. }), "{sent:?}");
+        // Brokers may show it for a while yet, so that more than one window finds out.
+        let mut id = 60;
+        while sent[1] != Sent::Confirmed {
+            assert!(id < 70, "it is made anew: {sent:?}");
+            assert_eq!((&sent[0], &sent[2]), (&Sent::Confirmed, &Sent::Confirmed), "{sent:?}");
+            sent = sink.send(&both(id)).await;
+            id += 1;
+        }
+        assert_eq!(sent, vec![Sent::Confirmed; 3], "it is made anew");
+    }
+}
+
+/// With a key of its own for all of them.
+fn in_one_key(channel: &ChannelSpec, id: usize, bytes: usize) -> Message {
+    let body = Bytes::from(vec![b'x'; bytes]);
+    Message { key: "k".into(), body, ..message(channel, id) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owners_window_larger_than_a_batch_of_its_topic_arrives_once_and_in_order() {
+    let Some(bootstrap) = bootstrap!() else { return };
+    let channel = topic(&bootstrap, "owner-narrow", 1, &[("max.message.bytes", "16384")]).await;
+    let connector = connector(&bootstrap);
+    let (mut source, mut sink) = owner(&connector, &channel).await;
+    let mut window: Vec<_> = (0..200).map(|id| in_one_key(&channel, id, 1_000)).collect();
+    for id in [60, 150] {
+        window[id] = in_one_key(&channel, id, 20_000);
+    }
+    // The second window is of those that know what the topic takes.
+    for _ in 0..2 {
+        let begin = Instant::now();
+        let sent = sink.send(&window).await;
+        eprintln!("a window larger than a batch took {} ms", begin.elapsed().as_millis());
+        for (index, sent) in sent.iter().enumerate() {
+            let right = match index {
+                60 | 150 => matches!(sent, Sent::Unsent { reason: UnsentReason::TooLarge, .. }),
+                _ => *sent == Sent::Confirmed,
+            };
+            assert!(right, "{index}: {sent:?}");
+        }
+        let ids: Vec<_> = receive(&mut *source, 198).await.iter().map(id).collect();
+        let expected: Vec<_> = (0..200).filter(|id| ![60, 150].contains(id)).collect();
+        assert_eq!(ids, expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_larger_than_a_segment_of_its_topic_goes_in_smaller_pieces() {
+    let Some(bootstrap) = bootstrap!() else { return };
+    let (most, segment) = ((8 * 1024 * 1024).to_string(), (1024 * 1024).to_string());
+    let settings = [("max.message.bytes", most.as_str()), ("segment.bytes", &segment)];
+    let channel = topic(&bootstrap, "segments", 1, &settings).await;
+    // As somebody sends who was set up for large messages: batches of four megabytes.
+    let connector = connector_with(&bootstrap, |settings| {
+        for name in ["message.max.bytes", "batch.size"] {
+            settings.properties.insert(name.into(), (4 * 1024 * 1024).to_string());
+        }
+    });
+    let (_source, owners) = owner(&connector, &channel).await;
+    let mut window: Vec<_> = (0..40).map(|id| in_one_key(&channel, id, 100_000)).collect();
+    window[20] = in_one_key(&channel, 20, 1_100_000);
+    for mut sink in [connector.sink().await.expect("a sink"), owners] {
+        let sent = sink.send(&window).await;
+        for (index, sent) in sent.iter().enumerate() {
+            let right = match index {
+                20 => matches!(sent, Sent::Unsent { reason: UnsentReason::TooLarge, .. }),
+                _ => *sent == Sent::Confirmed,
+            };
+            assert!(right, "{index}: {sent:?}");
+        }
     }
 }

@@ -81,6 +81,11 @@ impl Flight {
         self.window.decided().await;
     }
 
+    /// Whether a report says that its topic is not there.
+    pub(super) fn has_gone(&self) -> bool {
+        self.window.has_gone()
+    }
+
     /// Writes down what the reports have said. Those that come later decide nothing any more. Answers which topics were not there.
     pub(super) fn land(
         &self,

@@ -18,6 +18,7 @@ mod fence;
 mod figures;
 mod flight;
 mod inbox;
+mod narrow;
 mod owner_sink;
 mod ownership;
 pub(crate) mod positions;

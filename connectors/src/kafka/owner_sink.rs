@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! window ─► begin ─► hand over ─► every delivery report is in ─► commit ─► confirmed
-//!                                  └► one was refused ─► abort ─► both halves alone, in order, until it is found
+//!                                  └► one was refused ─► abort ─► once more: without it, in smaller pieces, or in halves until it is found
 //! any doubt ─► the producer is thrown away, the rest is unknown ─► next window: a new one, if the group is still ours
 //! ```
 //!
@@ -13,10 +13,11 @@ use super::{
     KafkaSettings,
     fence::{Fence, NoProducer, is_fenced},
     flight::{Carrier, Flight},
+    narrow::{Narrow, is_too_large},
     routes::Routes,
     sink::REPORT_MARGIN,
     topics,
-    window::failed,
+    window::{failed, is_gone as is_gone_by},
 };
 use crate::{ConnectorError, Health, Message, Sent, Sink, UnsentReason};
 use async_trait::async_trait;
@@ -30,6 +31,10 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 /// How often is looked whether a transaction has failed while reports are missing: librdkafka tells that to nobody.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How long reports are missing before the brokers are asked whether the topics are there: a producer that can't add the partitions of one
+/// to its transaction tries on without looking.
+const ASK_AFTER: Duration = Duration::from_secs(3);
 
 /// How long a call of librdkafka may take beyond its own time limit before its producer is given up.
 const CALL_MARGIN: Duration = Duration::from_secs(5);
@@ -49,6 +54,7 @@ pub(super) struct OwnerSink {
     /// When the brokers will have written the end of the last transaction, as far as can be guessed.
     ended_by: Instant,
     routes: Routes,
+    narrow: Narrow,
     /// Topics that librdkafka did not find while sending this window.
     gone: HashSet<String>,
     health: Health,
@@ -58,8 +64,9 @@ pub(super) struct OwnerSink {
 enum Ended {
     /// All of it is there.
     Committed,
-    /// None of it is there, and trying again may help; the outcomes of single messages say which were refused.
-    Aborted,
+    /// None of it is there, and trying again may help; the outcomes of single messages say which were refused. Among those that were
+    /// handed over last, a batch may have been refused as a whole.
+    Aborted { last: Vec<usize> },
     /// None of it is there: the brokers do not take a transaction with this topic in it.
     Refused(RDKafkaErrorCode),
     /// Nobody knows.
@@ -75,6 +82,7 @@ impl OwnerSink {
         let health = Health::new();
         let mut sink = Self {
             routes: Routes::new(settings.clone(), &health),
+            narrow: Narrow::default(),
             gone: HashSet::new(),
             health,
             flight: None,
@@ -144,7 +152,7 @@ impl OwnerSink {
                     _ => Ended::Doubtful("the producer could not be built anew in time".into()),
                 },
             };
-            if matches!(ended, Ended::Aborted | Ended::Refused(_)) {
+            if matches!(ended, Ended::Aborted { .. } | Ended::Refused(_)) {
                 // librdkafka goes on, but requests behind the refused one may still fail in its next transaction.
                 self.flight = None;
             }
@@ -155,6 +163,9 @@ impl OwnerSink {
                     let (same, others): (Vec<usize>, Vec<usize>) =
                         part.iter().partition(|index| window[**index].channel == *topic);
                     if others.is_empty() {
+                        if is_gone_by(code) {
+                            self.gone.insert(topic.clone());
+                        }
                         for index in same {
                             outcomes[index] = Some(failed(code, topic, window[index].kind));
                         }
@@ -164,8 +175,9 @@ impl OwnerSink {
                         parts.push_front(same);
                     }
                 }
-                Ended::Aborted => {
-                    for again in apart(window, &part, outcomes, &self.gone).into_iter().rev() {
+                Ended::Aborted { last } => {
+                    let apart = self.apart(window, &part, &last, outcomes);
+                    for again in apart.into_iter().rev() {
                         parts.push_front(again);
                     }
                 }
@@ -200,9 +212,19 @@ impl OwnerSink {
         if let Err(text) = begun {
             return Ended::Doubtful(format!("beginning a transaction: {}", text.describe()));
         }
-        flight.hand_over(window, part, outcomes, deadline).await;
-        let failure = self.reports_are_in(flight, deadline).await;
-        self.gone.extend(flight.land(window, outcomes));
+        let (mut rest, mut last, mut failure) = (part, part, None);
+        while !rest.is_empty() && failure.is_none() {
+            (last, rest) = rest.split_at(self.narrow.piece(window, rest));
+            flight.hand_over(window, last, outcomes, deadline).await;
+            failure = self.reports_are_in(flight, window, last, deadline).await;
+            if failure.is_none() {
+                self.gone.extend(flight.land(window, outcomes));
+                // What brokers refuse fails the transaction, what librdkafka refuses by itself does not.
+                if !rest.is_empty() && last.iter().any(|index| is_unsent(&outcomes[*index])) {
+                    failure = self.failure(flight).await;
+                }
+            }
+        }
         // What goes to a topic that is gone is not there, whether that is for good or not.
         let decided = |index: &usize| {
             matches!(outcomes[*index], Some(Sent::Confirmed | Sent::Unsent { .. }))
@@ -219,56 +241,130 @@ impl OwnerSink {
         };
         self.ended_by = Instant::now() + ENDING_WAIT;
         let Err(trouble) = ended else { return Ended::Committed };
+        let may_abort = match &trouble {
+            Trouble::Failed(KafkaError::Transaction(error)) => error.txn_requires_abort(),
+            Trouble::Gone(_) => true,
+            Trouble::Failed(_) | Trouble::Late(_) => false,
+        };
+        let aborted = if may_abort {
+            Some(call(flight, wait, move |producer| producer.abort_transaction(wait)).await)
+        } else {
+            None
+        };
+        // Aborting purges what had not left yet, so that now all of a batch is reported, or nothing.
+        self.gone.extend(flight.land(window, outcomes));
         // Delivered, but not committed.
         for index in part {
             if outcomes[*index] == Some(Sent::Confirmed) {
                 outcomes[*index] = None;
             }
         }
-        match trouble {
-            Trouble::Failed(KafkaError::Transaction(error)) if error.txn_requires_abort() => {
-                let aborted =
-                    call(flight, wait, move |producer| producer.abort_transaction(wait)).await;
-                let first = &window[part[0]];
-                let meant = failed(error.code(), &first.channel, first.kind);
-                match aborted {
-                    // Brokers have nothing to abort where the refused topic was the only one, and say that by an error. The producer is
-                    // thrown away, and the next one aborts what there is.
-                    _ if topics::forbidden(error.code()) => Ended::Refused(error.code()),
-                    Ok(()) if part.iter().any(|index| is_unsent(&outcomes[*index])) => {
-                        Ended::Aborted
-                    }
-                    Ok(()) if part.iter().any(|i| self.gone.contains(&window[*i].channel)) => {
-                        Ended::Aborted
-                    }
-                    // Which message it was is not always told.
-                    Ok(()) if matches!(meant, Sent::Unsent { .. }) => {
-                        if let [only] = part {
-                            outcomes[*only] = Some(meant);
-                        }
-                        Ended::Aborted
-                    }
-                    // A batch behind the refused one was looked at first.
-                    Ok(())
-                        if part.len() > 1
-                            && error.code() == RDKafkaErrorCode::OutOfOrderSequenceNumber =>
-                    {
-                        Ended::Aborted
-                    }
-                    Ok(()) => Ended::Doubtful(format!(
-                        "the transaction was aborted: {} ({:?})",
-                        error.string(),
-                        error.code()
-                    )),
-                    Err(trouble) => Ended::Doubtful(trouble.describe()),
-                }
+        if let Trouble::Gone(topics) = &trouble {
+            for index in part.iter().filter(|index| topics.contains(&window[**index].channel)) {
+                let Message { channel, kind, .. } = &window[*index];
+                let code = RDKafkaErrorCode::UnknownTopicOrPartition;
+                outcomes[*index] = Some(failed(code, channel, *kind));
             }
-            trouble => Ended::Doubtful(trouble.describe()),
+            self.gone.extend(topics.iter().cloned());
+        }
+        let again = || Ended::Aborted { last: last.to_vec() };
+        let is_gone = part.iter().any(|index| self.gone.contains(&window[*index].channel));
+        let error = match (&trouble, &aborted) {
+            (Trouble::Gone(_), _) if is_gone => return again(),
+            (Trouble::Failed(KafkaError::Transaction(error)), Some(_)) => error,
+            // Brokers add all partitions to a transaction or none, so with a topic that is gone they have none that could be ended.
+            (Trouble::Failed(KafkaError::Transaction(error)), None)
+                if is_gone && error.code() == RDKafkaErrorCode::InvalidTransactionalState =>
+            {
+                return again();
+            }
+            (trouble, _) => return Ended::Doubtful(trouble.describe()),
+        };
+        let first = &window[part[0]];
+        let meant = failed(error.code(), &first.channel, first.kind);
+        match aborted.unwrap_or(Ok(())) {
+            // Brokers have nothing to abort where the refused topic was the only one, and say that by an error. The producer is
+            // thrown away, and the next one aborts what there is.
+            _ if topics::forbidden(error.code()) => Ended::Refused(error.code()),
+            _ if is_gone => again(),
+            // The brokers have added none of its partitions, and do not say of which topic it is true.
+            _ if is_gone_by(error.code()) => Ended::Refused(error.code()),
+            Ok(()) if part.iter().any(|index| is_unsent(&outcomes[*index])) => again(),
+            // Which message it was is not always told.
+            Ok(()) if matches!(meant, Sent::Unsent { .. }) => {
+                if let [only] = part {
+                    outcomes[*only] = Some(meant);
+                }
+                again()
+            }
+            // A batch behind the refused one was looked at first.
+            Ok(())
+                if part.len() > 1 && error.code() == RDKafkaErrorCode::OutOfOrderSequenceNumber =>
+            {
+                again()
+            }
+            Ok(()) => Ended::Doubtful(format!(
+                "the transaction was aborted: {} ({:?})",
+                error.string(),
+                error.code()
+            )),
+            Err(trouble) => Ended::Doubtful(trouble.describe()),
         }
     }
 
-    /// Waits for the delivery reports. A transaction that has failed meanwhile keeps its messages, so it is looked for.
-    async fn reports_are_in(&self, flight: &Flight, deadline: Instant) -> Option<Trouble> {
+    /// What is to be tried again of a part that was aborted for some of its messages, as parts in order.
+    fn apart(
+        &mut self,
+        window: &[Message],
+        part: &[usize],
+        last: &[usize],
+        outcomes: &mut [Option<Sent>],
+    ) -> Vec<Vec<usize>> {
+        if part.len() == 1 {
+            return Vec::new();
+        }
+        // A topic that is gone is gone for all of them. One of events is made anew by the next window, which they wait for.
+        let is_gone = |index: &&usize| match &outcomes[**index] {
+            Some(Sent::Unsent { reason: UnsentReason::Unroutable, .. }) => true,
+            Some(Sent::Unknown { .. }) => self.gone.contains(&window[**index].channel),
+            _ => false,
+        };
+        let gone: Vec<(usize, Option<Sent>)> =
+            part.iter().filter(is_gone).map(|index| (*index, outcomes[*index].clone())).collect();
+        let of_a_batch = self.narrow.look_at(window, last, outcomes, Instant::now());
+        let mut is_known = !gone.is_empty() || !of_a_batch.is_empty();
+        for index in part {
+            let of_topic = |(other, _): &&(usize, Option<Sent>)| {
+                window[*other].channel == window[*index].channel
+                    && window[*other].kind == window[*index].kind
+            };
+            if is_too_large(outcomes[*index].as_ref()) && !of_a_batch.contains(index) {
+                is_known = true;
+            } else {
+                outcomes[*index] =
+                    gone.iter().find(of_topic).and_then(|(_, outcome)| outcome.clone());
+            }
+        }
+        let open: Vec<usize> =
+            part.iter().copied().filter(|index| outcomes[*index].is_none()).collect();
+        if is_known {
+            return vec![open];
+        }
+        // A broker refuses a whole batch for one message: it is looked for in halves, which keep their order.
+        let (first, second) = open.split_at(open.len() / 2);
+        vec![first.to_vec(), second.to_vec()]
+    }
+
+    /// Waits for the delivery reports. A transaction that has failed meanwhile keeps its messages, so it is looked for. With a topic that
+    /// is gone, brokers add no partition to it, and nothing else of it ever leaves.
+    async fn reports_are_in(
+        &self,
+        flight: &Flight,
+        window: &[Message],
+        last: &[usize],
+        deadline: Instant,
+    ) -> Option<Trouble> {
+        let mut ask_at = Some(Instant::now() + ASK_AFTER);
         loop {
             let look_at = (Instant::now() + LOOK_EVERY).min(deadline + REPORT_MARGIN);
             if timeout_at(look_at, flight.decided()).await.is_ok() {
@@ -276,6 +372,16 @@ impl OwnerSink {
             }
             if Instant::now() >= deadline + REPORT_MARGIN {
                 return Some(Trouble::Late("Kafka did not confirm in time".into()));
+            }
+            if flight.has_gone() {
+                return Some(Trouble::Gone(HashSet::new()));
+            }
+            if ask_at.take_if(|at| *at <= Instant::now()).is_some() {
+                let topics = last.iter().map(|index| window[*index].channel.clone()).collect();
+                let gone = self.routes.gone(topics, ASK_AFTER).await;
+                if !gone.is_empty() {
+                    return Some(Trouble::Gone(gone));
+                }
             }
             if let Some(trouble) = self.failure(flight).await {
                 return Some(trouble);
@@ -303,45 +409,12 @@ fn is_unsent(outcome: &Option<Sent>) -> bool {
     matches!(outcome, Some(Sent::Unsent { .. }))
 }
 
-/// What is to be tried again of a part that was aborted for some of its messages, as parts in order.
-fn apart(
-    window: &[Message],
-    part: &[usize],
-    outcomes: &mut [Option<Sent>],
-    gone: &HashSet<String>,
-) -> Vec<Vec<usize>> {
-    if part.len() == 1 {
-        return Vec::new();
-    }
-    // A topic that is gone is gone for all of them. One of events is made anew by the next window, which they wait for.
-    let is_gone = |index: &&usize| match &outcomes[**index] {
-        Some(Sent::Unsent { reason: UnsentReason::Unroutable, .. }) => true,
-        Some(Sent::Unknown { .. }) => gone.contains(&window[**index].channel),
-        _ => false,
-    };
-    let gone: Vec<(usize, Option<Sent>)> =
-        part.iter().filter(is_gone).map(|index| (*index, outcomes[*index].clone())).collect();
-    for index in part {
-        let of_topic = |(other, _): &&(usize, Option<Sent>)| {
-            window[*other].channel == window[*index].channel
-                && window[*other].kind == window[*index].kind
-        };
-        outcomes[*index] = gone.iter().find(of_topic).and_then(|(_, outcome)| outcome.clone());
-    }
-    let open: Vec<usize> =
-        part.iter().copied().filter(|index| outcomes[*index].is_none()).collect();
-    if !gone.is_empty() {
-        return vec![open];
-    }
-    // A broker refuses a whole batch for one message: it is looked for in halves, which keep their order.
-    let (first, second) = open.split_at(open.len() / 2);
-    vec![first.to_vec(), second.to_vec()]
-}
-
 /// Why a step of a transaction did not succeed.
 enum Trouble {
     Failed(KafkaError),
     Late(String),
+    /// A topic is not there: librdkafka has reported that of messages, or the brokers of these.
+    Gone(HashSet<String>),
 }
 
 impl Trouble {
@@ -352,6 +425,7 @@ impl Trouble {
             }
             Self::Failed(error) => error.to_string(),
             Self::Late(text) => text.clone(),
+            Self::Gone(_) => "a topic is gone".into(),
         }
     }
 }
@@ -378,6 +452,7 @@ impl Sink for OwnerSink {
         match built {
             Ok(()) => {
                 self.routes.find(window, &mut outcomes).await;
+                self.narrow.forget(Instant::now());
                 let deadline = Instant::now() + self.settings.send_wait_max;
                 self.send_open(window, &mut outcomes, deadline).await;
                 let gone = std::mem::take(&mut self.gone);

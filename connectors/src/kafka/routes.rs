@@ -70,6 +70,28 @@ impl Routes {
         }
     }
 
+    /// Which of these topics are not there any more. None, if the brokers do not say so in time.
+    pub(super) async fn gone(
+        &self,
+        topics: HashSet<String>,
+        wait_max: Duration,
+    ) -> HashSet<String> {
+        let settings = self.settings.clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            let probe = Probe::new(&settings, wait_max)?;
+            let mut gone = HashSet::new();
+            for topic in topics {
+                if probe.partitions(&topic)?.is_none() {
+                    gone.insert(topic);
+                }
+            }
+            Ok::<_, NoTopic>(gone)
+        });
+        let asked = asked.await;
+        let asked = asked.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        asked.unwrap_or_default()
+    }
+
     /// Whether some topic of the last window could not be asked for.
     pub(super) fn has_trouble(&self) -> bool {
         self.told.is_some()

@@ -1,12 +1,12 @@
 //! Sends windows. The whole window is handed to librdkafka at once, and its delivery reports decide it.
 //!
 //! ```text
-//! window ─► hand over ─► reports ─► a batch was refused: it, and what was behind it in the order of its keys, once more in halves ─► …
+//! window ─► hand over ─► reports ─► a batch was refused: it, and what was behind it in the order of its keys, once more in smaller pieces ─► …
 //!                               └► what is behind an undecided message of its key is undecided, too: whoever sends again keeps the order
 //! ```
 
-use super::{KafkaSettings, flight::Flight, routes::Routes};
-use crate::{ConnectorError, Health, Message, Sent, Sink, UnsentReason};
+use super::{KafkaSettings, flight::Flight, narrow::Narrow, routes::Routes};
+use crate::{ConnectorError, Health, Message, Sent, Sink};
 use async_trait::async_trait;
 use rdkafka::producer::Producer;
 use std::{
@@ -24,6 +24,7 @@ pub(super) struct KafkaSink {
     /// `None` after it could not be built anew.
     flight: Option<Flight>,
     routes: Routes,
+    narrow: Narrow,
     /// Topics that librdkafka did not find while sending the last window.
     gone: HashSet<String>,
     health: Health,
@@ -35,6 +36,7 @@ impl KafkaSink {
         let flight = Some(Flight::new(&settings, &settings.producer(), &health)?);
         Ok(Self {
             routes: Routes::new(settings.clone(), &health),
+            narrow: Narrow::default(),
             gone: HashSet::new(),
             settings,
             flight,
@@ -94,11 +96,13 @@ impl Sink for KafkaSink {
         let deadline = Instant::now() + self.settings.send_wait_max;
         let open: Vec<usize> =
             (0..window.len()).filter(|index| outcomes[*index].is_none()).collect();
+        self.narrow.forget(Instant::now());
         let mut parts = Parts::of(open);
-        while let Some(part) = parts.next(&mut outcomes) {
+        while let Some(part) = parts.next(window, &self.narrow, &mut outcomes) {
             if Instant::now() < deadline {
                 self.send_part(window, &part, &mut outcomes, deadline).await;
-                parts.look_at(window, &part, &outcomes);
+                let refused = self.narrow.look_at(window, &part, &outcomes, Instant::now());
+                parts.again(window, &part, &refused);
             }
         }
         undecide_behind_undecided(window, &mut outcomes);
@@ -120,37 +124,41 @@ impl Parts {
         Self(VecDeque::from([open]))
     }
 
-    /// The next part. What was known of its messages counts no more: each is sent once more, and nobody may have heard of that.
-    fn next(&mut self, outcomes: &mut [Option<Sent>]) -> Option<Vec<usize>> {
-        let part = self.0.pop_front()?;
+    /// The next part: as much as its topics take at once. What was known of its messages counts no more: each is sent once more, and
+    /// nobody may have heard of that.
+    fn next(
+        &mut self,
+        window: &[Message],
+        narrow: &Narrow,
+        outcomes: &mut [Option<Sent>],
+    ) -> Option<Vec<usize>> {
+        let mut part = self.0.pop_front()?;
+        let behind = part.split_off(narrow.piece(window, &part));
+        if !behind.is_empty() {
+            self.0.push_front(behind);
+        }
         for index in &part {
             outcomes[*index] = None;
         }
         Some(part)
     }
 
-    /// A broker refuses a whole batch for one message that is too large for its topic, or for all of them together: halves show what
-    /// each is. librdkafka goes on behind a refused batch meanwhile, so what came behind it in the order of a key goes behind it again.
-    fn look_at(&mut self, window: &[Message], part: &[usize], outcomes: &[Option<Sent>]) {
-        let refused = |index: &usize| is_too_large(outcomes[*index].as_ref());
-        // One alone was alone in its batch.
-        if part.iter().filter(|index| refused(index)).count() < 2 {
+    /// A broker refuses a whole batch for one message that is too large for its topic, or for all of them together. librdkafka goes on
+    /// behind a refused batch meanwhile, so what came behind it in the order of a key goes behind it again.
+    fn again(&mut self, window: &[Message], part: &[usize], refused: &HashSet<usize>) {
+        if refused.is_empty() {
             return;
         }
         let mut first = HashMap::new();
-        for index in part.iter().filter(|index| refused(index)) {
+        for index in part.iter().filter(|index| refused.contains(index)) {
             first.entry(way(&window[*index])).or_insert(*index);
         }
-        let again: Vec<usize> = (part.iter().copied())
-            .filter(|index| {
-                refused(index)
-                    || is_ordered(&window[*index])
-                        && first.get(&way(&window[*index])).is_some_and(|first| first < index)
-            })
-            .collect();
-        let (first, second) = again.split_at(again.len() / 2);
-        self.0.push_front(second.to_vec());
-        self.0.push_front(first.to_vec());
+        let goes_again = |index: &usize| {
+            refused.contains(index)
+                || is_ordered(&window[*index])
+                    && first.get(&way(&window[*index])).is_some_and(|first| first < index)
+        };
+        self.0.push_front(part.iter().copied().filter(goes_again).collect());
     }
 }
 
@@ -180,14 +188,10 @@ fn is_ordered(message: &Message) -> bool {
     !message.key.is_empty()
 }
 
-fn is_too_large(outcome: Option<&Sent>) -> bool {
-    matches!(outcome, Some(Sent::Unsent { reason: UnsentReason::TooLarge, .. }))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Attributes, ChannelKind};
+    use crate::{Attributes, ChannelKind, UnsentReason};
     use bytes::Bytes;
 
     fn window(keys: &[&str]) -> Vec<Message> {
@@ -206,34 +210,33 @@ mod tests {
         Some(Sent::Unsent { reason: UnsentReason::TooLarge, text: "a batch".into() })
     }
 
-    #[test]
-    fn a_message_tried_again_that_nobody_hears_of_is_not_decided_by_what_was_said_of_its_batch() {
-        let window = window(&["k", "k"]);
+    #[tokio::test]
+    async fn a_message_tried_again_that_nobody_hears_of_is_not_decided_by_what_was_said_of_its_batch()
+     {
+        let (window, mut narrow) = (window(&["k", "k"]), Narrow::default());
         let mut outcomes = vec![too_large(), too_large()];
         let mut parts = Parts::of(vec![0, 1]);
-        let whole = parts.next(&mut outcomes).expect("the window");
+        let whole = parts.next(&window, &narrow, &mut outcomes).expect("the window");
         (outcomes[0], outcomes[1]) = (too_large(), too_large());
-        parts.look_at(&window, &whole, &outcomes);
-        assert_eq!(parts.next(&mut outcomes), Some(vec![0]));
+        let refused = narrow.look_at(&window, &whole, &outcomes, Instant::now());
+        parts.again(&window, &whole, &refused);
+        assert_eq!(parts.next(&window, &narrow, &mut outcomes), Some(vec![0]));
         // No report comes.
         assert_eq!(outcomes[0], None);
-        assert_eq!(parts.next(&mut outcomes), Some(vec![1]));
+        assert_eq!(parts.next(&window, &narrow, &mut outcomes), Some(vec![1]));
         outcomes[1] = too_large();
-        parts.look_at(&window, &[1], &outcomes);
-        assert_eq!(parts.next(&mut outcomes), None);
+        let refused = narrow.look_at(&window, &[1], &outcomes, Instant::now());
+        parts.again(&window, &[1], &refused);
+        assert_eq!(parts.next(&window, &narrow, &mut outcomes), None);
         assert_eq!(outcomes, [None, too_large()]);
     }
 
     #[test]
     fn what_came_behind_a_refused_batch_in_the_order_of_its_key_goes_behind_it_again() {
         let window = window(&["a", "b", "", "a", "b", "a", "", "c"]);
-        let mut outcomes: Vec<_> = vec![Some(Sent::Confirmed); window.len()];
-        for refused in [1, 2, 3] {
-            outcomes[refused] = too_large();
-        }
         let mut parts = Parts(VecDeque::new());
-        parts.look_at(&window, &[0, 1, 2, 3, 4, 5, 6, 7], &outcomes);
-        assert_eq!(parts.0, [vec![1, 2], vec![3, 4, 5]]);
+        parts.again(&window, &[0, 1, 2, 3, 4, 5, 6, 7], &HashSet::from([1, 2, 3]));
+        assert_eq!(parts.0, [vec![1, 2, 3, 4, 5]]);
     }
 
     #[test]

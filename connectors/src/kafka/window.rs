@@ -81,6 +81,12 @@ impl Window {
         }
     }
 
+    /// Whether some report says that its topic is not there.
+    pub(super) fn has_gone(&self) -> bool {
+        let is_gone = |report: &Option<Report>| matches!(report, Some(Report::Failed(code)) if is_gone(*code));
+        self.lock().reports.iter().any(is_gone)
+    }
+
     pub(super) fn take(&self) -> Vec<Option<Report>> {
         std::mem::take(&mut self.lock().reports)
     }
@@ -102,7 +108,9 @@ pub(super) fn failed(code: RDKafkaErrorCode, channel: &str, kind: ChannelKind) -
     let text = format!("sending to topic {channel}: {}", KafkaError::MessageProduction(code));
     let unsent = |reason| Sent::Unsent { reason, text: text.clone() };
     match (code, kind) {
-        (Code::MessageSizeTooLarge, _) => unsent(UnsentReason::TooLarge),
+        (Code::MessageSizeTooLarge | Code::MessageBatchTooLarge, _) => {
+            unsent(UnsentReason::TooLarge)
+        }
         (code, ChannelKind::Work) if is_gone(code) => unsent(UnsentReason::Unroutable),
         (code, _) if super::topics::forbidden(code) => unsent(UnsentReason::NotAuthorised),
         (Code::InvalidRecord | Code::PolicyViolation | Code::InvalidTopic, _) => {
@@ -131,10 +139,24 @@ mod tests {
     }
 
     #[test]
+    fn a_topic_that_is_gone_is_seen_while_other_reports_are_missing() {
+        let window = Window::default();
+        let number = window.begin(3);
+        let [delivered, gone, _] = [0, 1, 2].map(|index| window.expect(number, index));
+        window.report(delivered, Report::Delivered);
+        assert!(!window.has_gone());
+        window.report(gone, Report::Failed(RDKafkaErrorCode::UnknownPartition));
+        assert!(window.has_gone());
+    }
+
+    #[test]
     fn only_certain_failures_are_unsent() {
         let outcome = |code| failed(code, "c", ChannelKind::Work);
-        let too_large = outcome(RDKafkaErrorCode::MessageSizeTooLarge);
-        assert!(matches!(too_large, Sent::Unsent { reason: UnsentReason::TooLarge, .. }));
+        for code in [RDKafkaErrorCode::MessageSizeTooLarge, RDKafkaErrorCode::MessageBatchTooLarge]
+        {
+            let too_large = outcome(code);
+            assert!(matches!(too_large, Sent::Unsent { reason: UnsentReason::TooLarge, .. }));
+        }
         assert!(matches!(outcome(RDKafkaErrorCode::MessageTimedOut), Sent::Unknown { .. }));
         assert!(matches!(outcome(RDKafkaErrorCode::PurgeInflight), Sent::Unknown { .. }));
     }
