@@ -1,7 +1,7 @@
 //! Participants with moods: what they answer goes by the command's own key and attempt, so that it is the same however often it is
-//! asked. Nobody is silent about one command, or too busy for it, for ever: an attempt that is held is asked again as the same attempt.
-//! Of commands forward nobody says to be too busy: a participant that keeps its duties gives the same answer to the same attempt, so
-//! behind a circuit that only this command could close it would be asked the same for ever.
+//! asked. Nobody is silent about one command, or too busy for it, for ever: what was held unanswered is asked again as the same attempt,
+//! and a world is to come to its end. The kit answers *busy* to the same attempt again and again, as its duty is, also behind a circuit that
+//! only this command can close.
 
 use dirigent::participant::{Answer, Asked as Said, Misbehaviour, Participant};
 use dirigent_connectors::simulated::Random;
@@ -79,7 +79,7 @@ impl Cast for Company<'_> {
                 {
                     return Answer::Rejected(refused);
                 }
-                match failure(&mut dice, &mood) {
+                match failure(&mut dice, &mood, said) {
                     Some(failure) => Answer::Failed(failure),
                     None => Answer::Done(C::done(asked.key(), dice.below(1_000_000))),
                 }
@@ -99,8 +99,10 @@ impl Cast for Company<'_> {
     }
 }
 
-fn failure(dice: &mut Random, mood: &Mood) -> Option<Failure> {
-    dice.chance(mood.fails_for_good).then(|| busy_now(false))
+fn failure(dice: &mut Random, mood: &Mood, said: &Said) -> Option<Failure> {
+    let is_lasting = dice.chance(mood.fails_for_good);
+    let is_passing = mood.troubles(said, dice.chance(mood.fails) && !is_lasting);
+    (is_lasting || is_passing).then(|| busy_now(is_passing))
 }
 
 fn busy_now(retriable: bool) -> Failure {

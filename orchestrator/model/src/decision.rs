@@ -113,7 +113,7 @@ pub struct Reply {
     pub key: Option<Uuid>,
     /// The attempt it answers, where it says so.
     pub attempt: Option<u32>,
-    /// Until when its destination is held, if it is: a failure for now does not use up the attempt then.
+    /// Until when its destination is held, if it is: the policy does not count an attempt that failed for now then.
     pub held_until: Option<Timestamp>,
     /// The name of its type.
     pub name: String,

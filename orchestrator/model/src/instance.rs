@@ -126,8 +126,11 @@ impl fmt::Display for Status {
 /// A command that was sent, or is to be sent again, and not yet answered.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Ask {
-    /// The attempt under way, or the last one; from 1.
+    /// The attempt under way, the last one, or the one that is held; from 1.
     pub attempt: u32,
+    /// How many of the attempts before it the policy does not count: each was answered by a failure for now while its destination
+    /// was held. Of a question about a pivot, also those of the times before.
+    pub excused: u32,
     /// When the first attempt began.
     pub first_at: Timestamp,
     /// When the last attempt began.
@@ -140,6 +143,13 @@ pub struct Ask {
     pub questions: u32,
 }
 
+impl Ask {
+    /// The attempt as the policy counts it: without those that are excused.
+    pub const fn counted(&self) -> u32 {
+        self.attempt.saturating_sub(self.excused)
+    }
+}
+
 /// What an [`Ask`] does by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Next {
@@ -147,7 +157,7 @@ pub enum Next {
     GiveUp(Timestamp),
     /// The next attempt begins at this instant.
     AskAgain(Timestamp),
-    /// Its destination takes nothing now: the same attempt begins at this instant.
+    /// Its destination takes nothing now: the attempt begins at this instant.
     Held(Timestamp),
 }
 
@@ -479,7 +489,7 @@ pub enum StoredError {
 }
 
 /// The stored form this release writes.
-pub const FORMAT: u8 = 2;
+pub const FORMAT: u8 = 3;
 
 impl Instance {
     /// The stored form, without the history.

@@ -165,6 +165,26 @@ fn r6_a_question_without_any_answer_is_asked_again_and_then_leaves_the_step_in_d
 }
 
 #[test]
+fn r23_a_question_that_fails_for_now_at_a_held_destination_is_asked_anew_and_uses_up_no_attempt() {
+    let mut saga = in_question();
+    let node = paid_with(Retry::never()).unwrap().graph().find("authorise-payment").unwrap();
+    for attempt in 1..=10 {
+        let bytes = br#"{"code":"busy","message":"m","retriable":true,"effect":"none"}"#.to_vec();
+        let body = Body { format: Format::Json, bytes };
+        let held_until = Some(saga.now() + seconds(5));
+        let (leg, key, attempt, name) = (Leg::Status, None, Some(attempt), "Failure".into());
+        let busy = Reply { node, leg, key, attempt, held_until, name, body };
+        saga = saga.takes_input(Input::Reply(busy), None).says(&[]).after(seconds(5));
+        let next = format!("status AuthorisePayment (attempt {})", attempt.unwrap_or_default() + 1);
+        saga = saga.says(&[&next]);
+    }
+    // Both that its policy has are left.
+    let again = saga.fails("authorise-payment", passing("busy")).after(seconds(1));
+    let last = again.says(&["status AuthorisePayment (attempt 12)"]).is_running();
+    last.fails("authorise-payment", passing("busy")).is_turning_back();
+}
+
+#[test]
 fn r6_a_question_that_fails_is_asked_again_where_that_may_help() {
     in_question()
         .fails("authorise-payment", passing("busy"))

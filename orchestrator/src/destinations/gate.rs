@@ -186,6 +186,11 @@ impl Gate {
         self.queued.insert(key)
     }
 
+    /// It does not wait for its turn any more: it was answered before, and does not leave again.
+    pub(crate) fn unqueue(&mut self, key: Key) {
+        self.queued.remove(&key);
+    }
+
     /// There is no room for it to wait for its turn: when its instance asks again.
     pub(crate) fn give_back(&mut self, key: Key, now: Timestamp) -> Timestamp {
         self.queued.remove(&key);

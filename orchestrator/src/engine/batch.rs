@@ -6,6 +6,7 @@ use super::{
     job::{Confirm, DeliveryDone, DeliveryJob, Origin},
     kept::{Kept, KeptChange},
     table::Resting,
+    withdrawal::Withdrawn,
 };
 use crate::telemetry::Fact;
 use crossbeam_channel::Sender;
@@ -85,6 +86,8 @@ pub(crate) struct Batch {
     pub(crate) done: Vec<Arc<DeliveryDone>>,
     /// Messages that count as confirmed: they could not be sent, and their instances know.
     pub(crate) confirms: Vec<Confirm>,
+    /// Commands that must not leave any more once this is durable.
+    pub(super) withdrawn: Vec<Withdrawn>,
     pub(crate) answers: Vec<Answer>,
     pub(crate) facts: Vec<Fact>,
     /// The group, and its encoded form.

@@ -292,6 +292,7 @@ impl Committer {
             for confirm in batch.confirms {
                 self.relays[usize::from(confirm.lane)].confirm(&[confirm.seq]);
             }
+            self.withdraw(batch.withdrawn);
         }
         Ok(())
     }

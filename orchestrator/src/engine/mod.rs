@@ -47,6 +47,7 @@ mod table;
 #[cfg(test)]
 mod table_samples;
 mod wire;
+mod withdrawal;
 
 pub use accounts::{Accounts, Count, Counts, Progress, Tally};
 pub use audit::{Audit, InstancesAudit, PartitionAudit};
@@ -85,6 +86,7 @@ pub(crate) use lanes::{names as names_of_lanes, replies_by};
 pub(crate) use readiness::Outbox;
 pub(crate) use repeats::span;
 pub(crate) use shard::{Fatal, ToShard};
+pub(crate) use withdrawal::Withdrawn;
 
 use crate::{
     destinations::Destinations, envelope::Envelopes, meters::Meters, registry::Registry,

@@ -18,7 +18,7 @@ use crate::{
 use dirigent_model::{
     definition::{NodeId, Plan},
     history::Line,
-    instance::{Core, Instance, InstanceId, Next, NodeState, Status},
+    instance::{Ask, Core, Instance, InstanceId, Next, NodeState, Status},
     message::Key,
     time::Timestamp,
     transition,
@@ -374,10 +374,14 @@ fn view(core: &Core, held_by: Option<u64>) -> InstanceView {
 
 fn describe_state(state: &NodeState, status: Status) -> String {
     use dirigent_model::instance::NoEffect;
-    let asked = |attempt: u32, next: &Next| match next {
-        Next::GiveUp(at) => format!("attempt {attempt}, until {at}"),
-        Next::AskAgain(at) => format!("after attempt {attempt}, again at {at}"),
-        Next::Held(at) => format!("attempt {attempt} held, again at {at}"),
+    let number = |ask: &Ask| match ask.counted() {
+        counted if counted == ask.attempt => format!("attempt {counted}"),
+        counted => format!("attempt {} (counts as {counted})", ask.attempt),
+    };
+    let asked = |ask: &Ask| match ask.next {
+        Next::GiveUp(at) => format!("{}, until {at}", number(ask)),
+        Next::AskAgain(at) => format!("after {}, again at {at}", number(ask)),
+        Next::Held(at) => format!("{} held, again at {at}", number(ask)),
     };
     match state {
         NodeState::Idle => "not reached".into(),
@@ -390,12 +394,11 @@ fn describe_state(state: &NodeState, status: Status) -> String {
         },
         NodeState::Chosen(Some(arm)) => format!("took arm {}", arm + 1),
         NodeState::Chosen(None) => "took no arm".into(),
-        NodeState::Open(ask) => format!("asked ({})", asked(ask.attempt, &ask.next)),
+        NodeState::Open(ask) => format!("asked ({})", asked(ask)),
         NodeState::Waiting { until, .. } => format!("waiting until {until}"),
         NodeState::Done(_) => "done".into(),
         NodeState::InQuestion(question) => {
-            let ask = &question.ask;
-            format!("in doubt, status asked ({})", asked(ask.attempt, &ask.next))
+            format!("in doubt, status asked ({})", asked(&question.ask))
         }
         NodeState::InDoubt => "in doubt".into(),
         NodeState::NoEffect(NoEffect::Rejected) => "rejected".into(),
@@ -403,9 +406,7 @@ fn describe_state(state: &NodeState, status: Status) -> String {
         NodeState::NoEffect(NoEffect::Failed) => "failed without effect".into(),
         NodeState::NoEffect(NoEffect::NotDone) => "not done".into(),
         NodeState::Ended => "ended".into(),
-        NodeState::Undoing(_, ask) => {
-            format!("being compensated ({})", asked(ask.attempt, &ask.next))
-        }
+        NodeState::Undoing(_, ask) => format!("being compensated ({})", asked(ask)),
         NodeState::Stuck(_, ask) => format!("compensation given up after attempt {}", ask.attempt),
         NodeState::Undone => "compensated".into(),
         NodeState::Resolved => "resolved by hand".into(),

@@ -10,13 +10,14 @@ use super::{
     kept::KeptTable,
     shard::Fatal,
     table::{Resting, Table},
+    withdrawal::must_stay,
 };
 use crate::{
     journal::{self, Disk, GroupSeq, Journal, JournalError, TakeIn},
     relay::{Confirmed, Stretch},
     store::{Change, Space},
 };
-use dirigent_model::instance::{Core, Instance, InstanceId, Leg, Next, NodeState};
+use dirigent_model::instance::{Core, Instance, InstanceId};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -212,28 +213,6 @@ pub(crate) fn note_begun(table: &Table) -> Result<(), Fatal> {
     Ok(table.store().sync()?)
 }
 
-/// Whether an instance counts on a command not leaving: it has been told that it did not, or had no effect, or it asks for nothing
-/// any more. Sent again now, the command might take effect after all, and nobody would take that back.
-fn must_stay(core: &Core, sender: Sender) -> bool {
-    if core.run != sender.run || core.status.is_end() {
-        // Of a later run than this one nobody knows: it is sent, and `fsck` tells of it.
-        return core.run >= sender.run;
-    }
-    let Some(state) = core.nodes.get(sender.node.index()) else { return false };
-    match (sender.leg, state) {
-        // It could not be sent, or was refused, and its step will not be compensated.
-        (Leg::Do, NodeState::NoEffect(_)) => true,
-        // An earlier attempt had no effect for certain, and the instance sends the next one itself when it is time: after a
-        // rest between two attempts, or when its destination takes it. Turning back before that, it compensates nothing.
-        (Leg::Do, NodeState::Open(ask)) if !ask.doubt => {
-            sender.attempt < ask.attempt || !matches!(ask.next, Next::GiveUp(_))
-        }
-        // The answer would be heard by nobody, but the participant would refuse the command from then on.
-        (Leg::Status, state) => !matches!(state, NodeState::InQuestion(_)),
-        (Leg::Do | Leg::Compensate, _) => false,
-    }
-}
-
 /// Whose command it is.
 enum Author {
     Here(Box<Core>),
@@ -291,79 +270,6 @@ fn fold_change(
 mod tests {
     use super::*;
     use crate::{journal::SimDisk, store::MemoryStore};
-    use dirigent_model::{
-        definition::{Fingerprint, NodeId},
-        instance::{Ask, NoEffect, Status, Trace},
-        message::Key,
-        time::Timestamp,
-    };
-
-    fn core(state: NodeState) -> Core {
-        let key = Key::from("80");
-        Core {
-            id: InstanceId::of("order", &key),
-            definition: "order".into(),
-            version: 1,
-            fingerprint: Fingerprint(7),
-            key,
-            run: 1,
-            status: Status::Running,
-            revision: 1,
-            nodes: vec![state],
-            cause: None,
-            incidents: vec![],
-            early: vec![],
-            events_taken: vec![],
-            started_at: Timestamp(1),
-            ended_at: None,
-            deadline: None,
-            trace: Trace::default(),
-        }
-    }
-
-    fn ask(attempt: u32, next: Next, doubt: bool) -> Ask {
-        let (first_at, asked_at) = (Timestamp(1), Timestamp(1));
-        Ask { attempt, first_at, asked_at, next, doubt, questions: 0 }
-    }
-
-    fn sender(core: &Core, leg: Leg, attempt: u32) -> Sender {
-        Sender { instance: core.id, run: core.run, node: NodeId(0), leg, attempt }
-    }
-
-    #[test]
-    fn a_command_stays_where_its_instance_counts_on_that_and_leaves_where_it_waits_for_it() {
-        let at = Timestamp(9);
-        let stays = |state: NodeState, leg, attempt| {
-            let core = core(state);
-            must_stay(&core, sender(&core, leg, attempt))
-        };
-        for next in [Next::Held(at), Next::AskAgain(at)] {
-            assert!(stays(NodeState::Open(ask(2, next, false)), Leg::Do, 2), "{next:?}");
-            assert!(!stays(NodeState::Open(ask(2, next, true)), Leg::Do, 2), "in doubt, {next:?}");
-        }
-        let asked = |doubt| NodeState::Open(ask(2, Next::GiveUp(at), doubt));
-        assert!(!stays(asked(false), Leg::Do, 2));
-        assert!(stays(asked(false), Leg::Do, 1), "the first attempt had no effect for certain");
-        assert!(!stays(asked(true), Leg::Do, 1));
-        assert!(stays(NodeState::NoEffect(NoEffect::Unsent), Leg::Do, 1));
-        assert!(!stays(NodeState::InDoubt, Leg::Do, 1));
-        let undoing = NodeState::Undoing(None, ask(1, Next::Held(at), false));
-        assert!(!stays(undoing, Leg::Compensate, 1));
-        assert!(stays(asked(true), Leg::Status, 1), "nobody awaits that answer any more");
-    }
-
-    #[test]
-    fn a_command_of_a_former_run_or_of_a_saga_that_has_ended_stays() {
-        let here = core(NodeState::Open(ask(1, Next::GiveUp(Timestamp(9)), false)));
-        let of = |run| Sender { run, ..sender(&here, Leg::Do, 1) };
-        assert!(must_stay(&here, of(0)) && !must_stay(&here, of(1)));
-        assert!(
-            !must_stay(&here, of(2)),
-            "a later run than the one that is there is told of by fsck"
-        );
-        let ended = Core { status: Status::Killed, ..here.clone() };
-        assert!(must_stay(&ended, of(1)) && !must_stay(&ended, of(2)));
-    }
 
     fn recovers(format: u8, record: Option<&[u8]>) -> Result<Recovered<()>, String> {
         let table = Table::new(Arc::new(MemoryStore::new()));

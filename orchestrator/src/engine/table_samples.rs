@@ -17,7 +17,8 @@ const AT: Timestamp = Timestamp(1_767_225_600_000);
 
 fn ask(next: Next) -> Ask {
     Ask {
-        attempt: 2,
+        attempt: 5,
+        excused: 3,
         first_at: AT,
         asked_at: Timestamp(AT.0 + 40),
         next,

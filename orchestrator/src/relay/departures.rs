@@ -15,7 +15,7 @@
 use super::rests::Rests;
 use crate::{
     destinations::{Admission, Destination, Destinations, Key},
-    engine::{LaneSeq, Outgoing, Sender},
+    engine::{LaneSeq, Outgoing, Sender, Withdrawn},
 };
 use dirigent_model::time::Timestamp;
 use rustc_hash::FxHashMap;
@@ -125,6 +125,32 @@ impl Departures {
                 self.ready += queue.messages.len();
             }
         }
+    }
+
+    /// Takes out all attempts that a command withdraws, and says which they were. As a rule they are confirmed, and nothing is here.
+    pub(super) fn withdraw(&mut self, command: &Withdrawn) -> Vec<LaneSeq> {
+        let mut gone = Vec::new();
+        let mut stays = |(seq, outgoing): &Numbered| {
+            let is_gone = outgoing.sender.is_some_and(|sender| command.covers(sender));
+            gone.extend(is_gone.then_some(*seq));
+            !is_gone
+        };
+        self.rests.retain(&command.channel, &mut stays);
+        for (_, at) in self.places.get(&command.channel).into_iter().flatten() {
+            let queue = &mut self.queues[*at];
+            let before = queue.messages.len();
+            queue.messages.retain(&mut stays);
+            let taken = before - queue.messages.len();
+            if queue.is_listed {
+                self.ready -= taken;
+            }
+            if taken > 0
+                && let Some(destination) = &queue.destination
+            {
+                destination.ask(|gate| gate.unqueue(command.sender.key()));
+            }
+        }
+        gone
     }
 
     fn place_of(&mut self, outgoing: &Outgoing) -> usize {
@@ -455,6 +481,25 @@ mod tests {
         let rest = seqs(&departures.next(NOW, later, 2_000, usize::MAX));
         assert_eq!((rest.len(), &rest[..6]), (6 + QUEUED_MAX, &[4, 5, 6, 7, 8, 9][..]));
         assert!(!departures.is_waiting());
+    }
+
+    #[test]
+    fn a_command_that_is_withdrawn_leaves_neither_its_queue_nor_its_rest_and_its_channel_goes_on() {
+        let mut departures = departures(&[]);
+        departures.take_in((0..6).map(|seq| command(seq, "a", 1)).collect());
+        let window = departures.next(NOW, at(), 2, usize::MAX).window;
+        departures.hear(window, false, at());
+        let withdrawn = |seq| {
+            let sender = command(seq, "a", 1).1.sender.expect("it is a command");
+            Withdrawn { lane: 0, channel: "a".into(), sender }
+        };
+        let gone = [0, 4, 9].map(|seq| departures.withdraw(&withdrawn(seq)));
+        assert_eq!(gone, [vec![0], vec![4], vec![]]);
+        let later = at() + Duration::from_secs(30);
+        assert_eq!(seqs(&departures.next(NOW, later, 10, usize::MAX)), [1]);
+        departures.hear(vec![], true, later);
+        assert_eq!(seqs(&departures.next(NOW, later, 10, usize::MAX)), [2, 3, 5]);
+        assert_eq!((departures.ready(), departures.is_waiting()), (0, false));
     }
 
     #[test]

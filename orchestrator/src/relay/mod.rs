@@ -3,7 +3,8 @@
 //! One for each connector (a *lane*). The window that is in flight lets the next one gather behind it; who is in it, the
 //! [`departures`] say: every saga at every destination in turn, and nothing that its destination holds. What the broker
 //! confirms moves the watermark; what is unknown is sent again, in its order, with the same id, after a rest of its channel, and holds up
-//! no other; what can't be sent goes back to its instance as an input, and counts as confirmed once that input is durable.
+//! no other; what can't be sent goes back to its instance as an input, and counts as confirmed once that input is durable. A command
+//! whose answer has come is *withdrawn*, once it is durable that it had no effect: it is not sent again, and counts as confirmed.
 
 mod departures;
 mod rests;
@@ -11,7 +12,7 @@ mod watermark;
 
 use crate::{
     destinations::Destinations,
-    engine::{Clock, Confirm, Job, Lane, LaneSeq, Outgoing, Sender, What},
+    engine::{Clock, Confirm, Job, Lane, LaneSeq, Outgoing, Sender, What, Withdrawn},
     envelope,
     meters::Meters,
 };
@@ -49,8 +50,14 @@ const LOGGED_BYTES_MAX: usize = 256;
 /// The way into a relay.
 #[derive(Clone)]
 pub(crate) struct RelayHandle {
-    inbox: mpsc::UnboundedSender<Vec<(LaneSeq, Outgoing)>>,
+    inbox: mpsc::UnboundedSender<ToRelay>,
     state: Arc<State>,
+}
+
+/// What a relay is told, in this order: a command is handed over before it is withdrawn.
+enum ToRelay {
+    Messages(Vec<(LaneSeq, Outgoing)>),
+    Withdrawn(Withdrawn),
 }
 
 struct State {
@@ -106,9 +113,15 @@ impl RelayHandle {
             let mut handed = self.state.handed.lock().unwrap_or_else(PoisonError::into_inner);
             handed.batches.push_back(((*first, last + 1), Instant::now()));
         }
-        if self.inbox.send(messages).is_err() {
+        if self.inbox.send(ToRelay::Messages(messages)).is_err() {
             tracing::debug!("The relay has ended; its messages are sent after the next start.");
         }
+    }
+
+    /// A command must not leave any more, and not again; where it is still here it counts as confirmed. A relay that has ended sends
+    /// nothing: what there is left is looked at before the next start.
+    pub(crate) fn withdraw(&self, command: Withdrawn) {
+        self.inbox.send(ToRelay::Withdrawn(command)).unwrap_or_default();
     }
 
     pub(crate) fn gauge(&self) -> RelayGauge {
@@ -161,7 +174,7 @@ pub(crate) struct Relay {
     lane: Lane,
     name: String,
     sink: Box<dyn Sink>,
-    inbox: mpsc::UnboundedReceiver<Vec<(LaneSeq, Outgoing)>>,
+    inbox: mpsc::UnboundedReceiver<ToRelay>,
     state: Arc<State>,
     back: Vec<crossbeam_channel::Sender<Job>>,
     /// Messages below this number come from before the start: they may have been sent then.
@@ -243,8 +256,8 @@ impl Relay {
                 return Ok(());
             }
             // All of it: who is to leave next is chosen among all that are there.
-            while let Ok(messages) = self.inbox.try_recv() {
-                self.departures.take_in(messages);
+            while let Ok(told) = self.inbox.try_recv() {
+                self.take_in(told);
             }
             let (now, at) = (self.clock.now(), Instant::now());
             let departing = self.departures.next(now, at, WINDOW_MAX, WINDOW_BYTES_MAX);
@@ -271,10 +284,24 @@ impl Relay {
             self.inbox.recv().await
         };
         match more {
-            Some(messages) => self.departures.take_in(messages),
+            Some(told) => self.take_in(told),
             None => return false,
         }
         true
+    }
+
+    fn take_in(&mut self, told: ToRelay) {
+        match told {
+            ToRelay::Messages(messages) => self.departures.take_in(messages),
+            ToRelay::Withdrawn(command) => {
+                let seqs = self.departures.withdraw(&command);
+                for seq in &seqs {
+                    self.unconfirmed.remove(seq);
+                }
+                self.state.confirm(&seqs);
+                self.state.decided(seqs.len());
+            }
+        }
     }
 
     /// Tells an instance that its command did not leave. The message counts as confirmed once that is durable.

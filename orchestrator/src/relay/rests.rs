@@ -123,6 +123,13 @@ impl Rests {
         self.by_channel.retain(|_, rest| !rest.again.is_empty() || !rest.is_well);
     }
 
+    /// Keeps of a channel what is to stay. One with nothing left goes on resting until its time is over.
+    pub(super) fn retain(&mut self, channel: &str, stays: impl FnMut(&Numbered) -> bool) {
+        if let Some(rest) = self.by_channel.get_mut(channel) {
+            rest.again.retain(stays);
+        }
+    }
+
     /// Commands that are to be given back, and are no longer here. Their channel goes on resting.
     pub(super) fn overdue(
         &mut self,

@@ -61,7 +61,8 @@ fn input(
             let (name, body) = part.reply(leg, answer, 1, throw % 100)?;
             let key = Some(core.idempotency_key(&part.name, leg));
             let attempt = Some(attempt);
-            (Input::Reply(Reply { node, leg, key, attempt, held_until: None, name, body }), None)
+            let held_until = throw.is_multiple_of(3).then_some(until);
+            (Input::Reply(Reply { node, leg, key, attempt, held_until, name, body }), None)
         }
         7 | 8 => (Input::Due, None),
         9 | 10 => {

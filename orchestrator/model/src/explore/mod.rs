@@ -14,7 +14,7 @@
 //! What is merged, and why that loses nothing: instants (which of the due things comes first is chosen freely instead),
 //! until when a destination holds a command (it is given back, or was out when its time was over, whenever that may be),
 //! bodies and data (a choice takes every arm), the cause and the revision (no decision rests on them), the three
-//! ways of having had no effect, the attempt above the bound, how often a pivot was asked about before, and after the fact by whose word a step counts as undone.
+//! ways of having had no effect, the attempt above the bound, how many attempts are excused, how often a pivot was asked about before, and after the fact by whose word a step counts as undone.
 //! One event of a name is kept early at a time; the ids of taken events are forgotten once that they count has been seen.
 
 #[cfg(test)]

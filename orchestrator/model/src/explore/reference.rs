@@ -169,7 +169,8 @@ impl<'a> Reference<'a> {
         }
     }
 
-    /// Whether a command that is held stays where it is, and is released once, as the attempt that it was.
+    /// Whether a command that is held stays where it is and uses up nothing, and is released once: as the attempt that it was, or as the
+    /// next one if that was answered.
     pub(super) fn holds(&self, by: Move, before: &Core, decision: &Decision) -> Option<Finding> {
         let node = by.node()?;
         let (leg, ask) = before.state(node).asked()?;
@@ -192,15 +193,22 @@ impl<'a> Reference<'a> {
                 found(format!("the command of `{name}` is sent though its destination holds it"))
             }
             Move::Held(..) | Move::HeldFailure(..) => {
-                // The next attempt begins by being held, the one that was under way is the same still.
+                // The next attempt begins by being held, the one that was under way is the same still. One that was answered
+                // would be answered the same for ever: its place takes another one, which counts as the one before it.
                 let is_next = matches!(ask.next, Next::AskAgain(_));
-                let expected = ask.attempt + u32::from(is_next);
+                // Turning back, no further attempt of a step starts, and nothing takes its place.
+                let may_ask = leg != Leg::Do || before.status == Status::Running;
+                let is_answered = matches!(by, Move::HeldFailure(..)) && may_ask;
+                let expected = ask.attempt + u32::from(is_next || is_answered);
+                let counts_as = ask.counted() + u32::from(is_next);
                 let (_, after) =
                     decision.instance.core.state(node).asked().filter(|(it, _)| *it == leg)?;
-                (after.attempt != expected).then_some(())?;
+                let is_right = after.attempt == expected && after.counted() == counts_as;
+                (!is_right).then_some(())?;
                 found(format!(
-                    "`{name}`: being held made attempt {expected} attempt {}",
-                    after.attempt
+                    "`{name}`: being held made what is to be attempt {expected}, counting as {counts_as}, attempt {}, counting as {}",
+                    after.attempt,
+                    after.counted()
                 ))
             }
             Move::Due(_) if matches!(ask.next, Next::Held(_)) && sent != [ask.attempt] => {
@@ -400,201 +408,4 @@ fn around(graph: &Graph, node: NodeId) -> Vec<NodeId> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        definition::{Ends, MessageRef, Node, Repeat},
-        instance::Ask,
-        message::Format,
-        retry::Retry,
-    };
-    use std::time::Duration;
-
-    fn message(name: &str) -> MessageRef {
-        MessageRef { name: name.into(), channel: "channel".into(), format: Format::Json }
-    }
-
-    fn step() -> Kind {
-        let (reply_within, retry) = (Duration::from_secs(1), Retry::never());
-        let way_back = WayBack::Compensated {
-            command: message("Undo"),
-            success: "Undone".into(),
-            reply_within,
-            retry: retry.clone(),
-        };
-        let (command, success) = (message("Do"), "Done".into());
-        Kind::Step(Box::new(Step {
-            command,
-            success,
-            rejection: None,
-            reply_within,
-            retry,
-            status: None,
-            way_back,
-        }))
-    }
-
-    /// first, then left and right side by side, then last.
-    fn graph() -> Graph {
-        let ids = |places: &[u16]| places.iter().map(|place| NodeId(*place)).collect();
-        let node = |name: &str, parent: Option<u16>, kind| Node {
-            name: name.into(),
-            parent: parent.map(NodeId),
-            kind,
-        };
-        Graph {
-            name: "order".into(),
-            version: 1,
-            start: message("Start"),
-            repeat: Repeat::Duplicate,
-            deadline: None,
-            retention: Duration::from_secs(1),
-            cancelled_by: Vec::new(),
-            ends: Ends { completed: None, failed: None },
-            nodes: vec![
-                node("saga", None, Kind::Sequence { children: ids(&[1, 2, 5]) }),
-                node("first", Some(0), step()),
-                node("both", Some(0), Kind::All { branches: ids(&[3, 4]) }),
-                node("left", Some(2), step()),
-                node("right", Some(2), step()),
-                node("last", Some(0), step()),
-            ],
-        }
-    }
-
-    #[test]
-    fn what_comes_later_in_a_sequence_depends_on_what_comes_earlier_and_branches_are_independent() {
-        let graph = graph();
-        let on = |second: &str, first: &str| {
-            let find = |name| graph.find(name).expect("the graph has a node of that name");
-            depends(&graph, find(second), find(first))
-        };
-        assert!(on("left", "first") && on("right", "first") && on("last", "first"));
-        assert!(on("last", "left") && on("last", "right"));
-        assert!(!on("left", "right") && !on("right", "left") && !on("first", "last"));
-        assert!(!on("left", "left"));
-    }
-
-    /// What the reference says of compensating a step, with these fates.
-    fn compensating(name: &str, fates: &[(&str, Fate)]) -> Option<ViolationKind> {
-        let graph = graph();
-        let symbols = super::super::symbols::Symbols::new(&graph, 1, true);
-        let before = symbols.unstarted();
-        let mut after = before.core.clone();
-        after.status = Status::TurningBack;
-        let mut all = before.fates;
-        for (name, fate) in fates {
-            all[graph.find(name).expect("the graph has it").index()] = *fate;
-        }
-        let node = graph.find(name).expect("the graph has it");
-        let command = Command {
-            node,
-            leg: Leg::Compensate,
-            attempt: 1,
-            channel: "channel".into(),
-            format: Format::Json,
-            name: "Undo".into(),
-            body: crate::message::Body { format: Format::Json, bytes: Vec::new() },
-            idempotency_key: after.idempotency_key(name, Leg::Compensate),
-        };
-        let found = Reference::new(&graph).sees(&before.core, &after, &command, &mut all);
-        found.map(|found| found.kind)
-    }
-
-    /// What the reference says of an input to an attempt, what it is afterwards, and which attempts were sent.
-    fn holding(by: Move, before: (u32, Next), after: u32, sent: &[u32]) -> Option<String> {
-        let graph = graph();
-        let symbols = super::super::symbols::Symbols::new(&graph, 2, true);
-        let node = graph.find("first").expect("the graph has it");
-        let now = crate::time::Timestamp(1);
-        let ask = |attempt, next| {
-            let (first_at, asked_at) = (now, now);
-            NodeState::Open(Ask { attempt, first_at, asked_at, next, doubt: false, questions: 0 })
-        };
-        let mut core = symbols.unstarted().core;
-        core.nodes[node.index()] = ask(before.0, before.1);
-        let command = |attempt: &u32| {
-            Effect::Command(Command {
-                node,
-                leg: Leg::Do,
-                attempt: *attempt,
-                channel: "channel".into(),
-                format: Format::Json,
-                name: "Do".into(),
-                body: crate::message::Body { format: Format::Json, bytes: Vec::new() },
-                idempotency_key: core.idempotency_key("first", Leg::Do),
-            })
-        };
-        let mut instance = symbols.instance(&core);
-        instance.core.nodes[node.index()] = ask(after, Next::Held(now));
-        let decision = Decision {
-            instance,
-            verdict: crate::history::Verdict::Applied,
-            effects: sent.iter().map(command).collect(),
-            line: None,
-            heard: None,
-            incidents_raised: 0,
-        };
-        Reference::new(&graph).holds(by, &core, &decision).map(|found| found.text)
-    }
-
-    #[test]
-    fn a_hold_that_sends_or_counts_and_a_release_that_is_none_are_found() {
-        let node = graph().find("first").expect("the graph has it");
-        let now = crate::time::Timestamp(1);
-        let given_back = Move::Held(node, Leg::Do, Hold::GivenBack);
-        let (out, rests, held) = (Next::GiveUp(now), Next::AskAgain(now), Next::Held(now));
-        assert_eq!(holding(given_back, (1, out), 1, &[]), None);
-        assert_eq!(holding(given_back, (1, rests), 2, &[]), None);
-        assert_eq!(holding(given_back, (2, held), 2, &[]), None);
-        let says = |found: Option<String>| found.unwrap_or_default();
-        assert!(says(holding(given_back, (1, out), 1, &[1])).contains("is sent though"));
-        assert!(says(holding(given_back, (1, out), 2, &[])).contains("made attempt 1 attempt 2"));
-        let fails = Move::HeldFailure(node, Leg::Do, FailureEffect::None);
-        assert!(says(holding(fails, (1, out), 2, &[])).contains("made attempt 1 attempt 2"));
-        let due = Move::Due(Some(node));
-        assert_eq!(holding(due, (1, held), 1, &[1]), None);
-        for sent in [&[][..], &[1, 1], &[2]] {
-            assert!(says(holding(due, (1, held), 1, sent)).contains("attempt 1 was held"));
-        }
-    }
-
-    const NONE: Fate =
-        Fate { in_flight: false, in_doubt: false, took: false, undone: false, in_question: false };
-    const TOOK: Fate = Fate { took: true, ..NONE };
-    const DOUBT: Fate = Fate { in_doubt: true, ..NONE };
-    const OUT: Fate = Fate { in_flight: true, ..NONE };
-    const ASKED: Fate = Fate { in_question: true, ..DOUBT };
-    const UNDONE: Fate = Fate { undone: true, ..TOOK };
-
-    #[test]
-    fn a_compensation_that_comes_too_early_too_late_or_for_nothing_is_found() {
-        use ViolationKind as Is;
-        assert_eq!(compensating("first", &[("first", TOOK)]), None);
-        assert_eq!(compensating("first", &[("first", DOUBT), ("left", UNDONE)]), None);
-        assert_eq!(compensating("left", &[("left", TOOK), ("right", TOOK)]), None);
-        let out_of_order = Some(Is::CompensatedOutOfOrder);
-        assert_eq!(compensating("first", &[("first", TOOK), ("left", DOUBT)]), out_of_order);
-        assert_eq!(compensating("right", &[("right", TOOK), ("last", TOOK)]), out_of_order);
-        assert_eq!(compensating("first", &[]), Some(Is::CompensatedWithoutEffect));
-        assert_eq!(compensating("first", &[("first", UNDONE)]), Some(Is::CompensatedWithoutEffect));
-        let races = Some(Is::CompensationRacesCommand);
-        assert_eq!(compensating("left", &[("left", TOOK), ("right", OUT)]), races);
-        assert_eq!(compensating("left", &[("left", TOOK), ("right", ASKED)]), races);
-    }
-
-    #[test]
-    fn a_fate_survives_being_a_byte() {
-        (0..32).for_each(|byte| assert_eq!(Fate::from_byte(byte).to_byte(), byte));
-    }
-
-    #[test]
-    fn a_graph_whose_nodes_hold_one_another_is_not_walked() {
-        let mut graph = graph();
-        assert_eq!(well_laid(&graph), Ok(()));
-        graph.nodes[2].kind = Kind::All { branches: vec![NodeId(0), NodeId(4)] };
-        assert!(well_laid(&graph).is_err());
-        graph.nodes[2].kind = Kind::All { branches: vec![NodeId(4), NodeId(900)] };
-        assert!(well_laid(&graph).is_err());
-    }
-}
+mod tests;

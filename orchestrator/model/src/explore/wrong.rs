@@ -28,6 +28,8 @@ const TWISTS: &[(&str, Twist)] = &[
     ("a compensation is sent once more", compensates_twice),
     ("a compensation is given up without a word", given_up_silently),
     ("a command that is given back is sent", held_is_sent),
+    ("what failed for now at a held destination is asked as the same attempt", asks_the_same),
+    ("what failed for now at a held destination counts", hold_counts),
     ("the first branch that is done is enough", joins_too_soon),
     ("a failure of an earlier attempt counts", stale_failure_counts),
     ("a step without effect is asked about", asks_though_certain),
@@ -59,7 +61,7 @@ fn undoing() -> NodeState {
     let (first_at, asked_at) = (now, now);
     NodeState::Undoing(
         None,
-        Ask { attempt: 1, first_at, asked_at, next, doubt: false, questions: 0 },
+        Ask { attempt: 1, excused: 0, first_at, asked_at, next, doubt: false, questions: 0 },
     )
 }
 
@@ -171,6 +173,26 @@ fn held_is_sent(graph: &Graph, before: &Core, by: Move, mut after: Decision) -> 
         after.effects.push(command(graph, before, node, leg));
     }
     after
+}
+
+/// Changes what is held now because its destination's answer was a failure for now.
+fn excused(by: Move, mut after: Decision, change: fn(&mut Ask)) -> Decision {
+    if let Move::HeldFailure(node, ..) = by
+        && let NodeState::Open(ask) | NodeState::Undoing(_, ask) =
+            &mut after.instance.core.nodes[node.index()]
+        && ask.excused > 0
+    {
+        change(ask);
+    }
+    after
+}
+
+fn asks_the_same(_: &Graph, _: &Core, by: Move, after: Decision) -> Decision {
+    excused(by, after, |ask| (ask.attempt, ask.excused) = (ask.attempt - 1, ask.excused - 1))
+}
+
+fn hold_counts(_: &Graph, _: &Core, by: Move, after: Decision) -> Decision {
+    excused(by, after, |ask| ask.excused = 0)
 }
 
 fn joins_too_soon(graph: &Graph, before: &Core, by: Move, mut after: Decision) -> Decision {

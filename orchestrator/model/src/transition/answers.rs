@@ -181,7 +181,7 @@ impl Turn<'_> {
         };
         self.hear(reply.node, reply.leg, !failure.retriable);
         match reply.held_until.filter(|_| failure.retriable && self.may_rest(reply.leg)) {
-            Some(until) => self.hold((reply.node, reply.leg), until, trouble.doubt),
+            Some(until) => self.hold_answered((reply.node, reply.leg), until, trouble.doubt),
             None => self.attempt_failed(reply.node, reply.leg, &trouble),
         }
         self.go_back();

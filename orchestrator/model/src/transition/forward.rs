@@ -121,6 +121,7 @@ impl Turn<'_> {
             leg,
             Ask {
                 attempt: 1,
+                excused: 0,
                 first_at: now,
                 asked_at: now,
                 next: Next::GiveUp(now),
@@ -194,11 +195,12 @@ impl Turn<'_> {
             trouble.code.is_none_or(|code| !retry.not_after.iter().any(|known| known == code));
         let again = trouble.retriable
             && code_permits
-            && retry.permits_after(ask.attempt, self.now.since(ask.first_at));
+            && retry.permits_after(ask.counted(), self.now.since(ask.first_at));
         match (leg, &step.way_back) {
             (Leg::Compensate, _)
                 if again
-                    || trouble.is_unsent() && retry.permits_after(ask.attempt, Duration::ZERO) =>
+                    || trouble.is_unsent()
+                        && retry.permits_after(ask.counted(), Duration::ZERO) =>
             {
                 self.rest(node, leg, ask, retry);
             }
@@ -354,7 +356,7 @@ pub(super) fn rests_until(
     shortest: Duration,
     now: Timestamp,
 ) -> Timestamp {
-    let at = now + retry.delay(ask.attempt, seed).max(shortest);
+    let at = now + retry.delay(ask.counted(), seed).max(shortest);
     // The delay before the last attempt is cut where the policy's time ends; once that is over, asking goes on regardless.
     let latest = retry.within.map(|span| ask.first_at + span).filter(|at| *at > now);
     latest.map_or(at, |latest| at.min(latest))

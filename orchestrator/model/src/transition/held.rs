@@ -1,7 +1,9 @@
 //! Commands that their destination holds: its circuit is open, it was paused, or it takes no more for now.
 //!
 //! Rule 23: what is held does not count. Neither the attempt nor the time is used up, and no saga fails of it; the saga's
-//! own deadline goes on. A command that has not left holds up no turning back: its step had no effect. And while it still
+//! own deadline goes on. What was not answered is asked again as the attempt that it was. What was answered by a failure for
+//! now is settled by that answer, and a participant repeats it to the same attempt for ever: so the next attempt is asked, and
+//! the one before it is *excused*: the policy does not count it. A command that has not left holds up no turning back: its step had no effect. And while it still
 //! waits for its turn its step is open, so that no compensation overtakes it.
 
 use super::{
@@ -77,6 +79,14 @@ impl Turn<'_> {
             }
         }
         Ok((Verdict::Applied, told))
+    }
+
+    /// Lets a command rest whose answer was a failure for now of a destination that is held: the attempt has its answer, and is excused.
+    pub(super) fn hold_answered(&mut self, at: (NodeId, Leg), until: Timestamp, doubt: bool) {
+        self.hold(at, until, doubt);
+        let ask = self.ask_of(at.0, at.1).cloned().expect("a command that is held is still open");
+        let (attempt, excused) = (ask.attempt.saturating_add(1), ask.excused.saturating_add(1));
+        self.put(at.0, Ask { attempt, excused, ..ask });
     }
 
     /// Lets a command rest that its destination holds. Turning back, its step is settled instead.

@@ -23,8 +23,10 @@ impl Turn<'_> {
         let now = self.now;
         let next = Next::GiveUp(now);
         // A pivot may be asked about more than once: an answer to the former question is no answer to this one.
-        let attempt = about.questions.saturating_add(1);
-        let ask = Ask { attempt, first_at: now, asked_at: now, next, doubt: false, questions: 0 };
+        let excused = about.questions;
+        let attempt = excused.saturating_add(1);
+        let (first_at, asked_at) = (now, now);
+        let ask = Ask { attempt, excused, first_at, asked_at, next, doubt: false, questions: 0 };
         let (cause, text) = (trouble.cause, super::shorten(trouble.text));
         self.ask_status(node, Question { ask, about, cause, text });
     }
@@ -71,15 +73,13 @@ impl Turn<'_> {
         let code_permits =
             trouble.code.is_none_or(|code| !retry.not_after.iter().any(|known| known == code));
         let elapsed = self.now.since(question.ask.first_at);
-        let attempt = question.ask.attempt.saturating_sub(question.about.questions);
         let again = (trouble.retriable && code_permits || trouble.cause == CauseKind::Unsent)
-            && retry.permits_after(attempt, elapsed);
+            && retry.permits_after(question.ask.counted(), elapsed);
         if again {
             let name = self.graph().name_of(node);
             let seed = self.instance.core.idempotency_key(name, Leg::Status).as_u64_pair().0;
-            let ask = Ask { attempt, ..question.ask.clone() };
-            question.ask.next =
-                Next::AskAgain(rests_until(&ask, retry, seed, Duration::ZERO, self.now));
+            let until = rests_until(&question.ask, retry, seed, Duration::ZERO, self.now);
+            question.ask.next = Next::AskAgain(until);
             self.set(node, NodeState::InQuestion(Box::new(question)));
         } else {
             self.stays_in_doubt(node, question);
@@ -141,7 +141,7 @@ impl Turn<'_> {
                 };
                 self.hear(node, Leg::Status, !failure.retriable);
                 match reply.held_until.filter(|_| failure.retriable) {
-                    Some(until) => self.hold((node, Leg::Status), until, false),
+                    Some(until) => self.hold_answered((node, Leg::Status), until, false),
                     None => self.question_failed(node, &trouble),
                 }
                 self.go_back();

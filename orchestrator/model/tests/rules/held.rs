@@ -104,16 +104,63 @@ fn r23_a_compensation_that_is_held_is_asked_until_its_destination_takes_it() {
 }
 
 #[test]
-fn r23_a_failure_for_now_of_a_held_destination_does_not_use_up_the_attempt() {
+fn r23_a_failure_for_now_of_a_held_destination_is_asked_anew_and_uses_up_no_attempt() {
+    // Three attempts: ten of them are excused, each with its own number, since a participant answers one attempt the same for ever.
     let mut saga = secured_but_stock();
-    for _ in 0..10 {
-        let busy = saga_reply(&saga, &passing("busy"), seconds(5));
-        saga =
-            saga.takes_input(busy, Some("r")).says(&[]).after(seconds(5)).says(&["ReserveStock"]);
+    for attempt in 1..=10 {
+        let busy = saga_reply(&saga, attempt, &passing("busy"), seconds(5));
+        let next = format!("ReserveStock order=80 (attempt {})", attempt + 1);
+        saga = saga.takes_input(busy, Some("r")).says(&[]).after(seconds(5)).says(&[&next]);
     }
-    // One that will last is an answer, whatever its destination does.
-    let closed = saga_reply(&saga, &lasting("closed"), seconds(5));
+    // The two that are left count, and their delays begin with the first one's: at most 200 ms and 400 ms.
+    let out = saga.fails("reserve-stock", passing("busy")).after(Duration::from_millis(200));
+    let last = out.says(&["ReserveStock (attempt 12)"]).fails("reserve-stock", passing("busy"));
+    let last = last.after(Duration::from_millis(400)).says(&["ReserveStock (attempt 13)"]);
+    last.fails("reserve-stock", passing("busy")).is_turning_back();
+}
+
+#[test]
+fn r23_what_was_not_answered_is_asked_as_the_attempt_that_it_was() {
+    for hold in [Hold::GivenBack, Hold::Left] {
+        secured_but_stock()
+            .held("reserve-stock", hold, seconds(30))
+            .after(seconds(30))
+            .says(&["ReserveStock order=80"])
+            .instance(|instance| {
+                let asked = instance.core.nodes.iter().find_map(NodeState::asked).unwrap().1;
+                assert_eq!((asked.attempt, asked.excused), (1, 0));
+            });
+    }
+}
+
+#[test]
+fn r23_a_failure_that_will_last_is_an_answer_whatever_its_destination_does() {
+    let saga = secured_but_stock();
+    let closed = saga_reply(&saga, 1, &lasting("closed"), seconds(5));
     saga.takes_input(closed, Some("r")).is_turning_back();
+}
+
+#[test]
+fn r23_an_answer_to_an_attempt_that_is_excused_counts_if_it_is_a_success() {
+    let saga = secured_but_stock();
+    let busy = saga_reply(&saga, 1, &passing("busy"), seconds(5));
+    let saga = saga.takes_input(busy, Some("r")).after(seconds(5)).says(&["ReserveStock"]);
+    let late = saga_reply(&saga, 1, &lasting("closed"), seconds(5));
+    let saga = saga.takes_input(late, Some("late")).is_ignored("earlier-attempt");
+    saga.succeeds("reserve-stock", reserved()).says(&["CapturePayment"]);
+}
+
+#[test]
+fn r23_a_compensation_that_fails_for_now_at_a_held_destination_is_asked_anew_and_never_blocks() {
+    let mut saga = order(80).rejects("authorise-payment", declined()).times_out("reserve-stock");
+    for attempt in 1..=20 {
+        let reply = saga_reply(&saga, attempt, &passing("busy"), seconds(5));
+        let Input::Reply(reply) = reply else { unreachable!() };
+        let busy = Input::Reply(Reply { leg: Leg::Compensate, ..reply });
+        let next = format!("compensate ReleaseStock (attempt {})", attempt + 1);
+        saga = saga.takes_input(busy, Some("r")).after(seconds(5)).says(&[&next]).is_not_blocked();
+    }
+    saga.compensates("reserve-stock").ends_compensated("card");
 }
 
 #[test]
@@ -205,12 +252,12 @@ fn held_input(saga: &Scenario<Order>, step: &str, attempt: u32) -> Input {
     Input::Held { node, leg: Leg::Do, attempt, hold: Hold::GivenBack, until }
 }
 
-fn saga_reply(saga: &Scenario<Order>, failure: &Failure, span: Duration) -> Input {
+fn saga_reply(saga: &Scenario<Order>, attempt: u32, failure: &Failure, span: Duration) -> Input {
     Input::Reply(Reply {
         node: order_saga().unwrap().graph().find("reserve-stock").unwrap(),
         leg: Leg::Do,
         key: None,
-        attempt: Some(1),
+        attempt: Some(attempt),
         held_until: Some(saga.now() + span),
         name: Failure::NAME.into(),
         body: Body::write(failure, Format::Json, &JsonOnly).unwrap(),

@@ -5,7 +5,7 @@ use dirigent_model::{
     decision::Effect,
     definition::{Definition, publish, saga},
     history::{History, What},
-    instance::{Instance, Leg, Trace},
+    instance::{FORMAT, Instance, Leg, Trace},
     message::{Body, Format, JsonOnly},
     scenario::Coverage,
     time::Timestamp,
@@ -58,8 +58,9 @@ fn a_stored_instance_is_refused_when_it_is_newer_damaged_or_of_another_shape() {
         |bytes: &[u8]| Instance::decode(&order_definition, bytes, History::default()).map(drop);
     read(&stored).unwrap();
     let mut newer = stored.clone();
-    newer[0] = 3;
-    assert!(read(&newer).unwrap_err().to_string().contains("reads up to 2"));
+    newer[0] = FORMAT + 1;
+    let reads_up_to = format!("reads up to {FORMAT}");
+    assert!(read(&newer).unwrap_err().to_string().contains(&reads_up_to));
     let mut older = stored.clone();
     older[0] = 1;
     assert!(read(&older).unwrap_err().to_string().contains("older than the first release"));

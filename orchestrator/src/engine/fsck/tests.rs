@@ -41,7 +41,7 @@ fn core(state: NodeState) -> Core {
 fn asked(attempt: u32) -> Ask {
     let next = Next::GiveUp(Timestamp(50));
     let (first_at, asked_at) = (Timestamp(1), Timestamp(1));
-    Ask { attempt, first_at, asked_at, next, doubt: false, questions: 0 }
+    Ask { attempt, excused: 0, first_at, asked_at, next, doubt: false, questions: 0 }
 }
 
 fn command(core: &Core, leg: Leg, attempt: u32) -> Outgoing {

@@ -6,7 +6,11 @@
 use super::Shard;
 use crate::{
     destinations::{Destination, Key, Stage},
-    engine::shard::Live,
+    engine::{
+        Sender,
+        shard::Live,
+        withdrawal::{Withdrawn, out_at, settled},
+    },
 };
 use dirigent_model::{
     decision::{Heard, Hold, Input},
@@ -123,9 +127,37 @@ impl Shard {
         }
     }
 
-    /// An instance ended as it stood: its commands are not awaited any more.
-    pub(super) fn forget_commands(&self, core: &Core, plan: &Plan) {
+    /// An answer has settled commands that were out at a node: where the broker has not confirmed them they do not leave again.
+    pub(super) fn withdraw_settled(
+        &mut self,
+        id: InstanceId,
+        node: NodeId,
+        out: [Option<(Leg, u32)>; 2],
+    ) {
+        let Some(live) = self.live.get(&id) else { return };
+        let withdrawn = self.withdrawn(&live.instance.core, &live.plan, node, out);
+        self.batch.withdrawn.extend(withdrawn);
+    }
+
+    fn withdrawn(
+        &self,
+        core: &Core,
+        plan: &Plan,
+        node: NodeId,
+        out: [Option<(Leg, u32)>; 2],
+    ) -> Vec<Withdrawn> {
+        let of = |sender: Sender| {
+            let channel = transition::destination(plan.graph(), node, sender.leg)?.to_owned();
+            Some(Withdrawn { lane: self.shared.routes.lane(&channel), channel, sender })
+        };
+        settled(core, node, out).filter_map(of).collect()
+    }
+
+    /// An instance ended as it stood: its commands are not awaited any more, and what has not left stays.
+    pub(super) fn forget_commands(&mut self, core: &Core, plan: &Plan) {
         for node in plan.graph().ids() {
+            let withdrawn = self.withdrawn(core, plan, node, out_at(core, node));
+            self.batch.withdrawn.extend(withdrawn);
             let Some((leg, _)) = core.state(node).asked() else { continue };
             if let Some(destination) = self.destination(plan, node, leg) {
                 destination.forget((core.id, node, leg));

@@ -11,6 +11,7 @@ use crate::{
         group::{Outgoing, Sender, saga_of},
         job::{Job, OperatorError, Origin, What},
         kept::bytes_of,
+        withdrawal::out_at,
     },
     envelope::{DeadLetter, dead_letter},
     telemetry::Fact,
@@ -111,9 +112,14 @@ impl Shard {
                     name,
                     body,
                 };
+                let core = self.live.get(&id).map(|live| &live.instance.core);
+                let out = core.map(|core| out_at(core, node)).unwrap_or_default();
                 let applied = self.apply(id, Input::Reply(reply), cause, origin)?;
                 if let Applied::Decided(verdict) = applied {
                     self.note_needless(id, (node, leg), verdict);
+                    if verdict == Verdict::Applied {
+                        self.withdraw_settled(id, node, out);
+                    }
                 }
             }
             What::Unsent { sender, text, confirm } => {

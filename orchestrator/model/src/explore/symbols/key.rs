@@ -29,7 +29,7 @@ impl Symbols {
 
     /// What is known of a node, as bytes.
     pub(in crate::explore) fn name_node(&self, state: &NodeState, fate: Fate, key: &mut Vec<u8>) {
-        let told = |ask: &Ask| ask.attempt.clamp(1, self.attempts_max) as u8 - 1;
+        let told = |ask: &Ask| ask.counted().clamp(1, self.attempts_max) as u8 - 1;
         let ask = |ask: &Ask| match ask.next {
             Next::Held(_) => HELD << 2,
             next => told(ask) << 2 | u8::from(matches!(next, Next::AskAgain(_))) << 1,
@@ -66,10 +66,8 @@ impl Symbols {
             }
             NodeState::InQuestion(question) => {
                 // In question is what is in doubt; its last attempt counts for a pivot, which is asked again.
-                let attempt = question.ask.attempt.saturating_sub(question.about.questions);
-                let in_turn = Ask { attempt, ..question.ask.clone() };
-                key.push(0xC0 | ask(&in_turn));
-                key.extend(held(&in_turn));
+                key.push(0xC0 | ask(&question.ask));
+                key.extend(held(&question.ask));
                 // What the command it is about was doing matters to nobody any more.
                 key.extend_from_slice(&[told(&question.about) << 2, fate.to_byte()]);
                 return;
@@ -126,6 +124,7 @@ impl Symbols {
             let code = next();
             let ask_of = |code: u8, held: Option<u8>| Ask {
                 attempt: u32::from(held.unwrap_or(code >> 2 & 15)) + 1,
+                excused: 0,
                 first_at: NOW,
                 asked_at: NOW,
                 next: match (held, code & 2) {
