@@ -209,6 +209,8 @@ async fn a_channel_whose_messages_are_not_confirmed_delays_nobody_else_and_loses
         .connector(Arc::new(stubborn))
         .protect_at("away", Protection { circuit: None, ..Protection::default() })
         .clock(ByHand::new())
+        // The order of two instances is promised where one shard decides about both.
+        .shards(1)
         .start()
         .await
         .unwrap();
