@@ -32,7 +32,7 @@ struct Order {
 #[derive(Subcommand)]
 enum Any {
     #[command(flatten)]
-    Example(Verb),
+    Example(Box<Verb>),
     #[command(flatten)]
     Sagas(Box<dirigent::cli::Verb>),
 }
@@ -40,7 +40,7 @@ enum Any {
 #[tokio::main]
 async fn main() -> ExitCode {
     let ended = match Order::parse().verb {
-        Any::Example(verb) => Box::pin(carry_out(verb)).await,
+        Any::Example(verb) => Box::pin(carry_out(*verb)).await,
         Any::Sagas(mut verb) => {
             if let Some(folder) = folder_of(&mut verb) {
                 folder.data = folder.data.take().map(demo::sagas_of);
