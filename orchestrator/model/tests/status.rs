@@ -7,8 +7,8 @@ mod sagas;
 use dirigent_model::{
     decision::{Input, Reply},
     definition::{
-        AskStatus, Block, Definition, DefinitionErrors, OnTimeout, Outcome, StepDraft, all, saga,
-        step, wait,
+        AskStatus, Block, Definition, DefinitionErrors, Kind, OnTimeout, Outcome, StepDraft,
+        WayBack, all, saga, step, wait,
     },
     explore::{Checked, ViolationKind, check_graph},
     instance::{Leg, NoEffect, NodeState},
@@ -495,11 +495,16 @@ fn the_shortest_sequence_to_a_violation_tells_of_the_question() {
                     .reply_within(seconds(1))
                     .retry(Retry::never())
                     .status_by(AskStatus::within(seconds(1)))
-                    .nothing_to_compensate(" "),
+                    .nothing_to_compensate("it is a test"),
             )
             .ends()
             .unwrap();
-    let Checked { violations, .. } = check_graph(definition.graph());
+    // A definition without that reason is refused: only a graph out of a file can lack it.
+    let mut graph = definition.graph().clone();
+    let node = graph.find("authorise-payment").unwrap();
+    let Kind::Step(step) = &mut graph.nodes[node.index()].kind else { unreachable!() };
+    step.way_back = WayBack::Nothing { reason: " ".into() };
+    let Checked { violations, .. } = check_graph(&graph);
     let left = violations.iter().find(|one| one.kind == ViolationKind::LeftInDoubt).unwrap();
     let text = left.to_string();
     for told in [
