@@ -74,6 +74,8 @@ const ROOMS: &[(&str, &str, &[&str])] = &[
     ("orchestrator/src", "telemetry", &["engine", "envelope"]),
     // Of the engine only the clock, of the journal only the level of durability.
     ("orchestrator/src", "participant", &["engine", "envelope", "journal", "store", "telemetry"]),
+    // Of the engine only the clock.
+    ("orchestrator/src", "publisher", &["engine"]),
     // Judges from outside, by what is on the wire; of the engine only the clock.
     ("orchestrator/src", "conformance", &["engine", "envelope"]),
     (

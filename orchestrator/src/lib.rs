@@ -6,6 +6,10 @@
 //! [`transition`](dirigent_model::transition) ─► [`journal`] ─► `relay` ─► [`sink`](dirigent_connectors::Sink) ─► broker
 //!
 //! An input is settled only after its group is durable in the journal; a command leaves only after that.
+//!
+//! One dependency is enough: [`model`] is what sagas and messages are declared with, [`connectors`] are the brokers, [`schemas`] the bodies in
+//! Avro. [`Orchestrator`] runs sagas, [`participant`] carries out their commands, [`Publisher`] says what happened, [`cli()`] makes a program
+//! of it. `examples/tickets.rs` has all of them in one file.
 
 // Tests in here share what those from outside stand on.
 #[cfg(test)]
@@ -20,6 +24,7 @@ pub mod envelope;
 pub mod fsck;
 pub mod journal;
 pub mod participant;
+pub mod publisher;
 pub mod registry;
 pub mod store;
 pub mod telemetry;
@@ -39,6 +44,10 @@ pub use api::{
     BODY_BYTES_MAX, IntoPlan, Orchestrator, OrchestratorBuilder, StartError, UNSETTLED_MAX,
 };
 pub use cli::cli;
+pub use publisher::{PublishError, Publisher};
+
+// So that one dependency is enough for whoever declares and runs sagas.
+pub use {dirigent_connectors as connectors, dirigent_model as model, dirigent_schemas as schemas};
 
 /// Does what may block where it may: on a thread for it, or here while a simulation has only one.
 async fn may_block<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {

@@ -279,7 +279,20 @@ pub enum StoreError {
         /// The highest this release reads.
         known: u32,
     },
-    /// The disk failed, or what is on it makes no sense.
+    /// What is on the disk is not what was written there.
+    #[error(
+        "{doing} the {space} of the store, which is damaged: starting again does not mend it; restore the data folder from a backup, and have the disk looked at"
+    )]
+    Damaged {
+        /// What was being done.
+        doing: &'static str,
+        /// Where.
+        space: Space,
+        /// What went wrong.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The disk failed.
     #[error("{doing} the {space} of the store; check the disk, then start again")]
     Storage {
         /// What was being done.
@@ -414,6 +427,7 @@ impl StoreError {
         match self {
             StoreError::Open { .. }
             | StoreError::Newer { .. }
+            | StoreError::Damaged { .. }
             | StoreError::Storage { .. }
             | StoreError::Sync { .. }
             | StoreError::Full { .. }

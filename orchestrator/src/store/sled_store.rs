@@ -482,6 +482,9 @@ fn is_full(kind: io::ErrorKind) -> bool {
 fn storage(doing: &'static str, space: Space) -> impl FnOnce(sled::Error) -> StoreError {
     move |error| match error {
         sled::Error::Io(source) if is_full(source.kind()) => StoreError::Full { doing, source },
+        error @ sled::Error::Corruption { .. } => {
+            StoreError::Damaged { doing, space, source: error.into() }
+        }
         error => StoreError::Storage { doing, space, source: error.into() },
     }
 }

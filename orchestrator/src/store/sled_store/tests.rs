@@ -144,7 +144,16 @@ fn a_full_disk_is_told_from_a_broken_one() {
     let error = |kind: io::ErrorKind| storage("writing", Space::Keys)(sled::Error::Io(kind.into()));
     assert!(matches!(error(io::ErrorKind::StorageFull), StoreError::Full { .. }));
     assert!(matches!(error(io::ErrorKind::Other), StoreError::Storage { .. }));
-    assert!(error(io::ErrorKind::StorageFull).is_final());
+}
+
+#[test]
+fn damage_that_starting_again_does_not_mend_asks_for_a_backup() {
+    let damaged = sled::Error::Corruption { at: None, bt: () };
+    let damaged = storage("reading", Space::Instances)(damaged);
+    assert!(matches!(damaged, StoreError::Damaged { .. }) && damaged.is_final());
+    let text = damaged.to_string();
+    assert!(text.contains("restore the data folder from a backup"), "{text}");
+    assert!(!text.contains("then start again"), "{text}");
 }
 
 #[test]

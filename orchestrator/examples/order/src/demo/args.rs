@@ -202,7 +202,7 @@ pub struct ConformanceArgs {
     #[arg(long, value_name = "TEXT")]
     pub prefix: Option<String>,
     /// How long an answer may take
-    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     pub within: u64,
     /// A command that looks into its ledger: gets the name of a command and a business key as its last arguments, prints
     /// {"applied":N,"undone":N}
@@ -311,6 +311,14 @@ mod tests {
         assert_eq!(publish.broker, BrokerKind::Rabbitmq);
         assert_eq!(publish.address.config, Some("c.toml".into()));
         assert!(!format!("{publish:?}").contains("s3cret"), "{publish:?}");
+    }
+
+    #[test]
+    fn an_answer_may_take_no_less_than_a_second() {
+        for (within, is_fine) in [("0", false), ("1", true), ("3601", false)] {
+            let line = format!("order conformance --participant payment --within {within}");
+            assert_eq!(Order::try_parse_from(line.split(' ')).is_ok(), is_fine, "{line}");
+        }
     }
 
     #[test]

@@ -54,6 +54,11 @@ pub enum NoBroker {
     /// What is said of it can't be used.
     #[error("connecting to the broker")]
     Unusable(#[source] Box<ConfigError>),
+    /// The program that was to be the inventory can't reach it.
+    #[error(
+        "--inventory runs a process of its own, which can't reach the memory broker; name another one by `--broker kafka` or `--broker rabbitmq`, or leave --inventory out"
+    )]
+    MemoryIsNotForOthers,
     /// A broker within this process is nobody else's.
     #[error(
         "the memory broker lives in one process; use `--broker kafka` or `--broker rabbitmq`, or `demo`, which runs everything in one"

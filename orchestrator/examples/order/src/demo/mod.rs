@@ -24,7 +24,7 @@ pub use args::{
 pub use at_rest::{AtRest, AtRestFailed, reconcile_at_rest};
 pub use broker::{DELAY_MAX, Found, NoBroker, find, find_shared, look_for_run, tell_of_looking};
 pub use conformance::{NotPlayed, conformance};
-pub use customers::{Customers, NotPlaced, WINDOW_MAX};
+pub use customers::{Customers, WINDOW_MAX};
 pub use external::ExternalFailed;
 pub use report::{Ledger, Report};
 pub use stores::NoStore;
@@ -39,13 +39,13 @@ use crate::{
     trip::trip_saga,
 };
 use dirigent::{
-    Orchestrator,
+    Orchestrator, PublishError,
     engine::{Engine, Handle, InstanceView, ListFilter, Snapshot},
     participant::{Participant, ParticipantError, Running},
     store::{Store, StoreError},
     telemetry::Traces,
 };
-use dirigent_connectors::{Connector, ConnectorError};
+use dirigent_connectors::Connector;
 use dirigent_model::instance::Status;
 use dirigent_schemas::registry::{RegistryError, SchemaRegistry};
 use external::External;
@@ -123,12 +123,9 @@ pub enum DemoError {
     /// The orchestrator had to end.
     #[error("running the orchestrator")]
     Engine(#[source] Box<dirigent::engine::EngineError>),
-    /// The customers have no broker.
-    #[error("connecting the customers")]
-    Customers(#[source] Box<ConnectorError>),
     /// An order can't be placed.
-    #[error(transparent)]
-    NotPlaced(#[from] NotPlaced),
+    #[error("placing orders")]
+    Customers(#[source] Box<PublishError>),
     /// The sagas can't be read.
     #[error("reading the sagas")]
     Sagas(#[source] StoreError),
@@ -190,6 +187,8 @@ pub async fn demo(args: &DemoArgs, traces: &Arc<Traces>) -> Result<Report, DemoE
         .start()
         .await
         .map_err(|error| DemoError::Start(Box::new(error)))?;
+    // A folder that was used before has counts of its own; what this run does is counted from here.
+    let before = engine.handle().snapshot();
     let watched = tokio::select! {
         watched = watch(args, &engine, &connector) => watched,
         failed = ended_early(&mut external) => Err(failed.into()),
@@ -208,13 +207,13 @@ pub async fn demo(args: &DemoArgs, traces: &Arc<Traces>) -> Result<Report, DemoE
     }
     stopped.map_err(|error| DemoError::Engine(Box::new(error)))?;
     let (seconds, details) = found_out?;
-    Ok(report(&handle.snapshot(), details, seconds, found.how))
+    Ok(report(&before, &handle.snapshot(), details, seconds, found.how))
 }
 
 /// The inventory that is a program of its own, where one was named.
 fn external(args: &DemoArgs, found: &Found, place: &Place) -> Result<Option<External>, DemoError> {
     let Some(line) = &args.inventory else { return Ok(None) };
-    let Some(address) = &found.address else { return Err(NoBroker::MemoryIsNotShared.into()) };
+    let Some(address) = &found.address else { return Err(NoBroker::MemoryIsNotForOthers.into()) };
     let folder = place.orchestrator.parent().unwrap_or(&place.orchestrator);
     Ok(Some(External::start(line, args, address, &place.prefix, folder)?))
 }
@@ -232,9 +231,7 @@ async fn watch(
     engine: &Engine,
     connector: &Arc<dyn Connector>,
 ) -> Result<f64, DemoError> {
-    let mut customers = Customers::at(connector, args.rates.seed)
-        .await
-        .map_err(|error| DemoError::Customers(Box::new(error)))?;
+    let mut customers = Customers::at(connector, args.rates.seed).await.map_err(not_placed)?;
     let handle = engine.handle();
     let bar = progress_bar(args);
     let began = Instant::now();
@@ -261,7 +258,7 @@ async fn watch(
         let under_way = u64::from(placed).saturating_sub(ended);
         if placed < args.orders && under_way < IN_FLIGHT_MAX {
             let count = WINDOW_MAX.min(args.orders - placed);
-            customers.place(i64::from(placed) + 1, count).await?;
+            customers.place(i64::from(placed) + 1, count).await.map_err(not_placed)?;
             placed += count;
             continue;
         }
@@ -272,6 +269,10 @@ async fn watch(
     }
     bar.finish_and_clear();
     Ok(began.elapsed().as_secs_f64())
+}
+
+fn not_placed(error: PublishError) -> DemoError {
+    DemoError::Customers(Box::new(error))
 }
 
 fn ended(snapshot: &Snapshot) -> u64 {
@@ -329,10 +330,17 @@ fn end_of(view: &InstanceView) -> Option<SagaEnd> {
     view.key.as_str().parse().ok().map(|order| SagaEnd { order, status })
 }
 
-fn report(snapshot: &Snapshot, details: Reconciliation, seconds: f64, broker: String) -> Report {
-    let inputs = &snapshot.inputs;
-    let events_consumed =
-        inputs.applied + inputs.duplicate + inputs.ignored + inputs.parked + inputs.quarantined;
+/// Sagas as the folder knows them; messages as this run has seen them, since only its time was taken.
+fn report(
+    before: &Snapshot,
+    snapshot: &Snapshot,
+    details: Reconciliation,
+    seconds: f64,
+    broker: String,
+) -> Report {
+    let consumed = |at: &Snapshot| at.inputs.consumed();
+    let of_no_use = |at: &Snapshot| at.inputs.duplicate + at.inputs.ignored;
+    let events_consumed = consumed(snapshot).saturating_sub(consumed(before));
     Report {
         started: snapshot.started,
         completed: snapshot.completed,
@@ -340,8 +348,8 @@ fn report(snapshot: &Snapshot, details: Reconciliation, seconds: f64, broker: St
         blocked: snapshot.blocked,
         in_flight: snapshot.in_flight,
         events_consumed,
-        duplicates_ignored: inputs.duplicate + inputs.ignored,
-        commands_sent: snapshot.sent,
+        duplicates_ignored: of_no_use(snapshot).saturating_sub(of_no_use(before)),
+        commands_sent: snapshot.sent.saturating_sub(before.sent),
         ledger: Ledger::from(&details),
         seconds,
         events_per_second: events_consumed as f64 / seconds.max(f64::EPSILON),
@@ -445,13 +453,11 @@ pub async fn participants(
 /// There is no broker, or it refuses one.
 pub async fn publish(args: &PublishArgs) -> Result<(), DemoError> {
     let found = find_shared(args.broker, &args.address).await?;
-    let mut customers = Customers::at(&found.connector, args.seed)
-        .await
-        .map_err(|error| DemoError::Customers(Box::new(error)))?;
+    let mut customers = Customers::at(&found.connector, args.seed).await.map_err(not_placed)?;
     let mut placed = 0;
     while placed < args.orders {
         let count = WINDOW_MAX.min(args.orders - placed);
-        customers.place(args.from + i64::from(placed), count).await?;
+        customers.place(args.from + i64::from(placed), count).await.map_err(not_placed)?;
         placed += count;
     }
     let last = args.from + i64::from(args.orders) - 1;
@@ -549,6 +555,20 @@ fn now() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_demo_that_goes_on_counts_the_messages_of_its_own_time() {
+        let mut before = Snapshot { started: 20, completed: 20, sent: 90, ..Snapshot::default() };
+        before.inputs.applied = 100;
+        let done = report(&before, &before, Reconciliation::default(), 0.1, "memory".into());
+        assert_eq!((done.started, done.events_consumed, done.commands_sent), (20, 0, 0));
+        assert!(done.events_per_second < f64::EPSILON, "{done:?}");
+        let mut after = before.clone();
+        (after.inputs.applied, after.inputs.duplicate, after.sent) = (130, 5, 95);
+        let more = report(&before, &after, Reconciliation::default(), 0.5, "memory".into());
+        assert_eq!((more.events_consumed, more.duplicates_ignored, more.commands_sent), (35, 5, 5));
+        assert!((more.events_per_second - 70.0).abs() < 1e-9, "{more:?}");
+    }
 
     #[test]
     fn the_sagas_of_a_demo_are_found_by_the_folder_that_it_was_given() {

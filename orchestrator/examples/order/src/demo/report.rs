@@ -17,11 +17,11 @@ pub struct Report {
     pub blocked: u64,
     /// Sagas that have not ended, the blocked ones included.
     pub in_flight: u64,
-    /// Messages the orchestrator consumed.
+    /// Messages the orchestrator consumed in this run.
     pub events_consumed: u64,
     /// Of those, the ones that had been applied before or did not matter any more.
     pub duplicates_ignored: u64,
-    /// Messages the orchestrator sent: commands, compensations and events, attempts included.
+    /// Messages the orchestrator sent in this run: commands, compensations and events, attempts included.
     pub commands_sent: u64,
     /// What the reconciliation says.
     pub ledger: Ledger,
