@@ -13,7 +13,12 @@ use dirigent::{
     store::MemoryStore,
 };
 use serde::{Deserialize, Serialize};
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    io::{self, Write},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::mpsc;
 
 // ---- The messages, and the contract that sits on them ----
@@ -168,8 +173,6 @@ pub(crate) async fn sell_two_tickets() -> Result<Vec<String>, Box<dyn Error>> {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    for end in sell_two_tickets().await? {
-        println!("{end}");
-    }
-    Ok(())
+    let ends = sell_two_tickets().await?;
+    Ok(writeln!(io::stdout(), "{}", ends.join("\n"))?)
 }
