@@ -176,6 +176,9 @@ async fn the_folder_of_a_participant_is_checked_and_mended_as_well() {
     asker.next().await;
     running.stop().await.unwrap();
 
+    let engine = Orchestrator::builder("shop").saga(invoice("invoice")).data(&folder);
+    let refused = engine.connector(Arc::new(broker.clone())).start().await.err().unwrap();
+    assert!(refused.to_string().contains("a participant keeps its answers"), "{refused}");
     assert_eq!(fsck(&folder, None, None).await, code(0));
     let ledger = keys(&folder, Space::Ledger);
     let find = |prefix: &[u8]| ledger.iter().find(|key| key.starts_with(prefix)).unwrap().clone();

@@ -38,7 +38,8 @@ pub(super) fn config(cli: &Cli, verb: &ConfigVerb, world: &World) -> Result<Exit
 /// The settings, if a process could start with them; otherwise all that is known to be wrong.
 pub(super) fn usable(cli: &Cli, args: &SettingsArgs, world: &World) -> Result<Settings, Trouble> {
     let (settings, mut wrong) = Settings::read(&cli.app, args, world);
-    wrong.extend(settings.flaws());
+    // A connector made of what is wrong would only say it again.
+    wrong.extend(if wrong.is_empty() { settings.flaws() } else { settings.flaws_of_files() });
     if wrong.is_empty() { Ok(settings) } else { Err(unusable(ConfigErrors(wrong))) }
 }
 

@@ -555,7 +555,7 @@ fn settings_that_can_be_used_and_are_hardly_meant_are_warned_of() {
 #[test]
 fn settings_are_shown_though_some_are_wrong_and_checked_with_the_files_they_name() {
     let place = tempfile::tempdir().unwrap();
-    let text = "broker = 'rabbitmq'\nshards = 0\n[rabbitmq]\nuri = 'amqps://b'\n[rabbitmq.tls]\nca = 'no-ca'\n";
+    let text = "broker = 'rabbitmq'\nshards = 0\n[rabbitmq]\nuri = 'amqps://b'\n[rabbitmq.tls]\nca = 'no-ca'\n[kafka.properties]\n'linger.ms' = 'abc'\n";
     std::fs::write(place.path().join("dirigent.toml"), text).unwrap();
     let world = World { environment: Default::default(), folder: place.path().into() };
     let library = library_cli(&MemoryBroker::new());
@@ -563,6 +563,7 @@ fn settings_are_shown_though_some_are_wrong_and_checked_with_the_files_they_name
     let shown = told(ConfigVerb::Show(RunArgs::default()));
     assert!(shown.contains("dirigent.toml:2: `shards`") && !shown.contains("hint"), "{shown}");
     let checked = told(ConfigVerb::Check(RunArgs::default()));
+    assert_eq!(checked.matches("linger.ms` of").count(), 1, "{checked}");
     assert!(
         checked.contains("dirigent.toml:2: `shards`")
             && checked.contains("dirigent.toml:6: `rabbitmq.tls.ca` names no-ca")

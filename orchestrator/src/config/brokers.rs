@@ -79,6 +79,15 @@ impl Settings {
 
     /// All that is known to keep the chosen broker's connector from working, before anything is asked. Reads the files it wants.
     pub fn flaws(&self) -> Vec<ConfigError> {
+        let flaws = self.flaws_of_files();
+        if !flaws.is_empty() || self.broker.is_none() {
+            return flaws;
+        }
+        self.connector(&MemoryBroker::new()).err().into_iter().collect()
+    }
+
+    /// Those of the files of certificates and keys alone.
+    pub(crate) fn flaws_of_files(&self) -> Vec<ConfigError> {
         let none = (None, None, None);
         let ((ca, certificate, key), prefix) = match self.broker {
             None | Some(BrokerName::Memory) => return Vec::new(),
@@ -112,9 +121,6 @@ impl Settings {
             (Some(_), None) => flaws.push(half("certificate", "key")),
             (None, Some(_)) => flaws.push(half("key", "certificate")),
             (None, None) | (Some(_), Some(_)) => {}
-        }
-        if flaws.is_empty() {
-            flaws.extend(self.connector(&MemoryBroker::new()).err());
         }
         flaws
     }

@@ -296,6 +296,10 @@ fn what_the_program_says_itself_counts_where_nobody_else_says_anything() {
     assert_eq!(settings.broker_told(), "kafka at said:9092, by DIRIGENT_KAFKA");
     let settings = Settings::load("order", &own("(looked for)", "default"), &world(&[])).unwrap();
     assert!(settings.shown.iter().any(|shown| shown.1 == "(looked for)"));
+    let own = Otherwise { key: "rabbitmq.uri", value: "(looked for)".into(), by: "us".into() };
+    let flags = SettingsArgs { otherwise: vec![own], ..SettingsArgs::default() };
+    let settings = Settings::load("order", &flags, &world(&[])).unwrap();
+    assert!(settings.shown.contains(&("rabbitmq.uri".into(), "(looked for)".into(), "us".into())));
 }
 
 /// Looked up from the file's begin for each setting, the lines of so many took minutes.

@@ -128,7 +128,10 @@ impl Understood {
             Some(raw) => (raw.text.as_str(), raw.origin.clone()),
             None => (default, Origin::Default),
         };
+        let is_told_of = matches!(origin, Origin::Default | Origin::Program(_));
+        let is_none = is_told_of && text.starts_with('(');
         let shown = match key {
+            _ if is_none => text.to_owned(),
             "rabbitmq.uri" => redact_uri(text),
             // Said wrongly, its address may hold a password.
             "registry.url" if raw.is_some() => redact_uri(text),
@@ -136,8 +139,7 @@ impl Understood {
             _ => text.to_owned(),
         };
         self.shown.push((key.into(), shown, origin.to_string()));
-        let is_told_of = matches!(origin, Origin::Default | Origin::Program(_));
-        if is_told_of && text.starts_with('(') {
+        if is_none {
             return None;
         }
         match read(text) {

@@ -91,6 +91,7 @@ pub(crate) struct Assembly {
 
 /// What lies on the disk.
 pub(crate) struct Folder {
+    app: String,
     table: Arc<Table>,
     kept: Arc<KeptTable>,
     disk: Arc<dyn Disk>,
@@ -109,6 +110,7 @@ impl Folder {
     /// Takes its place out of the parts.
     pub(crate) fn of(parts: &EngineParts) -> Self {
         Self {
+            app: parts.app.clone(),
             table: Arc::new(Table::new(Arc::clone(&parts.store))),
             kept: Arc::new(KeptTable::default()),
             disk: Arc::clone(&parts.disk),
@@ -119,7 +121,9 @@ impl Folder {
 
     /// Reads store and journal. Blocks.
     pub(crate) fn recover(self) -> Result<Read, EngineError> {
-        let Self { table, kept, disk, journal, lanes } = self;
+        let Self { app, table, kept, disk, journal, lanes } = self;
+        // Before anything of ours is written that would make a participant's store look like an engine's.
+        application::keep(&**table.store(), &app)?;
         let recovered = recover(&table, &kept, disk, lanes, |disk, from, take_in| {
             let journal = Journal::open(disk, journal, from, take_in)?;
             let next = journal.next();
@@ -174,7 +178,6 @@ impl Assembly {
             let reads = parts.reads.iter().map(|channel| &channel.name);
             parts.carries.iter().chain(reads).map(move |channel| (channel.clone(), lane))
         });
-        application::keep(&**table.store(), &parts.app)?;
         let connectors = || parts.lanes.iter().map(|lane| lane.connector.name());
         let names = lanes::names(connectors());
         lanes::keep(&**table.store(), &names).map_err(EngineError::Recovery)?;
