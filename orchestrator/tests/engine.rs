@@ -168,10 +168,10 @@ async fn a_panicking_function_costs_its_message_and_not_the_process() {
     customer.begins(2, 5).await;
     assert_eq!(&customer.next().await.message.body[..], br#"{"id":2}"#);
     let handle = engine.handle();
-    let shown = handle.show(handle.id("purchase", "1")).unwrap().unwrap();
-    assert_eq!(shown.status, "running", "{shown:?}");
     let quarantine = KeptFilter { quarantined: true, ..KeptFilter::default() };
     until(|| !handle.reader().kept(&quarantine).is_empty()).await;
+    let shown = handle.show(handle.id("purchase", "1")).unwrap().unwrap();
+    assert_eq!(shown.status, "blocked", "{shown:?}");
     let kept = handle.reader().kept(&quarantine);
     assert_eq!((kept[0].reason.as_str(), kept[0].name.as_str()), ("handler-panicked", "Reserved"));
     assert!(kept[0].text.contains("this amount is unlucky"));
