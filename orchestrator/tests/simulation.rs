@@ -56,3 +56,16 @@ fn a_seed_is_one_run() {
         assert_eq!(purchases(seed).run(), purchases(seed).run());
     }
 }
+
+#[test]
+fn a_process_that_is_killed_faster_than_it_opens_is_spared_after_a_few_lives() {
+    let killed_within = Some(Duration::from_millis(1));
+    let lasts = Duration::from_secs(60);
+    let slow = Duration::from_secs(1);
+    let faults = Faults { killed_within, lasts, latency: slow, ..Faults::none() };
+    let report = purchases(1).faults(faults).run();
+    report.assert_sound();
+    let kills = report.injected["kill -9"];
+    assert!((1..100).contains(&kills), "{report}");
+    assert_eq!(report.ended.values().sum::<u64>(), 8, "{report}");
+}

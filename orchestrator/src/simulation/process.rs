@@ -38,6 +38,10 @@ const SEGMENT_BYTES: u64 = 16 * 1024;
 /// Starts that may fail in a row. Each one is a death at a crossing while recovering, or a broker that was away for too long.
 const REFUSED_MAX: u32 = 200;
 
+/// Lives in a row that may die before they have opened. The next one is spared until it has: a process that is killed faster than it
+/// opens would loop, and nothing would ever be asked of it.
+const UNOPENED_MAX: u32 = 8;
+
 /// The application's name.
 pub(super) const APP: &str = "simulated";
 
@@ -65,20 +69,23 @@ enum End {
 }
 
 impl Process {
-    /// Lives until it is asked to stop, and says why it can't go on if it can't.
+    /// Lives until it is asked to stop, and says why it can't go on if it can't. What is asked of it begins once it has opened, which
+    /// it does after [`UNOPENED_MAX`] lives at the latest.
     pub(super) async fn run(
         mut self,
         stop: tokio::sync::watch::Receiver<bool>,
     ) -> Result<(), String> {
-        let mut refused = 0;
+        let (mut refused, mut unopened) = (0, 0);
         loop {
             let life = Arc::new(Life::numbered(self.told.begins()));
-            if !self.told.are_faults_over() {
+            let is_spared = unopened >= UNOPENED_MAX;
+            if !self.told.are_faults_over() && !is_spared {
                 self.plan_death(&life);
             }
             let kill = self.kill_after();
-            let end = self.live(&life, kill, stop.clone()).await;
-            *lock(&self.handle) = None;
+            let end = self.live(&life, kill, is_spared, stop.clone()).await;
+            let has_opened = lock(&self.handle).take().is_some();
+            unopened = if has_opened { 0 } else { unopened + 1 };
             let (was_alive, before) = (life.is_alive(), life.died_before());
             life.kill();
             match end {
@@ -130,10 +137,16 @@ impl Process {
         &mut self,
         life: &Arc<Life>,
         kill_after: Option<Duration>,
+        is_spared: bool,
         mut stop: tokio::sync::watch::Receiver<bool>,
     ) -> End {
         let told = Arc::clone(&self.told);
+        let opened = Arc::new(tokio::sync::Notify::new());
+        let has_opened = Arc::clone(&opened);
         let mut killed = pin!(async move {
+            if is_spared {
+                has_opened.notified().await;
+            }
             match kill_after {
                 Some(after) => sleep(after).await,
                 None => std::future::pending().await,
@@ -157,6 +170,8 @@ impl Process {
         };
         let mut engine = engine;
         *lock(&self.handle) = Some(engine.handle());
+        self.told.opened();
+        opened.notify_one();
         let ended = tokio::select! {
             biased;
             () = &mut killed => return End::Died,

@@ -13,6 +13,7 @@ use std::{
 #[derive(Debug, Default)]
 pub(super) struct Told {
     lives: AtomicU32,
+    has_opened: AtomicBool,
     faults_over: AtomicBool,
     counts: Mutex<BTreeMap<&'static str, u64>>,
     /// With how often each was.
@@ -30,6 +31,16 @@ impl Told {
 
     pub(super) fn count(&self, what: &'static str) {
         *lock(&self.counts).entry(what).or_default() += 1;
+    }
+
+    /// The orchestrator is there: its channels are made.
+    pub(super) fn opened(&self) {
+        self.has_opened.store(true, Ordering::Release);
+    }
+
+    /// Whether it ever was.
+    pub(super) fn has_opened(&self) -> bool {
+        self.has_opened.load(Ordering::Acquire)
     }
 
     /// A process died; at this crossing, if at one.

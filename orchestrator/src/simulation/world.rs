@@ -100,7 +100,7 @@ async fn simulate(simulation: Simulation) -> Report {
         others.spawn(service.run());
     }
     // Queues for events are made by who listens: what is said before is said to nobody.
-    while lock(&handle).is_none() {
+    while !told.has_opened() {
         sleep(LOOK_AFTER.0).await;
     }
     let mut customers = JoinSet::new();
