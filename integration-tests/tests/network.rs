@@ -282,6 +282,8 @@ async fn demos(broker: &Broker, word: &'static str, address: &str, random: &Rand
             .args(["--seed", &demos.to_string()])
             .env(broker.kind().variable(), address)
             .env("DIRIGENT_LOG", "error,lapin=off")
+            // A start, too, meets a broker that is away most of the time.
+            .env("DIRIGENT_WAIT_FOR_BROKER_SECONDS", "600")
             .kill_on_drop(true);
         let ended = tokio::time::timeout(DEMO_WITHIN, demo.output()).await;
         let output = ended.expect("a demo ends, whatever the network does").unwrap();
