@@ -8,7 +8,7 @@
 
 use dirigent_brokers::{Broker, kafka_private_behind, rabbitmq_private, require};
 use dirigent_connectors::{
-    Attributes, ChannelKind, ChannelSpec, Connector, Message, Sent, Settle, Sink, Source,
+    Attributes, ChannelKind, ChannelSpec, Connector, Health, Message, Sent, Settle, Sink, Source,
     SourceSpec,
     kafka::{KafkaConnector, KafkaSettings},
     names,
@@ -16,11 +16,11 @@ use dirigent_connectors::{
 };
 use integration_tests::proxy::{Bound, Every, Proxy, Random};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     process::Command,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -39,6 +39,9 @@ const CLIENTS: u64 = 12;
 /// Messages a client sends at once, and the bytes of each: enough for a dialogue to get to its end within a round or two.
 const MESSAGES: u64 = 4;
 const BODY_BYTES: usize = 700;
+
+/// Queues that nobody has read for five minutes go (ms).
+const QUEUES_EXPIRE: &str = r#"{"expires":300000}"#;
 
 /// How long all clients together may get nothing done.
 const STALLED_AFTER: Duration = Duration::from_secs(120);
@@ -98,6 +101,13 @@ async fn a_dialogue_with_kafka_may_be_cut_at_every_byte_and_nothing_is_lost() {
 async fn a_dialogue_with_rabbitmq_may_be_cut_at_every_byte_and_nothing_is_lost() {
     let found = spawn_blocking(rabbitmq_private).await.unwrap();
     let Some(broker) = require!(found) else { return };
+    // Each opening leaves a queue behind: thousands of them would be more than the memory that this broker has.
+    let expires = ["set_policy", "cut", "^cut-", QUEUES_EXPIRE, "--apply-to", "queues"];
+    let broker = spawn_blocking(move || {
+        broker.rabbitmqctl(&expires).unwrap();
+        broker
+    });
+    let broker = broker.await.unwrap();
     let address = broker.address().to_owned();
     let target = address.rsplit_once('@').unwrap().1.split('/').next().unwrap().to_owned();
     let every = Arc::new(Every::byte_below(DIALOGUE_BYTES, step(), seed()));
@@ -110,10 +120,12 @@ async fn a_dialogue_with_rabbitmq_may_be_cut_at_every_byte_and_nothing_is_lost()
 async fn survives(broker: &Broker, proxy: &Proxy, every: &Arc<Every>, reach: Reach) {
     let (all, begun) = (every.counts().2, Instant::now());
     let done = Arc::new(AtomicU64::new(0));
+    let standings = Standings::default();
     let clients: Vec<_> = (0..CLIENTS)
         .map(|number| {
             let (every, done) = (Arc::clone(every), Arc::clone(&done));
-            let client = Client { number, opened: 0, sent: 0, connector: reach(proxy.port()) };
+            let (connector, standings) = (reach(proxy.port()), Arc::clone(&standings));
+            let client = Client { number, opened: 0, sent: 0, connector, standings };
             tokio::spawn(client.works(every, done))
         })
         .collect();
@@ -127,7 +139,8 @@ async fn survives(broker: &Broker, proxy: &Proxy, every: &Arc<Every>, reach: Rea
         let (rounds, cuts) = now;
         assert!(
             since.elapsed() < STALLED_AFTER,
-            "nothing gets done any more after {rounds} rounds and {cuts} of {all} cuts"
+            "nothing gets done any more after {rounds} rounds and {cuts} of {all} cuts: {:#?}",
+            standings.lock().unwrap()
         );
     }
     every.is_over();
@@ -147,12 +160,16 @@ async fn survives(broker: &Broker, proxy: &Proxy, every: &Arc<Every>, reach: Rea
     assert!(unreached * 20 <= all as u64, "too many cuts were never reached: {unreached} of {all}");
 }
 
+/// By client: how its source and its sink stand.
+type Standings = Arc<Mutex<BTreeMap<u64, [Health; 2]>>>;
+
 /// Opens a source and a sink, sends, receives, and begins anew now and then.
 struct Client {
     number: u64,
     opened: u64,
     sent: u64,
     connector: Arc<dyn Connector>,
+    standings: Standings,
 }
 
 /// Rounds before a client opens anew.
@@ -192,7 +209,10 @@ impl Client {
             unsettled_max: 100,
         };
         let source = self.connector.source(spec).await.ok()?;
-        Some((source, self.connector.sink().await.ok()?))
+        let sink = self.connector.sink().await.ok()?;
+        let health = [source.health(), sink.health()];
+        self.standings.lock().unwrap().insert(self.number, health);
+        Some((source, sink))
     }
 
     /// Sends until all is confirmed, and receives until all has come. A source that is given up for good ends it.

@@ -57,6 +57,8 @@ pub(super) struct OwnerSink {
     narrow: Narrow,
     /// Topics that librdkafka did not find while sending this window.
     gone: HashSet<String>,
+    /// Messages of this window that brokers took in for a transaction that was then aborted, by index.
+    taken_in: HashSet<usize>,
     health: Health,
 }
 
@@ -84,6 +86,7 @@ impl OwnerSink {
             routes: Routes::new(settings.clone(), &health),
             narrow: Narrow::default(),
             gone: HashSet::new(),
+            taken_in: HashSet::new(),
             health,
             flight: None,
             ended_by: Instant::now(),
@@ -257,6 +260,7 @@ impl OwnerSink {
         for index in part {
             if outcomes[*index] == Some(Sent::Confirmed) {
                 outcomes[*index] = None;
+                self.taken_in.insert(*index);
             }
         }
         if let Trouble::Gone(topics) = &trouble {
@@ -364,7 +368,7 @@ impl OwnerSink {
         last: &[usize],
         deadline: Instant,
     ) -> Option<Trouble> {
-        let mut ask_at = Some(Instant::now() + ASK_AFTER);
+        let mut ask_at = Instant::now() + ASK_AFTER;
         loop {
             let look_at = (Instant::now() + LOOK_EVERY).min(deadline + REPORT_MARGIN);
             if timeout_at(look_at, flight.decided()).await.is_ok() {
@@ -376,12 +380,13 @@ impl OwnerSink {
             if flight.has_gone() {
                 return Some(Trouble::Gone(HashSet::new()));
             }
-            if ask_at.take_if(|at| *at <= Instant::now()).is_some() {
+            if ask_at <= Instant::now() {
                 let topics = last.iter().map(|index| window[*index].channel.clone()).collect();
                 let gone = self.routes.gone(topics, ASK_AFTER).await;
                 if !gone.is_empty() {
                     return Some(Trouble::Gone(gone));
                 }
+                ask_at = Instant::now() + ASK_AFTER;
             }
             if let Some(trouble) = self.failure(flight).await {
                 return Some(trouble);
@@ -402,6 +407,17 @@ impl OwnerSink {
             Err(trouble) => Some(trouble),
             Ok(()) => Some(Trouble::Late("the transaction was gone".into())),
         }
+    }
+}
+
+/// What is said of a message that brokers had taken in: who reads what is not committed may have acted on it, so that it is never said to have
+/// been sent nowhere.
+fn in_doubt(outcome: Sent) -> Sent {
+    match outcome {
+        Sent::Unsent { text, .. } => Sent::Unknown {
+            text: format!("it was in a transaction that was aborted; then: {text}"),
+        },
+        other => other,
     }
 }
 
@@ -455,6 +471,9 @@ impl Sink for OwnerSink {
                 self.narrow.forget(Instant::now());
                 let deadline = Instant::now() + self.settings.send_wait_max;
                 self.send_open(window, &mut outcomes, deadline).await;
+                for index in std::mem::take(&mut self.taken_in) {
+                    outcomes[index] = outcomes[index].take().map(in_doubt);
+                }
                 let gone = std::mem::take(&mut self.gone);
                 self.routes.forget(&gone, window, &outcomes);
                 if self.flight.is_some() && !self.routes.has_trouble() {
@@ -505,5 +524,19 @@ async fn call(
         Ok(Ok(outcome)) => outcome.map_err(Trouble::Failed),
         Ok(Err(error)) => std::panic::resume_unwind(error.into_panic()),
         Err(_) => Err(Trouble::Late("librdkafka did not come back".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_brokers_had_taken_in_is_never_said_to_have_been_sent_nowhere() {
+        let reason = UnsentReason::Unroutable;
+        let unsent = Sent::Unsent { reason, text: "the topic is gone".into() };
+        let Sent::Unknown { text } = in_doubt(unsent) else { panic!("it may have been read") };
+        assert!(text.contains("aborted") && text.ends_with("the topic is gone"), "{text}");
+        assert_eq!(in_doubt(Sent::Confirmed), Sent::Confirmed);
     }
 }

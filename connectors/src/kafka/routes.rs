@@ -10,7 +10,11 @@ use super::{
 };
 use crate::{ChannelKind, Health, Message, Sent, UnsentReason, health::Standing};
 use rdkafka::types::RDKafkaErrorCode;
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 pub(super) struct Routes {
     settings: Arc<KafkaSettings>,
@@ -70,7 +74,7 @@ impl Routes {
         }
     }
 
-    /// Which of these topics are not there any more. None, if the brokers do not say so in time.
+    /// Which of these topics are not there any more, as far as the brokers say so in time.
     pub(super) async fn gone(
         &self,
         topics: HashSet<String>,
@@ -78,14 +82,11 @@ impl Routes {
     ) -> HashSet<String> {
         let settings = self.settings.clone();
         let asked = tokio::task::spawn_blocking(move || {
+            let until = Instant::now() + wait_max;
             let probe = Probe::new(&settings, wait_max)?;
-            let mut gone = HashSet::new();
-            for topic in topics {
-                if probe.partitions(&topic)?.is_none() {
-                    gone.insert(topic);
-                }
-            }
-            Ok::<_, NoTopic>(gone)
+            let is_gone = |topic: &String| matches!(probe.partitions(topic), Ok(None));
+            let in_time = topics.into_iter().take_while(|_| Instant::now() < until);
+            Ok::<_, NoTopic>(in_time.filter(is_gone).collect())
         });
         let asked = asked.await;
         let asked = asked.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));

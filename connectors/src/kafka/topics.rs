@@ -3,7 +3,7 @@
 use super::{KafkaSettings, NAME, clients::Role, context::Context, security::Refusal};
 use crate::ConnectorError;
 use rdkafka::{
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication, TopicResult},
     consumer::{BaseConsumer, Consumer},
     error::KafkaError,
     types::RDKafkaErrorCode,
@@ -113,18 +113,34 @@ fn create(
             if topic.compacted { new.set("cleanup.policy", "compact") } else { new }
         })
         .collect();
-    let options =
-        AdminOptions::new().operation_timeout(Some(wait_max)).request_timeout(Some(wait_max));
     let first = missing.first().map_or("", |topic| topic.name.as_str());
-    let created =
-        tokio::runtime::Handle::current().block_on(admin.create_topics(&topics, &options));
-    let created = created.map_err(|error| match code_of(&error) {
-        Some(code) if forbidden(code) => {
-            NoTopic { error: settings.refused(doing(first), &error), code: Some(code) }
+    let deadline = Instant::now() + wait_max;
+    let created = loop {
+        let left = deadline.saturating_duration_since(Instant::now()).max(ASK_AGAIN);
+        let options = AdminOptions::new().operation_timeout(Some(left)).request_timeout(Some(left));
+        let created =
+            tokio::runtime::Handle::current().block_on(admin.create_topics(&topics, &options));
+        let is_over = Instant::now() >= deadline;
+        match created {
+            Ok(created) if is_over || !created.iter().any(passes) => break created,
+            Ok(_) => {}
+            Err(error) => match code_of(&error) {
+                Some(code) if forbidden(code) => {
+                    let error = settings.refused(doing(first), &error);
+                    return Err(NoTopic { error, code: Some(code) });
+                }
+                // Nobody answered in time, or not as one does who can: nothing was said of the topics.
+                _ if is_over => {
+                    return Err(settings.silent_for(wait_max, doing(first), Some(error)).into());
+                }
+                // A connection that breaks takes the request along. One that was carried out after all finds its topics there.
+                _ => {
+                    tracing::debug!(%error, topic = first, "A topic was not created; trying again.")
+                }
+            },
         }
-        // Nobody answered in time, or not as one does who can: nothing was said of the topics.
-        _ => settings.silent_for(wait_max, doing(first), Some(error)).into(),
-    })?;
+        std::thread::sleep(ASK_AGAIN);
+    };
     for result in created {
         match result {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
@@ -136,6 +152,13 @@ fn create(
         }
     }
     Ok(())
+}
+
+/// Whether brokers could not create a topic just now.
+fn passes(result: &TopicResult) -> bool {
+    use RDKafkaErrorCode::{BrokerNotAvailable, NotController, RequestTimedOut};
+    let passing = [BrokerNotAvailable, NotController, RequestTimedOut];
+    matches!(result, Err((_, code)) if passing.contains(code))
 }
 
 fn create_by_asking(settings: &KafkaSettings, missing: &[&Wanted]) -> Result<(), ConnectorError> {
@@ -326,8 +349,8 @@ mod tests {
     use super::*;
     use crate::kafka::KafkaConnector;
 
-    #[tokio::test]
-    async fn a_property_that_is_not_taken_is_named_without_its_value() {
+    #[test]
+    fn a_property_that_is_not_taken_is_named_without_its_value() {
         for (name, value) in [
             ("sasl.pasword", "s3cret"),
             ("security.protocol", "s3cret"),
@@ -336,10 +359,7 @@ mod tests {
         ] {
             let mut settings = KafkaSettings::new("localhost:1");
             settings.properties.insert(name.into(), value.into());
-            let connector = KafkaConnector::new(settings).expect("it is not looked at yet");
-            use crate::{ChannelSpec, Connector};
-            let refused = connector.prepare(&[ChannelSpec::work("orders")]).await;
-            let error = refused.expect_err("librdkafka does not take it");
+            let error = KafkaConnector::new(settings).err().expect("librdkafka does not take it");
             let (shown, debug) = (error.to_string(), format!("{error:?}"));
             assert!(shown.contains(name), "{shown}");
             assert!(!shown.contains("s3c") && !debug.contains("s3c"), "{debug}");

@@ -10,6 +10,7 @@
 //! those reach who may know how busy the process is: nobody is asked for a password.
 
 mod metrics;
+mod reads;
 mod server;
 
 pub(crate) use server::HttpServer;
@@ -53,7 +54,7 @@ impl Stage {
         }
     }
 
-    /// What wants a person, where an engine runs.
+    /// What wants a person, where an engine runs. Reads the store.
     fn wants_person(&self) -> Option<WantsPerson> {
         match self {
             Self::Running(handle, _) => Some(handle.wants_person()),

@@ -1,6 +1,6 @@
 //! The listening side: one task accepts, one per connection answers until it is done, or has taken long enough.
 
-use super::Stage;
+use super::{Stage, reads::Reads};
 use crate::engine::{Handle, Readiness, WantsPerson};
 use bytes::Bytes;
 use http_body_util::Full;
@@ -91,6 +91,7 @@ impl HttpServer {
 
 async fn accept(listener: TcpListener, stage: watch::Receiver<Stage>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let reads = Reads::new();
     // Ends its tasks with this one.
     let mut connections = JoinSet::new();
     loop {
@@ -98,9 +99,9 @@ async fn accept(listener: TcpListener, stage: watch::Receiver<Stage>) {
         while connections.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((stream, _)) => {
-                let stage = stage.clone();
+                let (stage, reads) = (stage.clone(), reads.clone());
                 connections.spawn(async move {
-                    if timeout(CONNECTION_TIME_MAX, serve(stream, stage)).await.is_err() {
+                    if timeout(CONNECTION_TIME_MAX, serve(stream, stage, reads)).await.is_err() {
                         tracing::debug!("A connection by HTTP was kept for too long.");
                     }
                     drop(place);
@@ -114,10 +115,13 @@ async fn accept(listener: TcpListener, stage: watch::Receiver<Stage>) {
     }
 }
 
-async fn serve(stream: TcpStream, stage: watch::Receiver<Stage>) {
+async fn serve(stream: TcpStream, stage: watch::Receiver<Stage>, reads: Reads) {
     let answering = service_fn(move |request: Request<Incoming>| {
-        let stage = stage.borrow().clone();
-        async move { Ok::<_, Infallible>(answer(&stage, request.method(), request.uri().path())) }
+        let (stage, reads) = (stage.borrow().clone(), reads.clone());
+        async move {
+            let (method, path) = (request.method(), request.uri().path());
+            Ok::<_, Infallible>(answer(stage, &reads, method, path).await)
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -135,13 +139,13 @@ async fn serve(stream: TcpStream, stage: watch::Receiver<Stage>) {
 struct Ready {
     #[serde(flatten)]
     readiness: Readiness,
-    /// Where an engine runs.
+    /// Where an engine runs, and its store answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     person: Option<WantsPerson>,
 }
 
 /// What is answered. No body of a request is ever read.
-fn answer(stage: &Stage, method: &Method, path: &str) -> Response<Full<Bytes>> {
+async fn answer(stage: Stage, reads: &Reads, method: &Method, path: &str) -> Response<Full<Bytes>> {
     if !matches!(*method, Method::GET | Method::HEAD) {
         let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
         refused.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
@@ -153,14 +157,19 @@ fn answer(stage: &Stage, method: &Method, path: &str) -> Response<Full<Bytes>> {
             let readiness = stage.readiness();
             let status =
                 if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-            match serde_json::to_vec(&Ready { readiness, person: stage.wants_person() }) {
+            let person = reads.read(move || stage.wants_person()).await.flatten();
+            match serde_json::to_vec(&Ready { readiness, person }) {
                 Ok(json) => response(status, "application/json", json.into()),
                 Err(error) => failed(&error),
             }
         }
-        "/metrics" => match stage.exposition().text() {
-            Ok(text) => response(StatusCode::OK, OPEN_METRICS, text.into()),
-            Err(error) => failed(&error),
+        "/metrics" => match reads.read(move || stage.exposition().text()).await {
+            Some(Ok(text)) => response(StatusCode::OK, OPEN_METRICS, text.into()),
+            Some(Err(error)) => failed(&error),
+            None => text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the store does not answer in time; see /ready and the log, and look at the disk\n",
+            ),
         },
         _ => text(StatusCode::NOT_FOUND, "there is /live, /ready and /metrics\n"),
     }

@@ -12,7 +12,7 @@
 //! a queue order is kept, and with it the order of each instance at each destination. Events and dead letters are governed
 //! by no destination; they share one queue for each channel.
 
-use super::rests::Rests;
+use super::{present::Present, rests::Rests};
 use crate::{
     destinations::{Admission, Destination, Destinations, Key},
     engine::{LaneSeq, Outgoing, Sender, Withdrawn},
@@ -68,6 +68,8 @@ pub(super) struct Departures {
     /// Queues whose destination takes nothing for now; those that had nothing of late come first.
     waiting: Vec<usize>,
     rests: Rests,
+    /// Commands among them, for those that are withdrawn.
+    present: Present,
     /// Messages in listed queues.
     ready: usize,
     /// Messages in waiting ones, as of the last look.
@@ -83,6 +85,7 @@ impl Departures {
             listed: VecDeque::new(),
             waiting: Vec::new(),
             rests: Rests::default(),
+            present: Present::default(),
             ready: 0,
             queued: 0,
         }
@@ -100,6 +103,7 @@ impl Departures {
 
     /// What has become of a window: what of it is to be sent again, in its order, and whether anything was confirmed.
     pub(super) fn hear(&mut self, unconfirmed: Vec<Numbered>, was_confirmed: bool, at: Instant) {
+        self.present.come(unconfirmed.iter());
         self.rests.hear(unconfirmed, was_confirmed, at);
     }
 
@@ -113,6 +117,7 @@ impl Departures {
     }
 
     pub(super) fn take_in(&mut self, messages: Vec<Numbered>) {
+        self.present.come(messages.iter());
         for message in messages {
             let at = self.place_of(&message.1);
             let queue = &mut self.queues[at];
@@ -130,6 +135,13 @@ impl Departures {
     /// Takes out all attempts that a command withdraws, and says which they were. As a rule they are confirmed, and nothing is here.
     pub(super) fn withdraw(&mut self, command: &Withdrawn) -> Vec<LaneSeq> {
         let mut gone = Vec::new();
+        let queued = self.queues.iter().map(|queue| queue.messages.len());
+        let count = queued.sum::<usize>() + self.rests.len();
+        let (queues, rests) = (&self.queues, &self.rests);
+        let all = || queues.iter().flat_map(|queue| &queue.messages).chain(rests.messages());
+        if !self.present.may_have(&command.sender.key(), count, all) {
+            return gone;
+        }
         let mut stays = |(seq, outgoing): &Numbered| {
             let is_gone = outgoing.sender.is_some_and(|sender| command.covers(sender));
             gone.extend(is_gone.then_some(*seq));
@@ -350,7 +362,7 @@ impl Sender {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::present::NOTED_MIN, *};
     use crate::destinations::{Paused, Protection, Protections, Rate};
     use dirigent_connectors::{Attributes, ChannelKind, Message};
     use dirigent_model::{
@@ -500,6 +512,28 @@ mod tests {
         departures.hear(vec![], true, later);
         assert_eq!(seqs(&departures.next(NOW, later, 10, usize::MAX)), [2, 3, 5]);
         assert_eq!((departures.ready(), departures.is_waiting()), (0, false));
+    }
+
+    #[test]
+    fn a_command_is_found_among_many_that_wait_whenever_it_came() {
+        let mut departures = departures(&[]);
+        let withdrawn = |seq| {
+            let sender = command(seq, "a", 1).1.sender.expect("it is a command");
+            Withdrawn { lane: 0, channel: "a".into(), sender }
+        };
+        let many = u64::try_from(NOTED_MIN).expect("a number");
+        departures.take_in((0..2 * many).map(|seq| command(seq, "a", 1)).collect());
+        let window = departures.next(NOW, at(), 2, usize::MAX).window;
+        assert!(departures.withdraw(&withdrawn(5 * many)).is_empty(), "never here");
+        assert!(departures.withdraw(&withdrawn(0)).is_empty(), "on its way");
+        departures.hear(window, false, at());
+        assert_eq!(departures.withdraw(&withdrawn(0)), [0], "not confirmed");
+        assert_eq!(departures.withdraw(&withdrawn(9)), [9], "there from the beginning");
+        departures.take_in((2 * many..9 * many).map(|seq| command(seq, "a", 1)).collect());
+        for seq in [2 * many, 9 * many - 1, 1, 8 * many] {
+            assert_eq!(departures.withdraw(&withdrawn(seq)), [seq], "came later");
+            assert!(departures.withdraw(&withdrawn(seq)).is_empty(), "once");
+        }
     }
 
     #[test]

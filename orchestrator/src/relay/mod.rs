@@ -7,6 +7,7 @@
 //! whose answer has come is *withdrawn*, once it is durable that it had no effect: it is not sent again, and counts as confirmed.
 
 mod departures;
+mod present;
 mod rests;
 mod watermark;
 
@@ -119,9 +120,12 @@ impl RelayHandle {
     }
 
     /// A command must not leave any more, and not again; where it is still here it counts as confirmed. A relay that has ended sends
-    /// nothing: what there is left is looked at before the next start.
+    /// nothing: what there is left is looked at before the next start. Until the relay hears of it, it counts as one that waits.
     pub(crate) fn withdraw(&self, command: Withdrawn) {
-        self.inbox.send(ToRelay::Withdrawn(command)).unwrap_or_default();
+        self.state.waiting.fetch_add(1, Ordering::AcqRel);
+        if self.inbox.send(ToRelay::Withdrawn(command)).is_err() {
+            self.state.decided(1);
+        }
     }
 
     pub(crate) fn gauge(&self) -> RelayGauge {
@@ -255,9 +259,11 @@ impl Relay {
             if self.departures.ready() == 0 && !self.gather().await {
                 return Ok(());
             }
-            // All of it: who is to leave next is chosen among all that are there.
-            while let Ok(told) = self.inbox.try_recv() {
-                self.take_in(told);
+            // All of it: who is to leave next is chosen among all that are there. What comes meanwhile is the next window's.
+            for _ in 0..self.inbox.len() {
+                if let Ok(told) = self.inbox.try_recv() {
+                    self.take_in(told);
+                }
             }
             let (now, at) = (self.clock.now(), Instant::now());
             let departing = self.departures.next(now, at, WINDOW_MAX, WINDOW_BYTES_MAX);
@@ -299,7 +305,7 @@ impl Relay {
                     self.unconfirmed.remove(seq);
                 }
                 self.state.confirm(&seqs);
-                self.state.decided(seqs.len());
+                self.state.decided(seqs.len() + 1);
             }
         }
     }

@@ -123,6 +123,16 @@ impl Rests {
         self.by_channel.retain(|_, rest| !rest.again.is_empty() || !rest.is_well);
     }
 
+    /// How many messages are to be sent again.
+    pub(super) fn len(&self) -> usize {
+        self.by_channel.values().map(|rest| rest.again.len()).sum()
+    }
+
+    /// All that is to be sent again.
+    pub(super) fn messages(&self) -> impl Iterator<Item = &Numbered> {
+        self.by_channel.values().flat_map(|rest| &rest.again)
+    }
+
     /// Keeps of a channel what is to stay. One with nothing left goes on resting until its time is over.
     pub(super) fn retain(&mut self, channel: &str, stays: impl FnMut(&Numbered) -> bool) {
         if let Some(rest) = self.by_channel.get_mut(channel) {
