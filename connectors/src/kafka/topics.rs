@@ -359,7 +359,9 @@ mod tests {
         ] {
             let mut settings = KafkaSettings::new("localhost:1");
             settings.properties.insert(name.into(), value.into());
-            let error = KafkaConnector::new(settings).err().expect("librdkafka does not take it");
+            let Err(error) = KafkaConnector::new(settings) else {
+                panic!("librdkafka does not take it");
+            };
             let (shown, debug) = (error.to_string(), format!("{error:?}"));
             assert!(shown.contains(name), "{shown}");
             assert!(!shown.contains("s3c") && !debug.contains("s3c"), "{debug}");
