@@ -11,8 +11,10 @@
 //! # Ok(()) }
 //! ```
 //!
-//! An event goes in with its business key; once the call has returned, the broker has it for good. It may have it twice, with one id: sagas
-//! take it once. Events of one key keep their order when each is published after the one before was.
+//! An event goes in with its business key; once the call has returned, the broker has it for good, for all who listen by then: RabbitMQ
+//! confirms an event that no queue is bound for, and forgets it, so the process of the sagas is started once before the first event. The
+//! broker may have it twice, with one id: an instance takes it once for as long as it remembers that id, see [`Publisher::publish_as`].
+//! Events of one key keep their order when each is published after the one before was.
 
 use crate::engine::{Clock, SystemClock};
 use dirigent_connectors::{
@@ -21,7 +23,7 @@ use dirigent_connectors::{
 };
 use dirigent_model::message::{Body, Codec, CodecError, Event, Key};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     hash::{BuildHasher, RandomState},
     sync::Arc,
     time::Duration,
@@ -74,7 +76,18 @@ pub enum PublishError {
         /// How many it has.
         bytes: usize,
     },
-    /// The broker does not take it, and would not if it were asked again. Those before it are published, those after it may be.
+    /// It has no id, so it could not be told from others.
+    #[error(
+        "publishing {event} as {publisher}: its id is empty, as that of every other such event would be; say one that is its own, such as the number of its row"
+    )]
+    Id {
+        /// Who publishes.
+        publisher: String,
+        /// Which event.
+        event: &'static str,
+    },
+    /// The broker did not take it, and would not if it were asked again: nothing of this call brought it there. Those before it in the call are
+    /// published; those behind it may be, and with their ids they may be published again, and count once.
     #[error("publishing {event} {key} on `{channel}` as {publisher}: {reason}: {text}")]
     Refused {
         /// Who publishes.
@@ -90,7 +103,8 @@ pub enum PublishError {
         /// Why, for people.
         text: Box<str>,
     },
-    /// Nobody knows whether the broker has it. Published again with its id, it counts once.
+    /// Nobody knows whether the broker has it. Those before it in the call are published; it and those behind it may be, and with their ids
+    /// they may be published again, and count once.
     #[error(
         "publishing {event} {key} as {publisher}: not confirmed within {}s, so it may or may not be there ({text}); publish it again as `{id}`, and it counts once",
         .waited.as_secs()
@@ -102,11 +116,11 @@ pub enum PublishError {
         event: Box<str>,
         /// Its business key.
         key: Box<str>,
-        /// Its id.
+        /// Its id, as [`Publisher::publish_as`] takes it.
         id: Box<str>,
-        /// How long was waited.
+        /// How long was waited at the most.
         waited: Duration,
-        /// What the connector said last.
+        /// What the connector said last. It may be a refusal: an earlier try was not, and may have got through.
         text: Box<str>,
     },
 }
@@ -125,7 +139,8 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Connects. The name says who published, in the attribute `source` of every event.
+    /// Connects. The name says who published, in the attribute `source` of every event and before its id: another name for every program
+    /// that publishes, and always the same one for this.
     ///
     /// # Errors
     /// What the connector says.
@@ -186,10 +201,15 @@ impl Publisher {
     }
 
     /// [`publish`](Self::publish) under an id that is the same whenever this event is published again, such as the number of a row in the
-    /// table of what is to be said. However often that is, sagas take it once.
+    /// table of what is to be said. It has to be no other's among this publisher's events of this type: it travels as `NAME/TYPE/ID`, since
+    /// instances compare ids alone, and another table, or another service, has a row of that number as well.
+    ///
+    /// However often it is published, an instance takes it once as long as it remembers its id: those of the event that began it and of the
+    /// latest it took, [32](dirigent_model::instance::EVENTS_TAKEN_MAX) in all. Once the instance is forgotten (its definition says for
+    /// how long it is kept after its end), an event that begins a saga begins another one.
     ///
     /// # Errors
-    /// The broker does not take it, or does not confirm it in time.
+    /// The id is empty, the broker does not take the event, or does not confirm it in time.
     pub async fn publish_as<E: Event>(
         &mut self,
         id: &str,
@@ -199,11 +219,12 @@ impl Publisher {
         self.publish_all([(id.to_owned(), key.into(), event)]).await
     }
 
-    /// Publishes events with their ids and keys, [`WINDOW_MAX`] at once, and returns once the broker has all of them. Where it was away meanwhile,
-    /// they may arrive in another order.
+    /// Publishes events with their ids (as [`publish_as`](Self::publish_as) takes them) and keys, [`WINDOW_MAX`] at once, and returns once the
+    /// broker has all of them. Where it was away meanwhile, they may arrive in another order.
     ///
     /// # Errors
-    /// The broker does not take one of them, or does not confirm it in time; others may be published.
+    /// The broker does not take one of them, or does not confirm it in time. It is the first of them that is told: all before it are
+    /// published, and those behind it may be.
     pub async fn publish_all<'e, E: Event>(
         &mut self,
         events: impl IntoIterator<Item = (String, Key, &'e E)>,
@@ -220,7 +241,7 @@ impl Publisher {
             self.prepared.insert(E::ON.name);
         }
         for window in messages.chunks(WINDOW_MAX) {
-            self.send(window.to_vec()).await?;
+            self.send(window).await?;
         }
         Ok(())
     }
@@ -230,6 +251,9 @@ impl Publisher {
         let bytes = key.as_str().len();
         if bytes == 0 || bytes > Key::BYTES_MAX {
             return Err(PublishError::Key { publisher: self.name.clone(), event: E::NAME, bytes });
+        }
+        if id.is_empty() {
+            return Err(PublishError::Id { publisher: self.name.clone(), event: E::NAME });
         }
         let body = Body::write(event, E::ON.format, &*self.codec);
         let body = body.map_err(|source| PublishError::Body {
@@ -243,7 +267,7 @@ impl Publisher {
             key: key.as_str().to_owned(),
             attributes: Attributes::new()
                 .with(names::SPEC_VERSION, "1.0")
-                .with(names::ID, id)
+                .with(names::ID, self.id_prefix(E::NAME) + &id)
                 .with(names::SOURCE, format!("/{}", self.name))
                 .with(names::TYPE, E::NAME)
                 .with(names::SUBJECT, key.as_str().to_owned())
@@ -254,35 +278,51 @@ impl Publisher {
         })
     }
 
-    /// Sends until all are confirmed, or one of them never will be.
-    async fn send(&mut self, mut left: Vec<Message>) -> Result<(), PublishError> {
-        let (within, mut delays, mut last) = (self.within, Delays::new(), String::new());
-        let ends = tokio::time::Instant::now() + within;
-        loop {
+    /// What makes an id another one than that of any other sender, and of any other table of this one.
+    fn id_prefix(&self, event: &str) -> String {
+        format!("{}/{event}/", self.name)
+    }
+
+    /// Sends until each is confirmed, refused, or given up; tells of the first that is not confirmed.
+    async fn send(&mut self, window: &[Message]) -> Result<(), PublishError> {
+        let (ends, mut delays) = (tokio::time::Instant::now() + self.within, Delays::new());
+        // Places in the window: what is not decided yet, and what is not confirmed, with what is to be told of it.
+        let (mut left, mut failed) = ((0..window.len()).collect::<Vec<_>>(), BTreeMap::new());
+        let mut is_first_try = true;
+        while !left.is_empty() {
+            let messages: Vec<_> = left.iter().map(|at| window[*at].clone()).collect();
             // Never given up half-way: what is under way in the sink is known only once it says so.
-            let sent = self.sink.send(&left).await;
+            let sent = self.sink.send(&messages).await;
             let mut again = Vec::new();
-            for (message, sent) in left.iter().zip(sent) {
-                match sent {
-                    Sent::Confirmed => {}
+            for (at, sent) in left.into_iter().zip(sent) {
+                let told = match sent {
+                    Sent::Confirmed => {
+                        failed.remove(&at);
+                        continue;
+                    }
+                    Sent::Unsent { reason, text } if is_first_try => {
+                        self.refused(&window[at], reason, text)
+                    }
+                    // Whatever is sent again was unknown once: this try did not get through, an earlier one may have.
                     Sent::Unsent { reason, text } => {
-                        return Err(self.refused(message, reason, text));
+                        self.unconfirmed(&window[at], format!("refused since: {reason}: {text}"))
                     }
                     // This sink belongs to no group that another could own.
                     Sent::Unknown { text } | Sent::Fenced { text } => {
-                        last = text;
-                        again.push(message.clone());
+                        again.push(at);
+                        self.unconfirmed(&window[at], text)
                     }
-                }
+                };
+                failed.insert(at, told);
             }
-            left = again;
-            let Some(first) = left.first() else { return Ok(()) };
+            (left, is_first_try) = (again, false);
             let delay = delays.after_failure();
-            if tokio::time::Instant::now() + delay >= ends {
-                return Err(self.unconfirmed(first, last));
+            if left.is_empty() || tokio::time::Instant::now() + delay >= ends {
+                break;
             }
             tokio::time::sleep(delay).await;
         }
+        failed.pop_first().map_or(Ok(()), |(_, told)| Err(told))
     }
 
     fn refused(&self, message: &Message, reason: UnsentReason, text: String) -> PublishError {
@@ -297,11 +337,13 @@ impl Publisher {
     }
 
     fn unconfirmed(&self, message: &Message, said: String) -> PublishError {
+        let event = attribute(message, names::TYPE);
+        let id = attribute(message, names::ID);
         PublishError::Unconfirmed {
             publisher: self.name.as_str().into(),
-            event: attribute(message, names::TYPE),
             key: message.key.as_str().into(),
-            id: attribute(message, names::ID),
+            id: id.strip_prefix(&self.id_prefix(&event)).unwrap_or(&id).into(),
+            event,
             waited: self.within,
             text: said.into(),
         }
@@ -332,126 +374,4 @@ impl Ids {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use dirigent_connectors::{
-        SourceSpec,
-        faulty::{Faults, Faulty},
-        memory::{MemoryBroker, MemorySettings},
-    };
-    use dirigent_model::{
-        message::{Channel, Message as Named},
-        time::Timestamp,
-    };
-    use serde::{Deserialize, Serialize};
-
-    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-    struct SeatAsked {
-        ticket: u64,
-    }
-
-    impl Named for SeatAsked {
-        const NAME: &'static str = "SeatAsked";
-    }
-    impl Event for SeatAsked {
-        const ON: Channel = Channel::json("seats");
-    }
-
-    struct Noon;
-
-    impl Clock for Noon {
-        fn now(&self) -> Timestamp {
-            Timestamp(1_800_000_000_000)
-        }
-    }
-
-    /// What a reader of the channel finds there after some events.
-    async fn heard(broker: &MemoryBroker, events: usize) -> Vec<Message> {
-        let spec = SourceSpec {
-            channels: vec![ChannelSpec::events("seats")],
-            group: "hall".into(),
-            positions: vec![],
-            unsettled_max: 1_000,
-        };
-        let mut source = broker.source(spec).await.expect("a source");
-        let mut found = Vec::new();
-        while found.len() < events {
-            found.extend(source.receive(1_000).await.expect("events"));
-        }
-        found.into_iter().map(|delivery| delivery.message).collect()
-    }
-
-    async fn listening(broker: &MemoryBroker) {
-        let channels = [ChannelSpec::events("seats")];
-        broker.prepare(&channels).await.expect("channels");
-        let spec = SourceSpec {
-            channels: channels.into(),
-            group: "hall".into(),
-            positions: vec![],
-            unsettled_max: 1,
-        };
-        drop(broker.source(spec).await.expect("a source"));
-    }
-
-    #[tokio::test]
-    async fn an_event_arrives_as_the_wire_wants_it_and_each_with_an_id_of_its_own() {
-        let broker = MemoryBroker::new();
-        listening(&broker).await;
-        let publisher = Publisher::connect(Arc::new(broker.clone()), "web-shop").await;
-        let mut publisher = publisher.expect("the broker is there").clock(Arc::new(Noon));
-        for _ in 0..2 {
-            publisher.publish(7_u64, &SeatAsked { ticket: 7 }).await.expect("confirmed");
-        }
-        publisher.publish_as("row-9", "9", &SeatAsked { ticket: 9 }).await.expect("confirmed");
-        let heard = heard(&broker, 3).await;
-        let says = |at: usize, name| heard[at].attributes.get(name).unwrap_or_default();
-        assert_eq!((heard[0].key.as_str(), &heard[0].body[..]), ("7", &br#"{"ticket":7}"#[..]));
-        for (name, value) in [
-            (names::SPEC_VERSION, "1.0"),
-            (names::SOURCE, "/web-shop"),
-            (names::TYPE, "SeatAsked"),
-            (names::SUBJECT, "7"),
-            (names::TIME, "2027-01-15T08:00:00.000Z"),
-            (names::CONTENT_TYPE, "application/json"),
-        ] {
-            assert_eq!(says(0, name), value, "{name}");
-        }
-        let ids = [0, 1, 2].map(|at| says(at, names::ID).to_owned());
-        assert!(ids[0] != ids[1] && ids[2] == "row-9", "{ids:?}");
-    }
-
-    #[tokio::test]
-    async fn what_the_broker_never_takes_is_told_with_its_reason_and_a_key_that_can_not_be_one_is_not_sent()
-     {
-        let settings = MemorySettings { message_bytes_max: 4, ..MemorySettings::default() };
-        let broker = MemoryBroker::with_settings(settings);
-        listening(&broker).await;
-        let publisher = Publisher::connect(Arc::new(broker.clone()), "web-shop").await;
-        let mut publisher = publisher.expect("the broker is there");
-        let refused = publisher.publish("7", &SeatAsked { ticket: 7 }).await.unwrap_err();
-        assert!(matches!(&refused, PublishError::Refused { reason: UnsentReason::TooLarge, .. }));
-        let text = refused.to_string();
-        assert!(
-            text.starts_with("publishing SeatAsked 7 on `seats` as web-shop: too-large"),
-            "{text}"
-        );
-        let nameless = publisher.publish("", &SeatAsked { ticket: 7 }).await.unwrap_err();
-        assert!(matches!(nameless, PublishError::Key { bytes: 0, .. }), "{nameless}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_not_confirmed_is_sent_again_and_told_with_its_id_where_it_never_is() {
-        let broker = MemoryBroker::new();
-        listening(&broker).await;
-        let deaf = Faults { lose: 1.0, ..Faults::none() };
-        let deaf = Arc::new(Faulty::new(Arc::new(broker.clone()), deaf));
-        let publisher = Publisher::connect(deaf, "web-shop").await;
-        let mut publisher = publisher.expect("the broker is there").within(Duration::from_secs(5));
-        let lost = publisher.publish_as("row-1", "7", &SeatAsked { ticket: 7 }).await;
-        let text = lost.unwrap_err().to_string();
-        assert!(
-            text.contains("not confirmed within 5s") && text.contains("again as `row-1`"),
-            "{text}"
-        );
-    }
-}
+mod tests;

@@ -5,7 +5,7 @@
 mod support;
 
 use dirigent::{
-    Orchestrator, OrchestratorBuilder,
+    Orchestrator, OrchestratorBuilder, Publisher,
     engine::{
         Clock, Decided, Decision, Engine, Handle, HandleError, InstanceView, KeptFilter, KeptView,
         ListFilter, OperatorError, Reader, WantsPerson, open_at_rest,
@@ -23,8 +23,8 @@ use std::{
     time::Duration,
 };
 use support::{
-    Broken, Finished, STARTS, Stranger, event,
-    invoices::{DAY, MENDED, UNLUCKY, invoice, invoice_again, other, payment},
+    Begun, Broken, Finished, STARTS, Stranger, event,
+    invoices::{DAY, MENDED, Paid, UNLUCKY, invoice, invoice_again, other, payment},
     start_event,
 };
 
@@ -142,6 +142,29 @@ async fn an_event_before_its_instance_is_parked_and_offered_in_order_when_that_b
     engine.stop().await.unwrap();
     let inputs = handle.snapshot().inputs;
     assert_eq!((inputs.applied, inputs.parked, inputs.consumed()), (3, 0, 3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_one_number_that_services_publish_from_their_tables_are_taken_once_each() {
+    let mut shop = Shop::new().await;
+    let engine = shop.opens().await;
+    let broker = || Arc::new(shop.broker.clone());
+    let mut web_shop = Publisher::connect(broker(), "web-shop").await.unwrap();
+    let mut billing = Publisher::connect(broker(), "billing").await.unwrap();
+    for _ in 0..2 {
+        web_shop.publish_as("17", 63_u64, &Begun { id: 63, amount: 1 }).await.unwrap();
+    }
+    for _ in 0..2 {
+        web_shop.publish_as("17", 63_u64, &Paid { id: 63, amount: 7 }).await.unwrap();
+    }
+    billing.publish_as("17", 63_u64, &Paid { id: 63, amount: 8 }).await.unwrap();
+    assert_eq!(shop.finishes().await, "63");
+    let handle = engine.handle();
+    until(|| handle.snapshot().inputs.consumed() == 5).await;
+    assert_eq!(paid(&handle, 63), serde_json::json!([7, 8]));
+    engine.stop().await.unwrap();
+    let inputs = handle.snapshot().inputs;
+    assert_eq!((inputs.applied, inputs.duplicate), (3, 2));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
