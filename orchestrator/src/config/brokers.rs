@@ -315,6 +315,10 @@ impl Understood {
 
 /// Addresses of Kafka brokers as librdkafka takes them, `[PROTOCOL://]host[:port]`; it says nothing of one that it can't understand.
 pub(super) fn kafka_address(text: &str) -> Result<String, String> {
+    // Looked for before anything is split: a password may hold whatever separates. What stands there is repeated nowhere.
+    if text.contains('@') {
+        return Err("holds an `@`, and so a user or a password, it seems (not repeated here); name brokers as host:port, and say who you are by `kafka.sasl.mechanism`, `kafka.sasl.username` and `kafka.sasl.password_file`, or DIRIGENT_KAFKA_SASL_PASSWORD".into());
+    }
     let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
     let mut count = 0;
     for part in parts {
@@ -420,6 +424,31 @@ mod tests {
         ] {
             let error = kafka_address(address).err().unwrap();
             assert!(error.contains(told), "{address}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_password_in_an_address_of_kafka_is_refused_and_repeated_nowhere() {
+        for address in [
+            "SASL_SSL://ann:s3cret@b:9093",
+            "ann:s3cret@b:9093",
+            "a:1,ann:12,s3cret@b",
+            "ann:p@s3cret@b:1",
+            "s3cret@",
+        ] {
+            let environment = [("DIRIGENT_KAFKA".to_owned(), address.to_owned())];
+            let world = World { environment: environment.into(), folder: "no-such-folder".into() };
+            let (settings, wrong) = Settings::read("order", &SettingsArgs::default(), &world);
+            let told: Vec<_> = wrong.iter().map(ToString::to_string).collect();
+            assert_eq!(told.len(), 1, "{told:?}");
+            assert!(
+                told[0].starts_with("DIRIGENT_KAFKA: `kafka.address` holds an `@`"),
+                "{told:?}"
+            );
+            assert!(told[0].contains("`kafka.sasl.password_file`"), "{told:?}");
+            let flags = SettingsArgs { kafka: Some(address.into()), ..SettingsArgs::default() };
+            let shown = format!("{told:?} {:?} {flags:?}", settings.shown);
+            assert!(!shown.contains("s3cret") && shown.contains("***"), "{shown}");
         }
     }
 

@@ -380,6 +380,7 @@ impl fmt::Debug for SettingsArgs {
     /// Without secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = |(key, value): (&'static str, String)| match key {
+            "kafka.address" => (key, redact::kafka(&value)),
             "rabbitmq.uri" | "registry.url" => (key, redact_uri(&value)),
             _ => (key, value),
         };
@@ -472,6 +473,8 @@ pub struct Settings {
     pub http: Option<SocketAddr>,
     /// What destinations are given at the most.
     pub protections: Protections,
+    /// Who says where the schema registry is.
+    pub registry_by: Origin,
     /// The schema registry, if there is one; holds secrets.
     pub registry: Option<RegistrySettings>,
     /// What schemas must keep to.

@@ -23,6 +23,11 @@ pub fn uri(text: &str) -> String {
     }
 }
 
+/// Addresses of Kafka brokers; hidden as a whole where something that may be a user and a password stands in them.
+pub(super) fn kafka(text: &str) -> String {
+    if text.contains('@') { HIDDEN.into() } else { text.into() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

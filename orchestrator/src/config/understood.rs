@@ -1,7 +1,8 @@
 //! From what was said to what is meant: each setting read once, each mistake told with who made it.
 
 use super::{
-    BrokerName, ConfigError, KNOWN, Origin, Raw, Settings, brokers, did_you_mean, redact::HIDDEN,
+    BrokerName, ConfigError, KNOWN, Origin, Raw, Settings, brokers, did_you_mean,
+    redact::{self, HIDDEN},
     redact_uri, schemas,
 };
 use crate::{
@@ -90,6 +91,7 @@ impl Understood {
                     "takes an address of this machine and a port, as 127.0.0.1:9464".to_owned()
                 })
             }),
+            registry_by: self.origin_of("registry.url"),
             registry: None,
             schemas: self.schemas(),
             log_filter: self.take("log.filter", "", |filter| {
@@ -132,6 +134,7 @@ impl Understood {
         let is_none = is_told_of && text.starts_with('(');
         let shown = match key {
             _ if is_none => text.to_owned(),
+            "kafka.address" => redact::kafka(text),
             "rabbitmq.uri" => redact_uri(text),
             // Said wrongly, its address may hold a password.
             "registry.url" if raw.is_some() => redact_uri(text),

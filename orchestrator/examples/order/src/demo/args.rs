@@ -161,7 +161,8 @@ impl fmt::Debug for PostgresArgs {
 #[derive(Debug, Clone, Default, Args)]
 pub struct RegistryArgs {
     /// A schema registry that speaks Confluent's API: schemas are registered there, and Avro is written in its wire format;
-    /// also by DIRIGENT_REGISTRY, and with the other settings of `[registry]`
+    /// also by DIRIGENT_REGISTRY, and with the other settings of `[registry]`. At one that only the file names they are registered
+    /// where the file says so, by `register = true`
     #[arg(long, value_name = "URL")]
     pub registry: Option<String>,
 }
