@@ -7,7 +7,7 @@ mod support;
 use dirigent::{
     engine::{Clock, Concern, Engine, EngineParts, Handle},
     journal::{Disk, DiskFile, Room, SimDisk},
-    store::{MemoryStore, Store},
+    store::{DataFolder, MemoryStore, Store},
 };
 use dirigent_connectors::{ChannelSpec, Connector, memory::MemoryBroker, names};
 use dirigent_model::message::Message as _;
@@ -19,7 +19,7 @@ use std::{
     },
     time::Duration,
 };
-use support::{Reserve, Stranger, clock::ByHand, parts};
+use support::{Reserve, Stranger, clock::ByHand, orchestrator, parts};
 
 /// More than the journal's small segments hold without a new one.
 const ORDERS: u64 = 200;
@@ -368,4 +368,18 @@ async fn while_nothing_gets_durable_no_time_for_a_reply_counts() {
         assert_eq!(command.attributes.get(attempt), Some("1"), "{}", command.key);
     }
     engine.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ballast_of_a_killed_process_is_given_up_before_the_store_is_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let ballast = folder.path().join("journal/ballast");
+    drop(DataFolder::open(folder.path()).unwrap());
+    std::fs::write(&ballast, [0; 4_096]).unwrap();
+    // Something keeps the store from being opened, as a full disk does.
+    std::fs::create_dir_all(folder.path().join("store/db")).unwrap();
+    let started = orchestrator(&MemoryBroker::new()).data(folder.path()).start().await;
+    let error = dirigent::describe(&started.err().unwrap());
+    assert!(error.contains("store"), "{error}");
+    assert!(!ballast.exists(), "its room may be what the store lacks");
 }

@@ -13,7 +13,10 @@ use dirigent::{
     store::{ALL_KEYS, MemoryStore, Space, Store},
 };
 use dirigent_connectors::{
-    ChannelSpec, Connector, Sent, UnsentReason, memory::MemoryBroker, names,
+    ChannelSpec, Connector, Sent, UnsentReason,
+    memory::MemoryBroker,
+    names,
+    rabbitmq::{RabbitMqConnector, RabbitMqSettings},
 };
 use dirigent_model::definition::{Definition, DefinitionErrors, Repeat, saga, step};
 use std::{
@@ -251,6 +254,18 @@ async fn another_application_on_the_same_folder_is_refused_with_the_name_to_say(
         Orchestrator::builder("other").saga(purchase(1)).connector(Arc::new(broker.clone()));
     let error = other.data(folder.path()).start().await.err().unwrap().to_string();
     assert!(error.contains("belongs to application `shop`") && error.contains("--app shop"));
+    orchestrator(&broker).data(folder.path()).start().await.unwrap().stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_comes_to_nothing_takes_the_folder_for_no_application() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut away = RabbitMqSettings::new("amqp://127.0.0.1:1").unwrap();
+    away.connect_time_max = Duration::from_millis(50);
+    let away = Arc::new(RabbitMqConnector::new(away));
+    let typo = Orchestrator::builder("shpo").saga(purchase(1)).connector(away);
+    typo.data(folder.path()).start().await.err().expect("no broker is there");
+    let broker = MemoryBroker::new();
     orchestrator(&broker).data(folder.path()).start().await.unwrap().stop().await.unwrap();
 }
 
@@ -577,18 +592,4 @@ async fn completes(handle: &dirigent::engine::Handle, purchases: u64) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("not within a minute: {:?}", handle.snapshot());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_ballast_of_a_killed_process_is_given_up_before_the_store_is_opened() {
-    let folder = tempfile::tempdir().unwrap();
-    let ballast = folder.path().join("journal/ballast");
-    std::fs::create_dir_all(folder.path().join("journal")).unwrap();
-    std::fs::write(&ballast, [0; 4_096]).unwrap();
-    // Something keeps the store from being opened, as a full disk does.
-    std::fs::create_dir_all(folder.path().join("store/db")).unwrap();
-    let started = orchestrator(&MemoryBroker::new()).data(folder.path()).start().await;
-    let error = dirigent::describe(&started.err().unwrap());
-    assert!(error.contains("store"), "{error}");
-    assert!(!ballast.exists(), "its room may be what the store lacks");
 }

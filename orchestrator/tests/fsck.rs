@@ -496,9 +496,13 @@ async fn accounts_and_single_records_that_do_not_agree_are_found() {
     mended(&left, "record-strange", Harmless, |left| left.put(Space::Meta, b"odd", [])).await;
     mended(&left, "record-strange", Harmless, |left| left.put(Space::Keys, b"odd", [])).await;
     mended(&left, "application-unreadable", Harmful, |left| {
-        left.put(Space::Meta, b"application", [9])
+        left.put(Space::Meta, b"application", [0])
     })
     .await;
+    let newer = harm(&left, "application-newer", Harmful, |left| {
+        left.put(Space::Meta, b"application", [9, b'x'])
+    });
+    assert!(newer.checked().plan().repairs.is_empty(), "another --app must not get the folder");
     harm(&left, "hearing-unreadable", Harmless, |left| left.put(Space::Meta, b"heard", [9]));
     harm(&left, "pause-unreadable", Harmless, |left| left.put(Space::Meta, b"paused/work", [9]));
 }

@@ -15,7 +15,7 @@ use dirigent_connectors::{ChannelSpec, Connector, memory::MemoryBroker};
 use std::{path::Path, sync::Arc, time::Duration};
 use support::{
     Paid, Pay, Stranger,
-    invoices::{invoice, payment},
+    invoices::{invoice, other, payment},
 };
 
 /// An engine that waits for two payments of one invoice, and for the invoice of another payment.
@@ -130,6 +130,20 @@ async fn a_folder_is_checked_planned_for_and_mended_with_a_record_of_it() {
     assert_eq!(fsck(&folder, None, None).await, code(2), "a process works on it");
     engine.stop().await.unwrap();
     assert_eq!(fsck(&folder, None, None).await, code(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_whose_name_was_set_aside_is_not_taken_by_a_wrong_program_that_merely_tries() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("data");
+    works(&folder).await.stop().await.unwrap();
+    change(&folder, Change::remove(Space::Meta, b"application"));
+    let wrong = Orchestrator::builder("wrong").saga(other()).data(&folder);
+    let refused = wrong.connector(Arc::new(MemoryBroker::new())).start().await.err().unwrap();
+    assert!(refused.to_string().contains("definitions that this process does not have"));
+    assert!(!keys(&folder, Space::Meta).contains(&b"application".to_vec()));
+    works(&folder).await.stop().await.unwrap();
+    assert!(keys(&folder, Space::Meta).contains(&b"application".to_vec()));
 }
 
 #[tokio::test]

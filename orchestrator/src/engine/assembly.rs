@@ -21,7 +21,7 @@ use super::{
     kept::KeptTable,
     lanes, pausing,
     readiness::{Outbox, Watched},
-    recovery::{Recovered, note_begun, recover},
+    recovery::{Recovered, check_format, note_begun, recover},
     repeats,
     schedule::Schedule,
     shard::{Mail, Shard},
@@ -122,8 +122,9 @@ impl Folder {
     /// Reads store and journal. Blocks.
     pub(crate) fn recover(self) -> Result<Read, EngineError> {
         let Self { app, table, kept, disk, journal, lanes } = self;
-        // Before anything of ours is written that would make a participant's store look like an engine's.
-        application::keep(&**table.store(), &app)?;
+        // Before anything is written: into a store of a later release, of another application, or of a participant.
+        check_format(&**table.store()).map_err(EngineError::Recovery)?;
+        application::compare(&**table.store(), &app)?;
         let recovered = recover(&table, &kept, disk, lanes, |disk, from, take_in| {
             let journal = Journal::open(disk, journal, from, take_in)?;
             let next = journal.next();
@@ -180,7 +181,7 @@ impl Assembly {
         });
         let connectors = || parts.lanes.iter().map(|lane| lane.connector.name());
         let names = lanes::names(connectors());
-        lanes::keep(&**table.store(), &names).map_err(EngineError::Recovery)?;
+        lanes::compare(&**table.store(), &names).map_err(EngineError::Recovery)?;
         let mut envelopes = Envelopes::new(&parts.app, &parts.replies);
         for (lane, (name, parts_of)) in names.iter().zip(&parts.lanes).enumerate().skip(1) {
             let replies = lanes::replies_by(&parts.replies, lane, name);
@@ -342,6 +343,11 @@ async fn connect(
         handles.push(handle);
         relays.push(relay);
     }
+
+    // Nothing has been taken in or sent yet, and brokers and definitions are there: this start has come about.
+    let store = &**shared.table.store();
+    application::keep(store, &reads.app)?;
+    lanes::keep(store, &names).map_err(EngineError::Recovery)?;
 
     // Nobody else sets them, and nobody asks before they are set.
     let _ = (shared.watched.set(watched), shared.outboxes.set(outboxes));

@@ -31,8 +31,23 @@ pub(crate) fn replies_by(replies: &str, lane: usize, name: &str) -> String {
     if lane == 0 { replies.to_owned() } else { format!("{replies}.{name}") }
 }
 
-/// Compares the names with those of the last start, and keeps them for the next one.
+/// Refuses names that are in another order than at the last start. Writes nothing.
+pub(super) fn compare(store: &dyn Store, names: &[String]) -> Result<(), Fatal> {
+    known(store, names).map(|_| ())
+}
+
+/// Keeps the names for the next start. Only once this one has come about: the order of one that came to nothing binds nobody.
 pub(super) fn keep(store: &dyn Store, names: &[String]) -> Result<(), Fatal> {
+    if !known(store, names)? {
+        let value = postcard::to_extend(names, vec![FORMAT])?;
+        store.write(&[Change::put(Space::Meta, KEY, value)])?;
+        store.sync()?;
+    }
+    Ok(())
+}
+
+/// Whether these are the names of the last start.
+fn known(store: &dyn Store, names: &[String]) -> Result<bool, Fatal> {
     let known = store.get(Space::Meta, KEY)?;
     let before = known.as_deref().map(|known| {
         read(known).ok_or("reading the names of the connectors of the last start; restore the data folder from a backup")
@@ -50,12 +65,7 @@ pub(super) fn keep(store: &dyn Store, names: &[String]) -> Result<(), Fatal> {
         )
         .into());
     }
-    if before != names {
-        let value = postcard::to_extend(names, vec![FORMAT])?;
-        store.write(&[Change::put(Space::Meta, KEY, value)])?;
-        store.sync()?;
-    }
-    Ok(())
+    Ok(before == names)
 }
 
 pub(super) fn read(value: &[u8]) -> Option<Vec<String>> {
@@ -76,6 +86,14 @@ mod tests {
             [0, 1, 2].map(replies),
             ["shop.replies", "shop.replies.rabbitmq", "shop.replies.kafka-2"]
         );
+    }
+
+    #[test]
+    fn comparing_keeps_nothing_so_that_a_start_that_comes_to_nothing_binds_nobody() {
+        let store = MemoryStore::default();
+        compare(&store, &names(["rabbitmq", "kafka"])).unwrap();
+        keep(&store, &names(["kafka", "rabbitmq"])).unwrap();
+        compare(&store, &names(["rabbitmq", "kafka"])).unwrap_err();
     }
 
     #[test]

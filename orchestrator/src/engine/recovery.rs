@@ -15,7 +15,7 @@ use super::{
 use crate::{
     journal::{self, Disk, GroupSeq, Journal, JournalError, TakeIn},
     relay::{Confirmed, Stretch},
-    store::{Change, Space},
+    store::{Change, Space, Store},
 };
 use dirigent_model::instance::{Core, Instance, InstanceId};
 use std::{
@@ -48,6 +48,19 @@ pub(crate) struct Recovered<J = Journal> {
     pub groups: u64,
 }
 
+/// Whether there is a journal, as far as the store knows; refuses a store that a later release has written.
+pub(crate) fn check_format(store: &dyn Store) -> Result<bool, Fatal> {
+    let begun = store.get(Space::Meta, JOURNAL_BEGUN)?;
+    if let Some(format) = begun.as_ref().and_then(|begun| begun.first()).filter(|it| **it > FORMAT)
+    {
+        return Err(format!(
+            "the store has format {format}, this release knows up to {FORMAT}: it was written by a later release; start with that one"
+        )
+        .into());
+    }
+    Ok(begun.is_some())
+}
+
 /// Reads store and journal; `open` opens the journal, or only reads it, and says which group comes next.
 pub(crate) fn recover<J>(
     table: &Table,
@@ -56,16 +69,8 @@ pub(crate) fn recover<J>(
     lanes: usize,
     open: impl FnOnce(Arc<dyn Disk>, GroupSeq, TakeIn<'_>) -> Result<(J, GroupSeq), JournalError>,
 ) -> Result<Recovered<J>, Fatal> {
-    let begun = table.store().get(Space::Meta, JOURNAL_BEGUN)?;
     // Before anything else is read, which a later release may have laid out otherwise.
-    if let Some(format) = begun.as_ref().and_then(|begun| begun.first()).filter(|it| **it > FORMAT)
-    {
-        return Err(format!(
-            "the store has format {format}, this release knows up to {FORMAT}: it was written by a later release; start with that one"
-        )
-        .into());
-    }
-    let begun = begun.is_some();
+    let begun = check_format(&**table.store())?;
     let mark = read_mark(&**table.store())?;
     if begun
         && journal::is_empty(&*disk).map_err(|error| format!("listing the journal: {error}"))?

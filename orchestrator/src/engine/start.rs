@@ -96,7 +96,7 @@ pub enum EngineError {
     },
     /// The data folder is another application's.
     #[error(
-        "the data folder belongs to application `{owner}`, not to `{app}`: replies to what is in flight come on the channels of `{owner}`, where nobody would read them; say --app {owner}, or choose another folder with --data"
+        "the data folder belongs to application `{owner}`, not to `{app}`: replies to what is in flight come on the channels of `{owner}`, where nobody would read them; say --app {owner}, or choose another folder with --data; if `{owner}` was a mistake, let what it began end under that name, and begin anew in another folder"
     )]
     AnotherApp {
         /// Whose it is.

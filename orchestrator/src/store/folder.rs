@@ -1,13 +1,16 @@
 //! The data folder: who uses it, and what lies where in it.
 //!
 //! Opened first of all. A lock makes sure that only one process writes; it goes away with the process, however that ends. What is not
-//! ours is left alone: a folder with other things in it, or around data folders, is none.
+//! ours is left alone: a folder with other things in it, or around data folders, is none. What only we write says that it is ours;
+//! names do not, as others have a `store` as well.
 //!
 //! ```text
-//! lock       who uses the folder
-//! journal/   segments of the journal
-//! store/     files of the store
-//! schemas/   schemas of a registry, by their ids
+//! lock           who uses the folder
+//! journal/       segments of the journal
+//! store/         files of the store
+//! schemas/       schemas of a registry, by their ids
+//! repairs/       records of what was mended
+//! control.sock   where a running process answers
 //! ```
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -15,15 +18,22 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use fs4::fs_std::FileExt;
 
 /// Bytes of the lock file that are read when it is taken: a few short lines.
 const HOLDER_BYTES_MAX: u64 = 1024;
 
-/// What else may lie in a folder that is to become one: what file systems and those who mount them put there. So may hidden files.
-const TOLERATED: &[&str] = &["lock", "lost+found"];
+/// How often the lock is tried while others only ask who has it. Each of them holds it for a few system calls.
+const ASKED_TRIES_MAX: usize = 200;
+
+/// The rest between two of these tries.
+const ASKED_REST: Duration = Duration::from_millis(10);
+
+/// What else may lie in a folder that is to become one: what file systems and those who mount them put there, and single files of an
+/// earlier data folder. So may hidden files.
+const TOLERATED: &[&str] = &["lock", "lost+found", "control.sock", "control.new"];
 
 /// Names that an error tells of what lies in a folder.
 const NAMES_TOLD: usize = 5;
@@ -112,7 +122,7 @@ impl DataFolder {
         let path = path.as_ref();
         make_folder(path)?;
         check_contents(path)?;
-        let lock = lock(path)?;
+        let lock = lock(path, || std::thread::sleep(ASKED_REST))?;
         for inner in [path.join("journal"), path.join("store")] {
             make_folder(&inner)?;
         }
@@ -123,7 +133,8 @@ impl DataFolder {
         Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), lock }) })
     }
 
-    /// Who uses the folder at `path` now, in words; nobody where it is free, or there is none. Takes nothing, and changes nothing.
+    /// Who uses the folder at `path` now, in words; nobody where it is free, or there is none. Changes nothing, and keeps nobody from
+    /// taking it: what it holds for a moment is told from being used.
     pub fn user_of(path: impl AsRef<Path>) -> Option<String> {
         let mut file = File::open(path.as_ref().join("lock")).ok()?;
         match FileExt::try_lock_shared(&file) {
@@ -166,19 +177,19 @@ fn make_folder(path: &Path) -> Result<(), FolderError> {
 
 /// Refuses what is somebody else's. One that has been a data folder before is one still.
 fn check_contents(path: &Path) -> Result<(), FolderError> {
-    let is_ours = |path: &Path| path.join("journal").is_dir() || path.join("store").is_dir();
-    if is_ours(path) {
+    let reading = || io_error("reading what lies in", path);
+    if is_ours(path).map_err(reading())? {
         return Ok(());
     }
-    let reading = || io_error("reading what lies in", path);
     let (mut within, mut others) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(path).map_err(reading())? {
         let name = entry.map_err(reading())?.file_name();
         let inner = path.join(&name);
         let shown = name.to_string_lossy().into_owned();
-        if is_ours(&inner) {
+        // One that we may not look into is none of ours.
+        if is_ours(&inner).unwrap_or(false) {
             within.push((shown, inner));
-        } else if !shown.starts_with('.') && !TOLERATED.contains(&shown.as_str()) {
+        } else if !is_harmless(&shown, &inner).map_err(reading())? {
             others.push(shown);
         }
     }
@@ -195,6 +206,74 @@ fn check_contents(path: &Path) -> Result<(), FolderError> {
     }
 }
 
+/// Whether it has been a data folder before, by what nobody else writes.
+fn is_ours(path: &Path) -> io::Result<bool> {
+    let store = path.join("store");
+    Ok(is_introduction(&path.join("lock"))?
+        || names_in(&path.join("journal"))?.iter().flatten().any(|name| is_segment(name))
+        || (is_file(&store.join("db"))? && is_file(&store.join("conf"))?))
+}
+
+/// Whether it is what somebody left who took the lock.
+fn is_introduction(path: &Path) -> io::Result<bool> {
+    if !is_file(path)? {
+        return Ok(false);
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(HOLDER_BYTES_MAX).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let begins = text.lines().zip(["process ", "command ", "host "]);
+    Ok(begins.filter(|(line, begins)| line.starts_with(begins)).count() == 3)
+}
+
+/// As the journal names its files: by the number of the first group.
+fn is_segment(name: &str) -> bool {
+    name.strip_suffix(".segment").is_some_and(|number| number.len() == 20 && is_number(number))
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether it is no sign of somebody else: hidden, tolerated, or left of a data folder that was cut off, or that a person begins anew.
+fn is_harmless(name: &str, path: &Path) -> io::Result<bool> {
+    let holds_only = |ours: &dyn Fn(&str) -> bool| -> io::Result<bool> {
+        Ok(names_in(path)?.is_some_and(|names| names.iter().all(|name| ours(name))))
+    };
+    match name {
+        // A start that was cut off has left only some of its files, and its lock may be empty.
+        "journal" => holds_only(&|name| name == "ballast" || name.ends_with(".spare")),
+        "store" => {
+            holds_only(&|name| ["conf", "blobs", "db"].contains(&name) || name.starts_with("snap."))
+        }
+        "repairs" => holds_only(&is_number),
+        "schemas" => holds_only(&|name| name.split_once('.').is_some_and(|(id, _)| is_number(id))),
+        _ => Ok(name.starts_with('.') || TOLERATED.contains(&name)),
+    }
+}
+
+/// What lies in a folder; `None` where there is none.
+fn names_in(path: &Path) -> io::Result<Option<Vec<String>>> {
+    let Some(entries) = if_there(fs::read_dir(path))? else { return Ok(None) };
+    let name = |entry: io::Result<fs::DirEntry>| {
+        entry.map(|entry| entry.file_name().to_string_lossy().into_owned())
+    };
+    entries.map(name).collect::<io::Result<_>>().map(Some)
+}
+
+fn is_file(path: &Path) -> io::Result<bool> {
+    Ok(if_there(fs::metadata(path))?.is_some_and(|what| what.is_file()))
+}
+
+fn if_there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    use io::ErrorKind::{NotADirectory, NotFound};
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if matches!(error.kind(), NotFound | NotADirectory) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// The first of many names.
 fn told(mut names: Vec<String>) -> String {
     let more = names.len().saturating_sub(NAMES_TOLD);
@@ -208,7 +287,7 @@ fn sync_names(path: &Path) -> Result<(), FolderError> {
     synced.map_err(io_error("syncing the folder", path))
 }
 
-fn lock(folder: &Path) -> Result<File, FolderError> {
+fn lock(folder: &Path, mut rest: impl FnMut()) -> Result<File, FolderError> {
     let path = folder.join("lock");
     let mut options = OpenOptions::new();
     let mut file = options
@@ -219,10 +298,22 @@ fn lock(folder: &Path) -> Result<File, FolderError> {
         .mode(0o600)
         .open(&path)
         .map_err(io_error("opening the lock file", &path))?;
-    let locked = FileExt::try_lock_exclusive(&file);
-    if !locked.map_err(io_error("locking", &path))? {
-        let holder = holder(&mut file).unwrap_or_else(|_| "another process".to_owned());
-        return Err(FolderError::InUse { path: folder.to_owned(), holder });
+    let in_use = |holder| FolderError::InUse { path: folder.to_owned(), holder };
+    let mut tries = 0;
+    while !FileExt::try_lock_exclusive(&file).map_err(io_error("locking", &path))? {
+        // Who uses it holds it alone. What can be shared is held by somebody who asks, see `user_of`.
+        if !FileExt::try_lock_shared(&file).map_err(io_error("trying the lock of", &path))? {
+            let holder = holder(&mut file).unwrap_or_else(|_| "another process".to_owned());
+            return Err(in_use(holder));
+        }
+        FileExt::unlock(&file).map_err(io_error("unlocking", &path))?;
+        tries += 1;
+        if tries == ASKED_TRIES_MAX {
+            return Err(in_use(
+                "a process that only asks who uses it, and stands still".to_owned(),
+            ));
+        }
+        rest();
     }
     check_lock(folder, &path)?;
     introduce(&mut file).map_err(io_error("writing to the lock file", &path))?;
@@ -305,8 +396,6 @@ fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Folde
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -397,6 +486,88 @@ mod tests {
         assert!(user.starts_with(&format!("process {} (", std::process::id())), "{user}");
         drop(folder);
         assert_eq!(DataFolder::user_of(&path), None);
+    }
+
+    #[test]
+    fn whoever_only_asks_who_uses_a_folder_keeps_nobody_from_taking_it() {
+        let place = tempfile::tempdir().expect("a folder");
+        fs::write(place.path().join("lock"), "").expect("write");
+        let asks = || {
+            let file = File::open(place.path().join("lock")).expect("it is there");
+            assert!(FileExt::try_lock_shared(&file).expect("a local disk locks"), "nobody uses it");
+            file
+        };
+        let gets_on = |file: &File| FileExt::unlock(file).expect("it holds the lock");
+        let asking = asks();
+        let file = lock(place.path(), || gets_on(&asking)).expect("nobody uses it");
+        gets_on(&file);
+
+        let (asking, mut rests) = (asks(), 0_usize);
+        let error = lock(place.path(), || rests += 1).expect_err("it never ends").to_string();
+        assert!(error.contains("in use by a process that only asks"), "{error}");
+        assert_eq!(rests, ASKED_TRIES_MAX - 1);
+        gets_on(&asking);
+        let folder = DataFolder::open(place.path()).expect("nobody else uses it");
+        lock(place.path(), || panic!("who uses it is told at once")).expect_err("it is in use");
+        drop(folder);
+    }
+
+    #[test]
+    fn a_project_with_a_store_or_a_journal_of_its_own_is_no_data_folder_nor_one_around_it() {
+        let projects = tempfile::tempdir().expect("a folder");
+        let shop = projects.path().join("webshop");
+        fs::create_dir_all(shop.join("store/db")).expect("make");
+        fs::create_dir_all(shop.join("journal")).expect("make");
+        fs::write(shop.join("store/basket.ts"), "").expect("write");
+        fs::write(shop.join("journal/2026-11-21.md"), "").expect("write");
+        fs::write(shop.join("lock"), "left = 1").expect("write");
+        let error = DataFolder::open(&shop).expect_err("it is a project").to_string();
+        assert!(error.contains("something else lies in it (journal, store)"), "{error}");
+        assert!(!shop.join("store/conf").exists() && !shop.join("schemas").exists());
+        let error = DataFolder::open(projects.path()).expect_err("it holds one").to_string();
+        assert!(error.contains("something else lies in it (webshop)"), "{error}");
+        assert!(!projects.path().join("lock").exists(), "nothing was made there");
+    }
+
+    #[test]
+    fn a_folder_whose_journal_and_store_were_deleted_begins_anew() {
+        let place = tempfile::tempdir().expect("a folder");
+        let path = place.path();
+        drop(DataFolder::open(path).expect("it is new"));
+        for left in ["repairs/0001", "schemas"] {
+            fs::create_dir_all(path.join(left)).expect("make");
+        }
+        for left in ["control.sock", "schemas/7.json", "schemas/8.unreadable"] {
+            fs::write(path.join(left), "").expect("write");
+        }
+        for deleted in ["journal", "store"] {
+            fs::remove_dir(path.join(deleted)).expect("delete");
+        }
+        drop(DataFolder::open(path).expect("its lock says whose it is"));
+        for deleted in ["journal", "store"] {
+            fs::remove_dir(path.join(deleted)).expect("delete");
+        }
+        fs::remove_file(path.join("lock")).expect("delete");
+        drop(DataFolder::open(path).expect("only what we left lies in it"));
+        for cut_off in ["lock", "store/conf", "journal/ballast"] {
+            fs::write(path.join(cut_off), "").expect("write");
+        }
+        drop(DataFolder::open(path).expect("a start that was cut off has no db yet"));
+    }
+
+    #[test]
+    fn a_folder_that_was_restored_without_its_lock_is_a_data_folder() {
+        for files in [["journal/00000000000000000001.segment", "notes"], ["store/conf", "store/db"]]
+        {
+            let place = tempfile::tempdir().expect("a folder");
+            for inner in ["journal", "store"] {
+                fs::create_dir(place.path().join(inner)).expect("make");
+            }
+            for file in files {
+                fs::write(place.path().join(file), "").expect("write");
+            }
+            drop(DataFolder::open(place.path()).expect("it was one before"));
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::All;
 use crate::{
     engine::{
-        application,
+        application::{self, Owner},
         checkpoint::MARK,
         hearing, lanes, pausing,
         recovery::{FORMAT, JOURNAL_BEGUN},
@@ -43,6 +43,13 @@ const APPLICATION: Kind = Kind {
     advice: "make sure whose it is, set the record aside by the plan, and start under that name",
 };
 
+const APPLICATION_NEWER: Kind = Kind {
+    name: "application-newer",
+    severity: Severity::Harmful,
+    means: "the process refuses to start: a later release has written whose folder it is, and this one can't read it",
+    advice: "start, and check, with the later release",
+};
+
 const PAUSED: Kind = Kind {
     name: "pause-unreadable",
     severity: Severity::Harmless,
@@ -77,9 +84,17 @@ pub(super) fn check(all: &All<'_>, survey: &mut Survey) -> Result<(), StoreError
                 survey.find(&CONNECTORS, "record `connectors`", "it can't be read", Some(mend));
             }
         } else if key == application::KEY {
-            if value.and_then(application::read).is_none() {
-                let mend = Mend::set_aside(Space::Meta, key, "whose folder it is");
-                survey.find(&APPLICATION, "record `application`", "it can't be read", Some(mend));
+            let place = "record `application`";
+            match value.map_or(Owner::Unreadable, application::read) {
+                Owner::Named(_) => {}
+                Owner::Later(format) => {
+                    let what = format!("it has format {format}, known is {}", application::FORMAT);
+                    survey.find(&APPLICATION_NEWER, place, what, None);
+                }
+                Owner::Unreadable => {
+                    let mend = Mend::set_aside(Space::Meta, key, "whose folder it is");
+                    survey.find(&APPLICATION, place, "it can't be read", Some(mend));
+                }
             }
         } else if let Some(channel) = key.strip_prefix(pausing::PREFIX.as_bytes()) {
             if !value.is_some_and(pausing::is_readable) {
