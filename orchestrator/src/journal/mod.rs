@@ -20,6 +20,7 @@ mod killed;
 mod record;
 mod sim;
 mod spares;
+mod tail;
 #[cfg(test)]
 mod tests;
 
@@ -38,6 +39,7 @@ pub use sim::{DiskFault, DiskOperation, SimDisk};
 use error::doing;
 use record::{HeaderFault, SEGMENT_HEADER_BYTES, SegmentHeader};
 use spares::Spares;
+use tail::{OpenTail, ReadTail, cut};
 
 /// Bytes of a segment unless set otherwise: seconds to minutes of work, so that rolling is rare, and soon enough full to be retired.
 pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
@@ -456,24 +458,6 @@ fn segments_of(files: &[(String, u64)]) -> VecDeque<Segment> {
     segments.into()
 }
 
-/// The last segment as it was read, before anything is done to it.
-struct ReadTail {
-    name: String,
-    nonce: u64,
-    next: GroupSeq,
-    end: usize,
-    /// Intact records of a torn write lie behind the end, or one begins there.
-    is_torn: bool,
-    /// Up to where records of it lie there, and headers, intact or not.
-    stale_end: Option<usize>,
-}
-
-struct OpenTail {
-    file: Box<dyn DiskFile>,
-    nonce: u64,
-    next: GroupSeq,
-}
-
 /// Reads from the segment that holds `from` to the end. Older ones are waiting to be retired and are left alone.
 fn read_segments(
     disk: &dyn Disk,
@@ -579,22 +563,8 @@ fn read_segment(
     }
     let is_torn = !behind.is_empty() || record::begun(&bytes, end, header.nonce);
     let stale_end = record::stale_end(&bytes, &behind, end, header.nonce);
-    Ok(ReadTail { name: name.clone(), nonce: header.nonce, next, end, is_torn, stale_end })
-}
-
-/// Clears what a torn write left behind the last intact record, and makes sure that everything before is durable.
-fn cut(disk: &dyn Disk, tail: ReadTail) -> Result<(OpenTail, Option<TornTail>), JournalError> {
-    let ReadTail { name, nonce, next, end, stale_end, .. } = tail;
-    let file = disk.open(&name).map_err(doing("opening segment", &name))?;
-    let torn = stale_end.map(|_| TornTail { segment: name.clone(), offset: end as u64, seq: next });
-    if let Some(stale_end) = stale_end {
-        tracing::warn!(segment = %name, offset = end, seq = %next, "The journal ended in a torn write, which was cut.");
-        // Otherwise a new record of the same length would join up with it, or a header pass for the beginning of a torn write.
-        let cut = file.write_at(end as u64, &vec![0; stale_end - end]);
-        cut.map_err(doing("cutting the torn end of segment", &name))?;
-    }
-    // After a kill the last writes may be in the system's memory only; whoever reads them acts on them.
-    file.sync_data().map_err(doing("syncing segment", &name))?;
-    disk.sync_dir().map_err(doing("syncing", "the folder"))?;
-    Ok((OpenTail { file, nonce, next }, torn))
+    let doubtful = record::doubtful_from(&bytes, SEGMENT_HEADER_BYTES, header.nonce);
+    let doubtful = bytes[doubtful.min(end)..end].to_vec();
+    let (name, nonce) = (name.clone(), header.nonce);
+    Ok(ReadTail { name, nonce, next, end, doubtful, is_torn, stale_end })
 }

@@ -170,6 +170,26 @@ fn a_failed_sync_ends_everything() {
     }
 }
 
+/// The system takes for written what a failed sync did not write, and a further sync of it succeeds: so did the journal, until what was acted
+/// on after a restart was gone with the power, and it refused to open for the gap.
+#[test]
+fn what_a_failed_sync_left_in_memory_is_written_again_before_anybody_acts_on_it() {
+    let disk = SimDisk::new();
+    let mut journal = fill(&disk, 3, 100);
+    append(&mut journal, 100);
+    disk.fail(DiskOperation::Sync, 1, DiskFault::Error);
+    journal.sync().expect_err("the disk failed");
+    drop(journal);
+
+    let (mut journal, read) = open(&disk, 1);
+    assert_eq!(read.len(), 4, "the system still has it in memory");
+    append(&mut journal, 100);
+    journal.sync().expect("the disk is well");
+    drop(journal);
+    disk.crash(7);
+    assert_eq!(open(&disk, 1).1.len(), 5, "what was read once is there for good");
+}
+
 #[test]
 fn a_full_disk_is_told_from_a_broken_one() {
     let disk = SimDisk::new();
