@@ -1,6 +1,8 @@
 //! The store on disk: sled 0.34.7, with a guard for every trap it has.
 //!
 //! - A snapshot half written by a crash makes sled refuse its folder for ever: it is deleted before opening.
+//! - Its settings are written without a sync, and a power cut may leave a part of them, which it refuses for ever: what is no whole file of
+//!   settings is deleted before opening, and written anew; the whole one is synced behind it.
 //! - What is written stays in memory of the process until half a megabyte has gathered: [`Store::hand_over`] flushes it.
 //! - `flush()` does not wait for the disk: [`Store::sync`] syncs the file through a handle of our own.
 //! - Values above 128 KiB go to files that are never synced: a value above [`PIECE_BYTES_MAX`] is kept in pieces.
@@ -42,6 +44,10 @@ const PIECE_BYTES_MAX: usize = 4 * 1024;
 /// How often sled is asked again while its file is still locked, and how long to rest before: two seconds in all.
 const LOCK_TRIES_MAX: u32 = 200;
 const LOCK_REST: Duration = Duration::from_millis(10);
+
+/// sled's own file of settings: a line each for the size of segments, compression and its version.
+const SETTINGS: &str = "conf";
+const SETTINGS_LINES: usize = 3;
 
 const HEAD_BYTES: usize = 5;
 const LAYOUT_WHOLE: u8 = 1;
@@ -109,6 +115,8 @@ impl SledStore {
         };
         delete_torn_snapshots(&path)
             .map_err(|error| failed("deleting half-written snapshots")(error.into()))?;
+        delete_torn_settings(&path)
+            .map_err(|error| failed("deleting half-written settings")(error.into()))?;
         sync_before_open(&path).map_err(|error| failed("syncing its file")(error.into()))?;
         let config = sled::Config::new()
             .path(&path)
@@ -145,6 +153,9 @@ impl SledStore {
             _folder: folder.clone(),
         };
         store.check_format(&path)?;
+        File::open(path.join(SETTINGS))
+            .and_then(|settings| settings.sync_all())
+            .map_err(|error| failed("syncing its settings")(error.into()))?;
         // The names of new files.
         File::open(&path)
             .and_then(|folder| folder.sync_all())
@@ -400,6 +411,25 @@ fn delete_torn_snapshots(path: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A power cut during or soon after the first opening leaves it. What it says is the same for every store that this release makes.
+fn delete_torn_settings(path: &Path) -> io::Result<()> {
+    let path = path.join(SETTINGS);
+    match fs::read(&path) {
+        Ok(settings) if !are_whole(&settings) => fs::remove_file(&path),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Three lines of text, and a checksum behind them: sled writes the two one after the other. What the lines say is for sled to judge.
+fn are_whole(settings: &[u8]) -> bool {
+    let Some((text, _checksum)) = settings.split_last_chunk::<4>() else { return false };
+    text.ends_with(b"\n")
+        && !text.contains(&0)
+        && text.iter().filter(|byte| **byte == b'\n').count() == SETTINGS_LINES
 }
 
 /// sled writes a durable snapshot of what it reads at opening. After a kill that may still be in the

@@ -188,3 +188,24 @@ fn the_first_version_keeps_its_bytes() {
     assert_eq!((&ledger[1].0[..], ledger[1].1.len()), (&b"\x01k\0\0\0\0"[..], 4_096));
     assert_eq!((&ledger[3].0[..], ledger[3].1.len()), (&b"\x01k\0\0\0\x02"[..], 808));
 }
+
+#[test]
+fn settings_of_sled_that_a_power_cut_left_in_part_are_written_anew() {
+    let (_place, folder) = data();
+    let store = open(&folder);
+    store.write(&[Change::put(Space::Keys, *b"k", *b"v")]).expect("write");
+    store.sync().expect("sync");
+    drop(store);
+    let path = folder.store().join(SETTINGS);
+    let whole = fs::read(&path).expect("sled has written them");
+    assert!(are_whole(&whole), "{whole:?}");
+    let text = whole.len() - 4;
+    let checksum_only = [&vec![0; text], &whole[text..]].concat();
+    for torn in [&whole[..0], &whole[..text], &whole[..9], &checksum_only, &vec![0; whole.len()]] {
+        fs::write(&path, torn).expect("write");
+        let store = open(&folder);
+        assert_eq!(store.get(Space::Keys, b"k").expect("get"), Some(b"v".to_vec()), "{torn:?}");
+        drop(store);
+        assert_eq!(fs::read(&path).expect("they are back"), whole);
+    }
+}
