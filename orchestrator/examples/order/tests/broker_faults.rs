@@ -43,7 +43,8 @@ fn readiness_follows_a_rabbitmq_that_goes_away_and_comes_back() {
     let folder = tempfile::tempdir().unwrap();
     let process = Running::start(&broker, folder.path());
     let (status, body) = process.get("/ready");
-    assert_eq!((status, body.as_str()), (200, r#"{"ready":true,"reasons":[]}"#));
+    assert_eq!(status, 200);
+    assert!(body.starts_with(r#"{"ready":true,"reasons":[],"#), "{body}");
     assert!(order(&broker, folder.path(), &["status"]).status.success());
 
     broker.rabbitmqctl(&["stop_app"]).unwrap();
