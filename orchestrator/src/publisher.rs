@@ -204,8 +204,8 @@ impl Publisher {
     /// table of what is to be said. It has to be no other's among this publisher's events of this type: it travels as `NAME/TYPE/ID`, since
     /// instances compare ids alone, and another table, or another service, has a row of that number as well.
     ///
-    /// However often it is published, an instance takes it once as long as it remembers its id: those of the event that began it and of the
-    /// latest it took, [32](dirigent_model::instance::EVENTS_TAKEN_MAX) in all. Once the instance is forgotten (its definition says for
+    /// However often it is published, an instance takes it once as long as it remembers its id: those of the latest
+    /// [32](dirigent_model::instance::EVENTS_TAKEN_MAX) events, the one that began it counted. Once the instance is forgotten (its definition says for
     /// how long it is kept after its end), an event that begins a saga begins another one.
     ///
     /// # Errors

@@ -209,6 +209,10 @@ impl DiskFile for HeldFile {
         self.0.read()
     }
 
+    fn let_go(&self) -> io::Result<()> {
+        self.0.let_go()
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         let held = self.1.held.0.lock().unwrap();
         self.1.waiting.fetch_add(1, Ordering::AcqRel);

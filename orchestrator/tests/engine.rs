@@ -264,7 +264,9 @@ async fn a_start_that_comes_to_nothing_takes_the_folder_for_no_application() {
     away.connect_time_max = Duration::from_millis(50);
     let away = Arc::new(RabbitMqConnector::new(away));
     let typo = Orchestrator::builder("shpo").saga(purchase(1)).connector(away);
-    typo.data(folder.path()).start().await.err().expect("no broker is there");
+    let refused = typo.data(folder.path()).start().await.err().expect("no broker is there");
+    let said = dirigent::describe(&refused);
+    assert!(said.contains("127.0.0.1:1"), "it came as far as the broker: {said}");
     let broker = MemoryBroker::new();
     orchestrator(&broker).data(folder.path()).start().await.unwrap().stop().await.unwrap();
 }

@@ -134,6 +134,10 @@ impl KafkaSettings {
         if self.bootstrap.trim().is_empty() {
             return wrong("bootstrap", "it is empty; name at least one broker as host:port");
         }
+        if self.bootstrap.contains('@') {
+            let text = "it holds an `@`, as if a user and a password stood in it; name brokers as host:port only, and say who this is by `sasl`";
+            return wrong("bootstrap", text);
+        }
         if self.partitions == 0 {
             return wrong("partitions", "a topic has at least one partition");
         }
@@ -276,7 +280,8 @@ impl KafkaSettings {
 impl fmt::Debug for KafkaSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KafkaSettings")
-            .field("bootstrap", &self.bootstrap)
+            // What is refused may be shown, too.
+            .field("bootstrap", &self.bootstrap.rsplit('@').next().unwrap_or_default())
             .field("tls", &self.tls)
             .field("sasl", &self.sasl)
             .field("properties", &self.properties.keys())
@@ -322,6 +327,15 @@ mod tests {
         settings.properties = BTreeMap::from([("delivery.timeout.ms".into(), "5".into())]);
         let error = settings.check().expect_err("refused").to_string();
         assert!(error.contains("delivery.timeout.ms"), "{error}");
+    }
+
+    #[test]
+    fn an_address_with_a_password_in_it_is_refused_and_not_repeated() {
+        let settings = KafkaSettings::new("ann:hunter2@broker:9092");
+        let error = settings.check().expect_err("refused").to_string();
+        assert!(error.contains("bootstrap") && error.contains("sasl"), "{error}");
+        let shown = format!("{settings:?}");
+        assert!(!(error + &shown).contains("hunter2"), "{shown}");
     }
 
     #[test]

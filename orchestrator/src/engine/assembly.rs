@@ -345,9 +345,12 @@ async fn connect(
     }
 
     // Nothing has been taken in or sent yet, and brokers and definitions are there: this start has come about.
-    let store = &**shared.table.store();
-    application::keep(store, &reads.app)?;
-    lanes::keep(store, &names).map_err(EngineError::Recovery)?;
+    let (store, app, order) = (Arc::clone(shared.table.store()), reads.app.clone(), names.clone());
+    let kept = crate::may_block(move || {
+        application::keep(&*store, &app)?;
+        lanes::keep(&*store, &order).map_err(EngineError::Recovery)
+    });
+    kept.await?;
 
     // Nobody else sets them, and nobody asks before they are set.
     let _ = (shared.watched.set(watched), shared.outboxes.set(outboxes));

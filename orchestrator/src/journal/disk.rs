@@ -10,6 +10,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use fs4::fs_std::FileExt as _;
+use rustix::fs::{Advice, fadvise};
 
 /// A folder of files, with an explicit moment for everything that has to survive a power cut.
 ///
@@ -58,6 +59,10 @@ pub trait DiskFile: Debug + Send {
 
     /// The whole content.
     fn read(&self) -> io::Result<Vec<u8>>;
+
+    /// Makes every write so far durable, and forgets what the disk never had: from now on [`read`](DiskFile::read) gives what the disk
+    /// has. After a failed sync the system takes for written what it has in memory only, and the next sync succeeds.
+    fn let_go(&self) -> io::Result<()>;
 
     /// Makes every write so far durable. After an error what was written is lost or not, and nobody can tell: never go on.
     fn sync_data(&self) -> io::Result<()>;
@@ -169,6 +174,11 @@ impl DiskFile for OpenFile {
         Ok(content)
     }
 
+    fn let_go(&self) -> io::Result<()> {
+        self.0.sync_data()?;
+        Ok(fadvise(&self.0, 0, None, Advice::DontNeed)?)
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
     }
@@ -195,6 +205,8 @@ pub(super) mod conformance {
         let content = again.read().expect("read");
         assert_eq!(&content[500..522], b"across a sector border");
         assert_eq!(&content[..22], b"through the old handle");
+        again.let_go().expect("let go");
+        assert_eq!(again.read().expect("read"), content, "nothing is lost by it");
 
         let mut names = disk.list().expect("list");
         names.sort();

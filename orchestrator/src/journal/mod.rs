@@ -39,7 +39,7 @@ pub use sim::{DiskFault, DiskOperation, SimDisk};
 use error::doing;
 use record::{HeaderFault, SEGMENT_HEADER_BYTES, SegmentHeader};
 use spares::Spares;
-use tail::{OpenTail, ReadTail, cut};
+use tail::{OpenTail, ReadTail, cut, let_go};
 
 /// Bytes of a segment unless set otherwise: seconds to minutes of work, so that rolling is rare, and soon enough full to be retired.
 pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
@@ -480,6 +480,9 @@ fn read_segments(
     for index in start..segments.len() {
         let follower = segments.get(index + 1).map(|segment| (segment.first, segment.name.clone()));
         let segment = &mut segments[index];
+        if follower.is_none() {
+            let_go(disk, &segment.name)?;
+        }
         let read = read_segment(disk, segment, from, take_in)?;
         segment.used = read.end as u64;
         if let Some((first, follower)) = follower {
@@ -563,8 +566,5 @@ fn read_segment(
     }
     let is_torn = !behind.is_empty() || record::begun(&bytes, end, header.nonce);
     let stale_end = record::stale_end(&bytes, &behind, end, header.nonce);
-    let doubtful = record::doubtful_from(&bytes, SEGMENT_HEADER_BYTES, header.nonce);
-    let doubtful = bytes[doubtful.min(end)..end].to_vec();
-    let (name, nonce) = (name.clone(), header.nonce);
-    Ok(ReadTail { name, nonce, next, end, doubtful, is_torn, stale_end })
+    Ok(ReadTail { name: name.clone(), nonce: header.nonce, next, end, is_torn, stale_end })
 }

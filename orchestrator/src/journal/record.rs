@@ -144,18 +144,6 @@ pub(super) fn read(segment: &[u8], at: usize, nonce: u64) -> Option<Record> {
     Some(Record { seq, durable_below: GroupSeq(u64_at(header, 16)), payload, end })
 }
 
-/// Where the first of the intact records from `at` on begins that none behind it says was durable.
-pub(super) fn doubtful_from(segment: &[u8], at: usize, nonce: u64) -> usize {
-    let (mut places, mut end) = (Vec::new(), at);
-    while let Some(record) = read(segment, end, nonce) {
-        places.push((end, record.seq, record.durable_below));
-        end = record.end;
-    }
-    let durable_below = places.last().map(|(.., below)| *below);
-    let doubtful = places.iter().find(|(_, seq, _)| Some(*seq) >= durable_below);
-    doubtful.map_or(end, |(from, ..)| *from)
-}
-
 /// Whether a record of this segment was begun at `at`, intact or not.
 pub(super) fn begun(segment: &[u8], at: usize, nonce: u64) -> bool {
     at + RECORD_HEADER_BYTES <= segment.len() && u64_at(segment, at + 24) == nonce

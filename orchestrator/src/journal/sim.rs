@@ -142,6 +142,18 @@ impl SimDisk {
         state.faults.clear();
     }
 
+    /// Forgets the faults that were planned and have not come.
+    #[cfg(test)]
+    pub(super) fn be_well(&self) {
+        self.state().faults.clear();
+    }
+
+    /// Whether the power is off, which only a crash brings back.
+    #[cfg(test)]
+    pub(super) fn is_dark(&self) -> bool {
+        self.state().dark
+    }
+
     /// Flips one bit of a file, as failing media do.
     ///
     /// # Panics
@@ -348,6 +360,14 @@ impl DiskFile for SimFile {
 
     fn read(&self) -> io::Result<Vec<u8>> {
         Ok(self.begin(DiskOperation::Read)?.files[self.file].seen.clone())
+    }
+
+    fn let_go(&self) -> io::Result<()> {
+        self.sync_data()?;
+        let mut state = self.disk.state();
+        let content = &mut state.files[self.file];
+        content.seen = content.durable.clone();
+        Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -97,6 +97,11 @@ impl DiskFile for LivingFile {
         self.file.read()
     }
 
+    fn let_go(&self) -> io::Result<()> {
+        crosses(&self.life, "disk: sync")?;
+        self.file.let_go()
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         crosses(&self.life, "disk: sync")?;
         self.file.sync_data()

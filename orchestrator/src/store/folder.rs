@@ -208,10 +208,8 @@ fn check_contents(path: &Path) -> Result<(), FolderError> {
 
 /// Whether it has been a data folder before, by what nobody else writes.
 fn is_ours(path: &Path) -> io::Result<bool> {
-    let store = path.join("store");
     Ok(is_introduction(&path.join("lock"))?
-        || names_in(&path.join("journal"))?.iter().flatten().any(|name| is_segment(name))
-        || (is_file(&store.join("db"))? && is_file(&store.join("conf"))?))
+        || names_in(&path.join("journal"))?.iter().flatten().any(|name| is_segment(name)))
 }
 
 /// Whether it is what somebody left who took the lock.
@@ -238,7 +236,8 @@ fn is_number(text: &str) -> bool {
 /// Whether it is no sign of somebody else: hidden, tolerated, or left of a data folder that was cut off, or that a person begins anew.
 fn is_harmless(name: &str, path: &Path) -> io::Result<bool> {
     let holds_only = |ours: &dyn Fn(&str) -> bool| -> io::Result<bool> {
-        Ok(names_in(path)?.is_some_and(|names| names.iter().all(|name| ours(name))))
+        let names = names_in(path)?;
+        Ok(names.is_some_and(|names| names.iter().all(|name| is_tolerated(name) || ours(name))))
     };
     match name {
         // A start that was cut off has left only some of its files, and its lock may be empty.
@@ -248,8 +247,13 @@ fn is_harmless(name: &str, path: &Path) -> io::Result<bool> {
         }
         "repairs" => holds_only(&is_number),
         "schemas" => holds_only(&|name| name.split_once('.').is_some_and(|(id, _)| is_number(id))),
-        _ => Ok(name.starts_with('.') || TOLERATED.contains(&name)),
+        _ => Ok(is_tolerated(name)),
     }
+}
+
+/// Hidden, or of a volume of its own.
+fn is_tolerated(name: &str) -> bool {
+    name.starts_with('.') || TOLERATED.contains(&name)
 }
 
 /// What lies in a folder; `None` where there is none.
@@ -467,8 +471,12 @@ mod tests {
     #[test]
     fn a_mounted_disk_and_a_start_that_was_cut_off_make_no_folder_a_foreign_one() {
         let place = tempfile::tempdir().expect("a folder");
-        fs::create_dir(place.path().join("lost+found")).expect("make");
-        fs::write(place.path().join(".keep"), "").expect("write");
+        for mounted in ["lost+found", "journal/lost+found", "store/lost+found"] {
+            fs::create_dir_all(place.path().join(mounted)).expect("make");
+        }
+        for hidden in [".keep", "journal/.keep"] {
+            fs::write(place.path().join(hidden), "").expect("write");
+        }
         fs::write(place.path().join("lock"), "").expect("write");
         drop(DataFolder::open(place.path()).expect("it is ours"));
         fs::write(place.path().join("notes"), "").expect("write");
@@ -510,6 +518,17 @@ mod tests {
         let folder = DataFolder::open(place.path()).expect("nobody else uses it");
         lock(place.path(), || panic!("who uses it is told at once")).expect_err("it is in use");
         drop(folder);
+    }
+
+    #[test]
+    fn a_project_that_keeps_a_sled_of_its_own_is_no_data_folder() {
+        let project = tempfile::tempdir().expect("a folder");
+        fs::create_dir(project.path().join("store")).expect("make");
+        for file in ["store/conf", "store/db", "Cargo.toml"] {
+            fs::write(project.path().join(file), "").expect("write");
+        }
+        let error = DataFolder::open(project.path()).expect_err("it is a project").to_string();
+        assert!(error.contains("something else lies in it (Cargo.toml)"), "{error}");
     }
 
     #[test]

@@ -26,6 +26,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::fs::{Advice, fadvise};
+
 use super::{
     BATCH_BYTES_MAX, Change, DataFolder, KeyRange, Page, SCAN_BYTES_MAX, Space, Store, StoreError,
     VALUE_BYTES_MAX, check_bounds, is_empty_range, spaces_in_order,
@@ -417,7 +419,10 @@ fn delete_torn_snapshots(path: &Path) -> io::Result<()> {
 fn delete_torn_settings(path: &Path) -> io::Result<()> {
     let path = path.join(SETTINGS);
     match fs::read(&path) {
-        Ok(settings) if !are_whole(&settings) => fs::remove_file(&path),
+        Ok(settings) if !are_whole(&settings) => {
+            tracing::warn!(path = %path.display(), "The store's settings were left in part, as a power cut does; they are written anew.");
+            fs::remove_file(&path)
+        }
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
@@ -432,11 +437,15 @@ fn are_whole(settings: &[u8]) -> bool {
         && text.iter().filter(|byte| **byte == b'\n').count() == SETTINGS_LINES
 }
 
-/// sled writes a durable snapshot of what it reads at opening. After a kill that may still be in the
-/// system's memory only, and a power cut would leave a snapshot of what is gone.
+/// sled writes a durable snapshot of what it reads at opening. After a kill that may still be in the system's memory only, and after a failed
+/// sync the system takes for written what the disk never had: a power cut would leave a snapshot of what is gone. So it is synced, and what the
+/// system has of it forgotten: sled reads what the disk has.
 fn sync_before_open(path: &Path) -> io::Result<()> {
     match OpenOptions::new().write(true).open(path.join("db")) {
-        Ok(file) => file.sync_data(),
+        Ok(file) => {
+            file.sync_data()?;
+            Ok(fadvise(&file, 0, None, Advice::DontNeed)?)
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
