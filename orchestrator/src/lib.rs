@@ -65,6 +65,12 @@ async fn may_block<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
     }
 }
 
+/// Whether an application, or a publisher, may have this name: it stands in the names of channels and in ids of messages.
+fn is_app_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
+    (1..=64).contains(&name.len()) && name.chars().all(allowed)
+}
+
 /// An error with all its causes, in one line.
 pub fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();

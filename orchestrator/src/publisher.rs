@@ -52,6 +52,14 @@ pub enum PublishError {
         #[source]
         source: Box<ConnectorError>,
     },
+    /// The publisher's name can't be one.
+    #[error(
+        "publishing as {name:?}: a publisher's name has 1 to 64 lower-case letters, digits, `-`, `_` or `.`, such as `web-shop`"
+    )]
+    Name {
+        /// What was said.
+        name: String,
+    },
     /// Its body can't be written.
     #[error("publishing as {publisher}, writing {event}")]
     Body {
@@ -140,11 +148,14 @@ pub struct Publisher {
 
 impl Publisher {
     /// Connects. The name says who published, in the attribute `source` of every event and before its id: another name for every program
-    /// that publishes, and always the same one for this.
+    /// that publishes, and always the same one for this. It has 1 to 64 lower-case letters, digits, `-`, `_` or `.`.
     ///
     /// # Errors
-    /// What the connector says.
+    /// The name is none, and what the connector says.
     pub async fn connect(connector: Arc<dyn Connector>, name: &str) -> Result<Self, PublishError> {
+        if !crate::is_app_name(name) {
+            return Err(PublishError::Name { name: name.into() });
+        }
         let sink = connector.sink().await.map_err(|source| PublishError::Connector {
             publisher: name.into(),
             doing: "connecting".into(),

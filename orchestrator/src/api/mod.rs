@@ -13,7 +13,7 @@ use crate::{
     destinations::{Protection, Protections},
     engine::{
         Clock, Engine, EngineError, EngineParts, HEADROOM_BYTES, LaneParts, PARKED_FOR,
-        SystemClock, give_up_ballast, names_of_lanes, replies_by,
+        SystemClock, belongs_to, give_up_ballast, names_of_lanes, replies_by,
     },
     journal::{Disk, Durability, FileDisk, JournalOptions, SimDisk},
     registry::{Registry, RegistryError},
@@ -320,8 +320,7 @@ impl OrchestratorBuilder {
         if !self.mistakes.is_empty() {
             return Err(StartError::Definitions(self.mistakes));
         }
-        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
-        if self.app.is_empty() || self.app.len() > 64 || !self.app.chars().all(allowed) {
+        if !crate::is_app_name(&self.app) {
             return Err(StartError::App { name: self.app });
         }
         if self.connectors.is_empty() {
@@ -334,7 +333,14 @@ impl OrchestratorBuilder {
         let lanes = lanes(&self.plans, &self.connectors, &replies, &dead_letters);
         let contracts = self.plans.iter().flat_map(|plan| plan.contracts()).copied().collect();
         let registry = Registry::new(self.plans)?;
-        let (store, disk, kept) = open(self.place)?;
+        let (place, app) = (self.place, self.app.clone());
+        // Whose folder it is, before schemas are registered and kept in it.
+        let opened = crate::may_block(move || {
+            let opened = open(place)?;
+            belongs_to(&*opened.0, &app)?;
+            Ok::<_, StartError>(opened)
+        });
+        let (store, disk, kept) = opened.await?;
         let schemas = Schemas {
             contracts,
             codec: self.codec,

@@ -5,7 +5,7 @@
 //! not know its name yet is taken over by whoever starts first. Compared before anything is written; kept only once definitions, connectors
 //! and brokers are there, as a start that comes to nothing may have been a mistake, its name included.
 
-use super::{EngineError, shard::Fatal};
+use super::{EngineError, recovery::check_format, shard::Fatal};
 use crate::store::{ALL_KEYS, Change, Space, Store};
 
 /// Under which key of the store's single records the name lies.
@@ -25,8 +25,9 @@ pub(super) enum Owner {
     Unreadable,
 }
 
-/// Refuses a folder that is another application's, or a participant's. Writes nothing.
-pub(super) fn compare(store: &dyn Store, app: &str) -> Result<(), EngineError> {
+/// Refuses a folder that is another application's, a participant's, or of a later release. Writes nothing.
+pub(crate) fn belongs_to(store: &dyn Store, app: &str) -> Result<(), EngineError> {
+    check_format(store).map_err(EngineError::Recovery)?;
     known(store, app).map(|_| ())
 }
 
@@ -91,7 +92,7 @@ mod tests {
     }
 
     fn compared(store: &MemoryStore, app: &str) -> Result<(), String> {
-        compare(store, app).map_err(|error| crate::describe(&error))
+        belongs_to(store, app).map_err(|error| crate::describe(&error))
     }
 
     #[test]

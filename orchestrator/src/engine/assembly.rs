@@ -21,7 +21,7 @@ use super::{
     kept::KeptTable,
     lanes, pausing,
     readiness::{Outbox, Watched},
-    recovery::{Recovered, check_format, note_begun, recover},
+    recovery::{Recovered, note_begun, recover},
     repeats,
     schedule::Schedule,
     shard::{Mail, Shard},
@@ -123,8 +123,7 @@ impl Folder {
     pub(crate) fn recover(self) -> Result<Read, EngineError> {
         let Self { app, table, kept, disk, journal, lanes } = self;
         // Before anything is written: into a store of a later release, of another application, or of a participant.
-        check_format(&**table.store()).map_err(EngineError::Recovery)?;
-        application::compare(&**table.store(), &app)?;
+        application::belongs_to(&**table.store(), &app)?;
         let recovered = recover(&table, &kept, disk, lanes, |disk, from, take_in| {
             let journal = Journal::open(disk, journal, from, take_in)?;
             let next = journal.next();

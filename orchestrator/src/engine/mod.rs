@@ -74,6 +74,7 @@ pub use start::{Engine, EngineError, EngineParts, Lane as LaneParts};
 
 pub(crate) use accounts::Covered;
 pub(crate) use aftermath::panic_letter;
+pub(crate) use application::belongs_to;
 #[cfg(feature = "simulation")]
 pub(crate) use assembly::{Assembly, Folder, Turns};
 pub(crate) use group::{Lane, LaneSeq, Outgoing, Sender};

@@ -121,6 +121,16 @@ async fn rows_of_the_same_number_in_tables_of_two_services_are_events_of_their_o
 }
 
 #[tokio::test]
+async fn a_name_that_would_mix_up_ids_is_refused_with_what_a_name_is() {
+    for name in ["", "web/shop", "Web Shop", &"a".repeat(65)] {
+        let refused = Publisher::connect(Arc::new(MemoryBroker::new()), name).await;
+        let refused = refused.err().expect("it is no name");
+        assert!(matches!(refused, PublishError::Name { .. }), "{refused}");
+        assert!(refused.to_string().contains("1 to 64 lower-case letters"), "{refused}");
+    }
+}
+
+#[tokio::test]
 async fn an_event_with_an_empty_id_is_refused_since_it_would_be_the_same_as_every_other_one() {
     let (_, mut publisher) = scripted(&[]).await;
     let refused = publisher.publish_as("", "7", &SeatAsked { ticket: 7 }).await.unwrap_err();
