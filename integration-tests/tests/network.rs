@@ -46,6 +46,9 @@ const MEMORY: &str = "4GB";
 /// How long all clients together may get nothing done.
 const STALLED_AFTER: Duration = Duration::from_secs(120);
 
+/// How often whoever waits hears how far it is.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
 fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().map_or(otherwise, |said| said.parse().expect(name))
 }
@@ -130,9 +133,19 @@ async fn survives(broker: &Broker, proxy: &Proxy, every: &Arc<Every>, reach: Rea
         })
         .collect();
     let (mut last, mut since) = ((0, 0), Instant::now());
+    let mut tell = begun + TELL_EVERY;
     while every.counts().2 > 0 {
         tokio::time::sleep(Duration::from_millis(200)).await;
         let now = (done.load(Ordering::Relaxed), every.counts().0);
+        if Instant::now() > tell {
+            tell += TELL_EVERY;
+            eprintln!(
+                "{:>6.0} s  {} of {all} cuts, {} rounds",
+                begun.elapsed().as_secs_f64(),
+                now.1,
+                now.0
+            );
+        }
         if now != last {
             (last, since) = (now, Instant::now());
         }
@@ -175,6 +188,10 @@ struct Client {
 /// Rounds before a client opens anew.
 const ROUNDS_PER_OPENING: u64 = 8;
 
+/// Openings on one channel: all cuts take thousands of openings, and a broker of one small process with as many topics or queues is busy with those
+/// alone (a Kafka with 4 800 topics took seconds to make another one).
+const OPENINGS_PER_CHANNEL: u64 = 16;
+
 impl Client {
     /// Until every cut has been made, and one round more; says how often it has opened.
     async fn works(mut self, every: Arc<Every>, done: Arc<AtomicU64>) -> u64 {
@@ -199,11 +216,11 @@ impl Client {
 
     async fn opens(&mut self) -> Option<(Box<dyn Source>, Box<dyn Sink>)> {
         self.opened += 1;
-        // A group of its own: the one before may count as alive for a while where its end was cut off.
-        let channel = ChannelSpec::work(format!("cut-{}-{}", self.number, self.opened));
+        let channel = ChannelSpec::work(self.channel());
         self.connector.prepare(std::slice::from_ref(&channel)).await.ok()?;
         let spec = SourceSpec {
-            group: format!("{}-readers", channel.name),
+            // One of its own: the one before may count as alive for a while where its end was cut off.
+            group: format!("readers-{}-{}", self.number, self.opened),
             channels: vec![channel],
             positions: vec![],
             unsettled_max: 100,
@@ -215,9 +232,13 @@ impl Client {
         Some((source, sink))
     }
 
+    fn channel(&self) -> String {
+        format!("cut-{}-{}", self.number, self.opened / OPENINGS_PER_CHANNEL)
+    }
+
     /// Sends until all is confirmed, and receives until all has come. A source that is given up for good ends it.
     async fn round(&mut self, source: &mut dyn Source, sink: &mut dyn Sink) -> bool {
-        let channel = format!("cut-{}-{}", self.number, self.opened);
+        let channel = self.channel();
         let ids = self.sent..self.sent + MESSAGES;
         self.sent += MESSAGES;
         let mut waiting: Vec<Message> = ids.clone().map(|id| message(&channel, id)).collect();
