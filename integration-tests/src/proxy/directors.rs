@@ -35,8 +35,9 @@ impl Director for Through {
     fn ended(&self, _: u64, _: &Plan, _: Carried) {}
 }
 
-/// Bytes behind which a connection that was let through ends too, so that others follow.
-const TURNOVER_BYTES: u64 = 48 * 1024;
+/// Bytes behind which a connection that was let through ends too, so that others follow. More than lies on one channel: a reader that begins anew is
+/// given that at once, and would never get it.
+const TURNOVER_BYTES: u64 = 1024 * 1024;
 
 /// How often a cut is tried that no connection lived long enough for: of some twenty that a client of Kafka makes for one opening,
 /// one or two get beyond the first two KiB.
