@@ -1,9 +1,9 @@
-//! Runs worlds drawn from seeds, and tells which rules were broken: `simulate --seeds 0..20000`.
+//! Runs worlds drawn from seeds, and tells which rules were broken: `simulate --seeds 0..20000`. Or tries every crash point of small sagas: `simulate --points`.
 
 #![allow(clippy::print_stdout, reason = "a program that tells people what it found")]
 
 use clap::Parser;
-use integration_tests::simulate::{drawn, shortest};
+use integration_tests::simulate::{drawn, points, shortest};
 use std::{
     collections::BTreeMap,
     process::ExitCode,
@@ -20,7 +20,7 @@ use std::{
 #[derive(Debug, Parser)]
 struct Arguments {
     /// One seed, with its whole story cut to the shortest that still breaks a rule.
-    #[arg(long, conflicts_with = "seeds")]
+    #[arg(long, conflicts_with = "seeds", group = "one_run")]
     seed: Option<u64>,
     /// Seeds from A up to, and without, B.
     #[arg(long, value_name = "A..B", value_parser = range, default_value = "0..1000")]
@@ -31,12 +31,14 @@ struct Arguments {
     /// Seeds that break a rule before it gives up.
     #[arg(long, default_value_t = 5)]
     broken_max: u64,
-    /// Prints each message as it goes, of one seed.
-    #[arg(long, requires = "seed")]
+    /// Prints each message as it goes, of one seed or point.
+    #[arg(long, requires = "one_run")]
     trace: bool,
     /// The figures as JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    points: points::Options,
 }
 
 fn range(text: &str) -> Result<(u64, u64), String> {
@@ -61,6 +63,10 @@ struct Figures {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if arguments.points.points {
+        let broken_max = usize::try_from(arguments.broken_max).unwrap_or(usize::MAX);
+        return points::tell(&arguments.points, arguments.json, arguments.trace, broken_max);
+    }
     match arguments.seed {
         Some(seed) => one(seed, arguments.trace),
         None => many(&arguments),

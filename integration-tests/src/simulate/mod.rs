@@ -8,6 +8,7 @@
 //! come to an end: participants fail for a while, never for ever.
 
 mod moods;
+pub mod points;
 mod shrink;
 
 pub use shrink::{Cut, shortest};

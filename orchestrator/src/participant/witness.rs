@@ -27,6 +27,7 @@ const PREFIX: &str = "witness/";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Witness {
     pub saga: String,
+    pub run: u64,
     pub step: String,
     /// It took another one back.
     pub undoes: bool,
@@ -59,14 +60,15 @@ pub(crate) fn witnessed(store: &dyn Store) -> Vec<Witness> {
     let take = |key: &[u8], value: &[u8]| {
         let key = String::from_utf8_lossy(key);
         let mut parts = key.trim_start_matches(PREFIX).splitn(4, '/');
-        let (Some(saga), Some(_), Some(leg), Some(step)) =
+        let (Some(saga), Some(run), Some(leg), Some(step)) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return;
         };
         let (times, order) = read(value);
         let undoes = leg == Leg::Compensate.as_str();
-        found.push(Witness { saga: saga.into(), step: step.into(), undoes, times, order });
+        let (saga, run) = (saga.into(), run.parse().unwrap_or_default());
+        found.push(Witness { saga, run, step: step.into(), undoes, times, order });
     };
     if let Err(error) = Records::of(store).each(PREFIX.as_bytes(), take) {
         unreachable!("a store in memory failed: {error}");

@@ -18,10 +18,15 @@ impl SimClock {
     pub(super) fn new() -> Self {
         Self { begun: Instant::now() }
     }
+
+    /// How long it is since the beginning.
+    pub(super) fn elapsed(&self) -> std::time::Duration {
+        self.begun.elapsed()
+    }
 }
 
 impl Clock for SimClock {
     fn now(&self) -> Timestamp {
-        BEGINS + self.begun.elapsed()
+        BEGINS + self.elapsed()
     }
 }

@@ -54,6 +54,11 @@ impl Seen {
         }
         ended
     }
+
+    /// Runs of all keys, with those that others have followed.
+    pub(super) fn runs(&self) -> u64 {
+        self.instances.iter().map(|instance| u64::from(instance.run) + 1).sum()
+    }
 }
 
 /// An effect at a participant, as it is kept there.
@@ -87,13 +92,18 @@ impl Judged<'_> {
         self.nothing_that_was_said_is_lost(seen, findings);
         self.nothing_is_left_over(seen, findings);
         let effects = self.effects();
+        for ((saga, run), effects) in &effects {
+            each_takes_place_once(&format!("{saga} in run {run}"), effects, findings);
+        }
         for instance in &seen.instances {
-            let effects = effects.get(&instance.id.to_string()).cloned().unwrap_or_default();
+            let run = (instance.id.to_string(), u64::from(instance.run));
+            let effects = effects.get(&run).cloned().unwrap_or_default();
             self.one_saga(instance, &effects, findings);
         }
         let known: BTreeSet<String> = seen.instances.iter().map(|it| it.id.to_string()).collect();
         let forgets = self.simulation.sagas.iter().any(|plan| plan.graph().retention < self.lasted);
-        for stray in effects.keys().filter(|saga| !known.contains(*saga) && !forgets) {
+        let sagas: BTreeSet<&String> = effects.keys().map(|(saga, _)| saga).collect();
+        for stray in sagas.into_iter().filter(|saga| !known.contains(*saga) && !forgets) {
             findings
                 .add("no effect without a saga", format!("{stray} is no saga, and has effects"));
         }
@@ -166,12 +176,13 @@ impl Judged<'_> {
         names.map(|name| format!("{name}.dead-letters")).collect()
     }
 
-    fn effects(&self) -> BTreeMap<String, Effects> {
-        let mut effects: BTreeMap<String, Effects> = BTreeMap::new();
+    /// By saga and run of its key.
+    fn effects(&self) -> BTreeMap<(String, u64), Effects> {
+        let mut effects: BTreeMap<(String, u64), Effects> = BTreeMap::new();
         for place in self.places {
             for witness in witnessed(&*place.store.seen()) {
-                let of_step =
-                    effects.entry(witness.saga).or_default().entry(witness.step).or_default();
+                let of_run = effects.entry((witness.saga, witness.run)).or_default();
+                let of_step = of_run.entry(witness.step).or_default();
                 let effect = if witness.undoes { &mut of_step.1 } else { &mut of_step.0 };
                 effect.times += witness.times;
                 effect.order = effect.order.max(witness.order);
@@ -182,18 +193,6 @@ impl Judged<'_> {
 
     fn one_saga(&self, instance: &InstanceView, effects: &Effects, findings: &mut Findings) {
         let who = || format!("{} {}", instance.saga, instance.key);
-        for (step, (done, undone)) in effects {
-            if done.times > 1 || undone.times > 1 {
-                let (done, undone) = (done.times, undone.times);
-                findings.add(
-                    "every effect takes place once",
-                    format!("{}: {step} was done {done} times, undone {undone} times", who()),
-                );
-            }
-            if undone.times > done.times {
-                findings.add("only what was done is undone", format!("{}: {step}", who()));
-            }
-        }
         let Some(plan) = self.simulation.plan(&instance.saga) else { return };
         let graph = plan.graph();
         let of = |node: NodeId| effects.get(graph.name_of(node)).copied().unwrap_or_default();
@@ -281,6 +280,22 @@ impl Judged<'_> {
     /// Whether the participant of a step says what it did.
     fn is_witnessed(&self, graph: &Graph, node: NodeId) -> bool {
         graph.step(node).is_some_and(|step| self.simulation.reads(&step.command.channel))
+    }
+}
+
+/// What a participant did for a step of one run, it did once, and undid only then.
+fn each_takes_place_once(who: &str, effects: &Effects, findings: &mut Findings) {
+    for (step, (done, undone)) in effects {
+        if done.times > 1 || undone.times > 1 {
+            let (done, undone) = (done.times, undone.times);
+            findings.add(
+                "every effect takes place once",
+                format!("{who}: {step} was done {done} times, undone {undone} times"),
+            );
+        }
+        if undone.times > done.times {
+            findings.add("only what was done is undone", format!("{who}: {step}"));
+        }
     }
 }
 

@@ -17,6 +17,7 @@
 mod clock;
 mod disk;
 mod judge;
+mod points;
 mod process;
 mod told;
 mod world;
@@ -38,6 +39,9 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
+
+pub use points::Death;
+pub use process::APP as ORCHESTRATOR;
 
 thread_local! {
     static RUNNING: Cell<bool> = const { Cell::new(false) };
@@ -139,6 +143,7 @@ pub struct Simulation {
     pub(crate) participants: Vec<Arc<dyn Fn() -> Making + Send + Sync>>,
     pub(crate) said: Vec<Said>,
     pub(crate) faults: Option<Faults>,
+    pub(crate) deaths: points::Deaths,
     pub(crate) kinds: Vec<(SimKind, Vec<String>)>,
     pub(crate) rests_within: Duration,
     pub(crate) trace: Option<Tell>,
@@ -158,6 +163,7 @@ impl Simulation {
             participants: Vec::new(),
             said: Vec::new(),
             faults: None,
+            deaths: points::Deaths::new(),
             kinds: vec![(kind, Vec::new())],
             rests_within: RESTS_WITHIN,
             trace: None,
@@ -233,6 +239,12 @@ impl Simulation {
     /// What goes wrong; drawn from the seed if not said.
     pub fn faults(mut self, faults: Faults) -> Self {
         self.faults = Some(faults);
+        self
+    }
+
+    /// Lets the first lives of a process end, one by each of these deaths, whatever goes wrong besides. It is a participant by its name, or the [`ORCHESTRATOR`].
+    pub fn dies(mut self, process: &str, deaths: Vec<Death>) -> Self {
+        self.deaths.insert(process.to_owned(), deaths);
         self
     }
 
@@ -340,6 +352,10 @@ pub struct Report {
     pub failures: BTreeMap<String, u64>,
     /// Sagas by how they ended.
     pub ended: BTreeMap<String, u64>,
+    /// Runs of all keys: more than sagas where a key began anew.
+    pub runs: u64,
+    /// How often each process crossed its border in each of its lives.
+    pub crossings: BTreeMap<String, Vec<u64>>,
 }
 
 impl Report {

@@ -4,13 +4,14 @@
 //! disk and store ─► Life: recover, connect, take turns ─► dies: by a kill at any time, or at a crossing ─► what was not synced is lost ─► …
 //! ```
 //!
-//! What goes in: what to run, and dice for when and how it dies. What comes out: its lives, counted, and what refused to start. What must be true:
+//! What goes in: what to run, and dice or a plan for when and how it dies. What comes out: its lives, counted, and what refused to start. What must be true:
 //! a start is refused only for what a person must mend, and the faults of a simulation are none of that.
 
 use super::{
-    Faults,
+    Faults, Tell,
     clock::SimClock,
     disk::{LivingDisk, SimStore},
+    points::{Death, Deaths, Lives},
     told::Told,
 };
 use crate::{
@@ -42,8 +43,8 @@ const REFUSED_MAX: u32 = 200;
 /// opens would loop, and nothing would ever be asked of it.
 const UNOPENED_MAX: u32 = 8;
 
-/// The application's name.
-pub(super) const APP: &str = "simulated";
+/// The application's name, and so its process's.
+pub const APP: &str = "simulated";
 
 /// What a process leaves for the next one, and what all of them run.
 pub(super) struct Process {
@@ -54,6 +55,10 @@ pub(super) struct Process {
     pub store: SimStore,
     pub shards: usize,
     pub faults: Faults,
+    pub deaths: Deaths,
+    pub lives: Arc<Lives>,
+    /// Takes the lines of a trace.
+    pub trace: Option<Tell>,
     pub clock: Arc<SimClock>,
     pub random: Random,
     pub told: Arc<Told>,
@@ -79,7 +84,8 @@ impl Process {
         loop {
             let life = Arc::new(Life::numbered(self.told.begins()));
             let is_spared = unopened >= UNOPENED_MAX;
-            if !self.told.are_faults_over() && !is_spared {
+            let planned = self.lives.begins(APP, &life, &self.deaths);
+            if planned.is_none() && !self.told.are_faults_over() && !is_spared {
                 self.plan_death(&life);
             }
             let kill = self.kill_after();
@@ -88,6 +94,7 @@ impl Process {
             unopened = if has_opened { 0 } else { unopened + 1 };
             let (was_alive, before) = (life.is_alive(), life.died_before());
             life.kill();
+            self.tell(&life, &end, planned);
             match end {
                 End::Stopped => return Ok(()),
                 End::Died => {
@@ -105,7 +112,7 @@ impl Process {
                     }
                 }
             }
-            self.leaves();
+            self.leaves(planned);
             sleep(self.random.between(&(Duration::from_millis(1)..Duration::from_secs(5)))).await;
         }
     }
@@ -124,11 +131,33 @@ impl Process {
         (!self.told.are_faults_over()).then(|| self.random.between(&(Duration::ZERO..within)))
     }
 
-    /// What is left once it is dead.
-    fn leaves(&mut self) {
-        self.store.crash(&mut self.random);
-        if self.faults.power_cuts && self.random.one_in(3) {
-            self.disk.crash(self.random.below(u64::MAX));
+    /// Tells how a life ended.
+    fn tell(&self, life: &Life, end: &End, planned: Option<Death>) {
+        let Some(tell) = &self.trace else { return };
+        let (at, number) = (self.clock.elapsed().as_secs_f64(), life.number());
+        let how = match (end, life.died_before()) {
+            (End::Stopped, _) => "stops in order".to_owned(),
+            (_, Some(before)) if planned.is_some_and(|death| death.power_cut) => {
+                format!("DIES before {before}, and the power goes with it")
+            }
+            (_, Some(before)) => format!("DIES before {before}"),
+            (End::Died, None) => "DIES".to_owned(),
+            (End::Failed(why), None) => format!("ends by itself: {why}"),
+        };
+        (lock(tell))(&format!("{at:>10.3} {APP} life {number:>2} {how}"));
+    }
+
+    /// What is left once it is dead, as it was planned or as the dice say.
+    fn leaves(&mut self, planned: Option<Death>) {
+        let mut dice = planned.map(|death| death.dice(&mut self.random));
+        let random = dice.as_mut().unwrap_or(&mut self.random);
+        self.store.crash(random);
+        let is_cut = match planned {
+            Some(death) => death.power_cut,
+            None => self.faults.power_cuts && random.one_in(3),
+        };
+        if is_cut {
+            self.disk.crash(random.below(u64::MAX));
             self.told.count("power cut");
         }
     }

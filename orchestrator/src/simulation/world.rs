@@ -12,6 +12,7 @@ use super::{
     clock::SimClock,
     disk::SimStore,
     judge,
+    points::{Deaths, Lives},
     process::{Process, lock},
     told::Told,
 };
@@ -62,6 +63,7 @@ async fn simulate(simulation: Simulation) -> Report {
     let mut random = Random(simulation.seed);
     let faults = simulation.drawn_faults();
     let told = Arc::new(Told::default());
+    let lives = Arc::new(Lives::default());
     let clock = Arc::new(SimClock::new());
     let brokers = brokers(&simulation, &faults, &mut random);
     if let Some(tell) = &simulation.trace {
@@ -77,6 +79,9 @@ async fn simulate(simulation: Simulation) -> Report {
         store: store.clone(),
         shards: 1 + random.below(3) as usize,
         faults: faults.clone(),
+        deaths: simulation.deaths.clone(),
+        lives: Arc::clone(&lives),
+        trace: simulation.trace.clone(),
         clock: Arc::clone(&clock),
         random: random.fork(),
         told: Arc::clone(&told),
@@ -94,6 +99,8 @@ async fn simulate(simulation: Simulation) -> Report {
             broker: broker_of(&brokers, &make()),
             clock: Arc::clone(&clock),
             faults: faults.clone(),
+            deaths: simulation.deaths.clone(),
+            lives: Arc::clone(&lives),
             random: random.fork(),
             told: Arc::clone(&told),
         };
@@ -150,7 +157,9 @@ async fn simulate(simulation: Simulation) -> Report {
         virtual_time: begun.elapsed(),
         injected,
         failures: told.failures(),
+        runs: seen.as_ref().map(judge::Seen::runs).unwrap_or_default(),
         ended: seen.map(|seen| seen.ended()).unwrap_or_default(),
+        crossings: lives.crossings(),
     }
 }
 
@@ -238,6 +247,8 @@ struct Service {
     broker: SimBroker,
     clock: Arc<SimClock>,
     faults: Faults,
+    deaths: Deaths,
+    lives: Arc<Lives>,
     random: Random,
     told: Arc<Told>,
 }
@@ -247,7 +258,10 @@ impl Service {
         loop {
             let life = Arc::new(Life::numbered(self.told.begins()));
             let is_over = self.told.are_faults_over();
-            if let Some(within) = self.faults.participants_killed_within
+            let planned = self.lives.begins(&self.place.name, &life, &self.deaths);
+            if planned.is_some() {
+                self.live(&life, None).await;
+            } else if let Some(within) = self.faults.participants_killed_within
                 && !is_over
             {
                 life.die_at(1 + self.random.below(400));
@@ -258,7 +272,10 @@ impl Service {
             }
             life.kill();
             self.told.count("participant died");
-            self.place.store.crash(&mut self.random);
+            match planned {
+                Some(death) => self.place.store.crash(&mut death.dice(&mut self.random)),
+                None => self.place.store.crash(&mut self.random),
+            }
             sleep(self.random.between(&(Duration::from_millis(1)..Duration::from_secs(3)))).await;
         }
     }
