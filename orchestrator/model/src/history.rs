@@ -276,5 +276,22 @@ mod tests {
         assert_eq!(history.last(), lines.last().cloned());
         assert_eq!(lines[0].at.0, u64::from(history.forgotten()));
         assert!(history.encode().len() <= HISTORY_BYTES_MAX + 16);
+        assert!(history.bytes() <= HISTORY_BYTES_MAX && history.bytes() > HISTORY_BYTES_MAX / 3);
+    }
+
+    #[test]
+    fn lines_that_can_not_be_read_are_counted_and_what_is_cut_off_is_not_whole() {
+        let mut history = History::default();
+        history.append(&line(1));
+        assert_eq!(history.unreadable(), 0);
+        history.append_encoded(&[0xff]);
+        history.append(&line(2));
+        assert_eq!((history.unreadable(), history.lines().len()), (1, 2));
+        // A length without its line.
+        history.lines.extend_from_slice(&[9, 0]);
+        assert_eq!(history.unreadable(), 2);
+        let encoded = history.encode();
+        assert!(History::is_whole(&encoded));
+        assert!(!History::is_whole(&encoded[..encoded.len() - 1]));
     }
 }

@@ -4,7 +4,7 @@
 //! (see [`history`](crate::history)), so that a turn writes only its own line of it.
 
 use crate::{
-    definition::{Data, Fingerprint, Graph, Kind, NodeId, Plan},
+    definition::{Data, Fingerprint, NodeId, Plan},
     history::History,
     message::{Body, Key},
     time::Timestamp,
@@ -444,14 +444,6 @@ impl Core {
         });
         let deadline = self.deadline.map(|at| (at, None));
         nodes.chain(deadline).min_by_key(|(at, _)| *at)
-    }
-
-    /// Whether the point of no return lies behind.
-    pub fn is_past_pivot(&self, graph: &Graph) -> bool {
-        graph.ids().any(|id| {
-            matches!(&graph.node(id).kind, Kind::Step(step) if step.way_back == crate::definition::WayBack::Pivot)
-                && matches!(self.state(id), NodeState::Done(_))
-        })
     }
 }
 

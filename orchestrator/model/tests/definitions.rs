@@ -285,6 +285,29 @@ fn the_answers_to_a_command_can_be_told_apart() {
 }
 
 #[test]
+fn a_mistake_names_the_block_it_is_about_and_what_is_wrong_with_it() {
+    let name = || "pay".to_owned();
+    let event = || "PaxReady".to_owned();
+    let told = [
+        (E::TooLarge { count: 70_001, max: 65_535 }, None, "70001 nodes are more than the 65535"),
+        (E::StartAwaited { event: event() }, None, "`PaxReady` both starts the saga"),
+        (E::NoTime { name: name() }, Some("pay"), "a time limit above zero"),
+        (E::NamelessMessage { name: name(), role: "event" }, Some("pay"), "give it one"),
+        (E::NameTwice { name: name() }, Some("pay"), "used twice"),
+        (E::EventAmbiguous { name: name(), event: event() }, Some("pay"), "`PaxReady`, which also"),
+        (
+            E::ReplyAmbiguous { name: name(), reply: "Booked".into() },
+            Some("pay"),
+            "are called `Booked`",
+        ),
+    ];
+    for (mistake, block, text) in told {
+        assert_eq!(mistake.block(), block, "{mistake}");
+        assert!(mistake.to_string().contains(text), "{mistake}");
+    }
+}
+
+#[test]
 fn nodes_lie_parents_first_and_are_found_by_the_name_their_author_gave() {
     let definition = draft("trip")
         .then(note("saga"))

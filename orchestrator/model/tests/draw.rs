@@ -2,9 +2,10 @@
 
 mod explore_sagas;
 
-use dirigent_model::definition::{Graph, Kind};
+use dirigent_model::definition::{Graph, Kind, WayBack};
 use explore_sagas::{choices, order, trip};
 use proptest::prelude::*;
+use std::time::Duration;
 
 fn order_graph() -> Graph {
     order().expect("the saga is well declared").graph().clone()
@@ -33,6 +34,30 @@ fn the_trip_saga_is_drawn_as_kept() {
     let trip = trip().expect("the saga is well declared");
     is_kept("trip.mmd", &trip.graph().to_mermaid());
     is_kept("trip.dot", &trip.graph().to_dot());
+}
+
+#[test]
+fn a_drawing_says_why_nothing_is_undone_and_shows_what_a_graph_made_by_hand_lacks() {
+    let drawn = |reason: &str, reply_within| {
+        let mut graph = order_graph();
+        let steps = graph.nodes.iter_mut().filter_map(|node| match &mut node.kind {
+            Kind::Step(step) => Some(step),
+            _ => None,
+        });
+        for step in steps {
+            step.way_back = WayBack::Nothing { reason: reason.into() };
+            step.reply_within = reply_within;
+        }
+        [graph.to_mermaid(), graph.to_dot()]
+    };
+    for text in drawn("a letter stays sent", Duration::from_millis(1_500)) {
+        assert!(text.contains("nothing to compensate: a letter stays sent"), "{text}");
+        assert!(text.contains("reply within 1500 ms"), "{text}");
+    }
+    for text in drawn(" ", Duration::ZERO) {
+        assert!(text.contains("NO COMPENSATION, no reason written"), "{text}");
+        assert!(text.contains("reply within 0 s"), "{text}");
+    }
 }
 
 #[test]

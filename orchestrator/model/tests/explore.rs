@@ -178,6 +178,28 @@ fn nodes_that_hold_one_another_are_refused_and_not_walked() {
 }
 
 #[test]
+fn a_graph_without_nodes_or_with_one_that_lies_in_no_block_is_refused_with_the_reason() {
+    let (mut none, mut lost) = (graph(order()), graph(order()));
+    none.nodes.clear();
+    lost.nodes[0].kind = Kind::Sequence { children: Vec::new() };
+    for (graph, why) in [(none, "0 nodes"), (lost, "does not lie in exactly one block")] {
+        let checked = check_graph(&graph);
+        assert_eq!(kinds(&checked), [ViolationKind::Malformed]);
+        assert!(checked.to_string().contains(why), "{checked}");
+    }
+}
+
+#[test]
+fn a_saga_that_was_left_no_block_ends_at_once_and_is_refused_all_the_same() {
+    let mut graph = graph(order());
+    graph.nodes.truncate(1);
+    graph.nodes[0].kind = Kind::Sequence { children: Vec::new() };
+    let checked = check_graph(&graph);
+    assert_eq!(kinds(&checked), [ViolationKind::Refused], "{checked}");
+    assert!(checked.exhausted, "{checked}");
+}
+
+#[test]
 fn reaching_the_bound_is_not_success() {
     let bounds = Bounds { states_max: 50, ..Bounds::default() };
     let checked = check_graph_within(&graph(order()), bounds);

@@ -208,6 +208,36 @@ fn r6_a_question_that_can_not_be_sent_is_asked_again_and_then_leaves_the_step_in
 }
 
 #[test]
+fn r6_a_question_is_not_asked_again_after_a_code_that_its_policy_names() {
+    let asked = AskStatus::within(seconds(5)).retry(twice().not_after(&["archived"]));
+    let definition = saga(
+        "archived",
+        1,
+        |event: &OrderPlaced| event.order,
+        |event| Order { id: event.order, ..Order::default() },
+    )
+    .then(
+        authorise()
+            .on_rejection(|_, _| ())
+            .reply_within(seconds(10))
+            .retry(Retry::never())
+            .status_by(asked)
+            .compensated_by(|order, _| CancelPayment { order: order.id, hold: None }),
+    )
+    .ends()
+    .unwrap();
+    let in_question = || {
+        let placed = scenario(&definition).starts(OrderPlaced { order: 80 });
+        placed.times_out("authorise-payment").says(&["status AuthorisePayment"])
+    };
+    in_question().fails("authorise-payment", passing("busy")).says(&[]).is_running();
+    in_question()
+        .fails("authorise-payment", passing("archived"))
+        .says(&["compensate CancelPayment hold=none"])
+        .is_turning_back();
+}
+
+#[test]
 fn r6_what_failed_with_an_unknown_effect_is_asked_about_and_what_had_none_is_not() {
     paid()
         .fails("authorise-payment", uncertain("crashed"))

@@ -200,6 +200,10 @@ mod tests {
             fields(&body),
             " order=80 address.city=Ghent address.box=none items=[sku=1 sku=2]"
         );
+        assert_eq!(
+            fields(&json(r#"{"change":-3,"rate":0.5,"open":true}"#)),
+            " change=-3 rate=0.5 open=true"
+        );
         assert_eq!(fields(&json("{}")), "");
         assert_eq!(fields(&json("null")), " none");
         assert_eq!(fields(&json("{")), " (1 bytes)");

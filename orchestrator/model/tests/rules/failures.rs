@@ -2,12 +2,17 @@
 
 use super::{captured, failure, order, sagas::*, secured, trip};
 use dirigent_model::{
-    decision::Input,
-    definition::{all, pause, publish, saga, step},
-    instance::Leg,
-    message::{Channel, Command, Event, FailureEffect, Message, Never},
+    decision::{Decision, Effect, Input},
+    definition::{AskStatus, all, pause, publish, saga, step},
+    instance::{Leg, Status, Trace},
+    message::{
+        Body, Channel, Codec, CodecError, Command, Event, FailureEffect, Format, Message, Never,
+        StatusQuery,
+    },
     retry::Retry,
     scenario::{lasting, passing, scenario, uncertain},
+    time::Timestamp,
+    transition::{self, Start},
 };
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -374,4 +379,82 @@ fn a_retriable_step_whose_command_can_not_be_written_does_not_turn_in_circles() 
         .after(seconds(5))
         .says(&[])
         .is_running();
+}
+
+/// Writes every format as JSON, but no question.
+struct NoQuestions;
+
+impl Codec for NoQuestions {
+    fn encode(
+        &self,
+        name: &'static str,
+        _: Option<&'static str>,
+        format: Format,
+        value: &dyn erased_serde::Serialize,
+    ) -> Result<Vec<u8>, CodecError> {
+        if name == StatusQuery::NAME {
+            return Err(CodecError::new(name, format, "its schema can't be reached"));
+        }
+        serde_json::to_vec(value).map_err(|error| CodecError::new(name, format, error))
+    }
+
+    fn decode(
+        &self,
+        name: &'static str,
+        _: Option<&'static str>,
+        body: &Body,
+        _: &mut dyn FnMut(
+            &mut dyn erased_serde::Deserializer<'_>,
+        ) -> Result<(), erased_serde::Error>,
+    ) -> Result<(), CodecError> {
+        Err(CodecError::new(name, body.format, "nothing is read here"))
+    }
+}
+
+#[test]
+fn r6_a_question_that_can_not_be_written_counts_as_one_that_can_not_be_sent() {
+    let definition = saga(
+        "paid",
+        1,
+        |event: &OrderPlaced| event.order,
+        |event| Order { id: event.order, ..Order::default() },
+    )
+    .then(
+        step("authorise-payment", |order: &Order| AuthorisePayment { order: order.id })
+            .on_rejection(|_, _| ())
+            .reply_within(seconds(10))
+            .retry(Retry::never())
+            .status_by(AskStatus::within(seconds(5)).retry(Retry::exponential(
+                2,
+                seconds(1),
+                seconds(1),
+            )))
+            .compensated_by(|order, _| CancelPayment { order: order.id, hold: None }),
+    )
+    .ends()
+    .unwrap();
+    let plan = definition.plan();
+    let body = Body { format: Format::Json, bytes: br#"{"order":80}"#.to_vec() };
+    let start =
+        Start { key: "80".into(), run: 0, body: &body, cause: None, trace: Trace::default() };
+    let decision = transition::start(&plan, start, Timestamp(0), &NoQuestions).unwrap();
+    let due = |decision: Decision| {
+        let at = decision.instance.core.next_due().map(|(at, _)| at).unwrap();
+        transition::apply(&plan, decision.instance, Input::Due, None, at, &NoQuestions).unwrap()
+    };
+    let said = |decision: &Decision| -> Vec<(String, Leg)> {
+        let commands = decision.effects.iter().filter_map(|effect| match effect {
+            Effect::Command(command) => Some((command.name.clone(), command.leg)),
+            Effect::Publish { .. } => None,
+        });
+        commands.collect()
+    };
+    assert_eq!(said(&decision), [("AuthorisePayment".to_owned(), Leg::Do)]);
+    // Nobody answered; the question can't be written, and is tried once more.
+    let decision = due(decision);
+    assert_eq!((said(&decision), decision.instance.core.status), (vec![], Status::Running));
+    let decision = due(decision);
+    assert_eq!(said(&decision), [("CancelPayment".to_owned(), Leg::Compensate)]);
+    let cause = decision.instance.core.cause.as_ref().unwrap();
+    assert!(cause.text.contains("no reply to attempt 1"), "{}", cause.text);
 }

@@ -143,6 +143,29 @@ fn branches_of_nothing_but_what_is_done_at_once_join_at_once() {
     scenario(&definition).starts(rome(0)).says(&["publish Note text=1"]).ends_completed();
 }
 
+#[test]
+fn a_branch_that_is_a_choice_joins_once_the_arm_it_took_is_done() {
+    let definition =
+        saga("walk", 1, |e: &TripAsked| e.trip.clone(), |_: TripAsked| Trip::default())
+            .then(
+                all("both")
+                    .branch(
+                        choose("on-foot")
+                            .arm("always", |_: &Trip| true, pause("stroll", seconds(2)))
+                            .otherwise_nothing(),
+                    )
+                    .branch(pause("rest", seconds(1))),
+            )
+            .ends()
+            .unwrap();
+    scenario(&definition)
+        .starts(rome(0))
+        .times_out("rest")
+        .is_running()
+        .times_out("stroll")
+        .ends_completed();
+}
+
 // ---- 1 Start once --------------------------------------------------------------------------------------------------
 
 #[test]

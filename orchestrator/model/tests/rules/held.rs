@@ -3,10 +3,12 @@
 use super::{order, sagas::*, secured};
 use dirigent_model::{
     decision::{Hold, Input, Reply},
+    definition::{AskStatus, pause, saga, step},
     history::What,
     instance::{Leg, NodeState},
     message::{Body, Failure, Format, JsonOnly, Message},
     scenario::{Scenario, lasting, passing},
+    transition::destination,
 };
 use std::time::Duration;
 
@@ -240,6 +242,32 @@ fn r23_only_a_wait_that_is_open_is_prolonged() {
         .unheard("approval", seconds(30))
         .is_ignored("already-settled");
     secured(1_000).kills("ann", "test").unheard("approval", seconds(30)).is_ignored("has-ended");
+}
+
+#[test]
+fn r23_a_compensation_is_held_where_its_own_command_goes_and_a_question_where_the_steps_command_goes()
+ {
+    let definition = saga(
+        "apart",
+        1,
+        |event: &OrderPlaced| event.order,
+        |event| Order { id: event.order, ..Order::default() },
+    )
+    .then(
+        step("reserve-stock", |order: &Order| ReserveStock { order: order.id })
+            .on_rejection(|_, _| ())
+            .reply_within(seconds(10))
+            .status_by(AskStatus::within(seconds(5)))
+            .compensated_by(|order, _| CancelPayment { order: order.id, hold: None }),
+    )
+    .then(pause("rest", seconds(1)))
+    .ends()
+    .unwrap();
+    let graph = definition.graph();
+    let goes_to = |name: &str, leg| destination(graph, graph.find(name).unwrap(), leg);
+    let stock = [Leg::Do, Leg::Status, Leg::Compensate].map(|leg| goes_to("reserve-stock", leg));
+    assert_eq!(stock, [Some("inventory"), Some("inventory"), Some("payments")]);
+    assert_eq!(goes_to("rest", Leg::Do), None);
 }
 
 fn secured_but_stock() -> Scenario<Order> {

@@ -47,6 +47,16 @@ fn r22_long_texts_from_outside_are_cut() {
     });
 }
 
+#[test]
+fn r22_a_text_is_measured_in_characters_and_a_short_one_of_many_bytes_is_kept_whole() {
+    let why = "é".repeat(150);
+    order(80).cancels("ann", &why).instance(|instance| {
+        let note = instance.history.lines().pop().and_then(|line| line.note).unwrap();
+        assert_eq!(note, format!("cancel by ann: {why}"));
+        assert_eq!(instance.core.cause.as_ref().unwrap().text, format!("by ann: {why}"));
+    });
+}
+
 // ---- Stored form and coverage --------------------------------------------------------------------------------------
 
 #[test]
@@ -69,6 +79,27 @@ fn a_stored_instance_is_refused_when_it_is_newer_damaged_or_of_another_shape() {
     }
     let other = Instance::decode(&trip_definition, &stored, History::default()).map(drop);
     assert!(other.unwrap_err().to_string().contains("order v1"));
+}
+
+#[test]
+fn a_leg_and_a_format_read_as_they_are_written() {
+    for leg in [Leg::Do, Leg::Compensate, Leg::Status] {
+        assert_eq!(Leg::parse(&leg.to_string()), Some(leg));
+    }
+    assert_eq!(Leg::parse("undo"), None);
+    for format in [Format::Json, Format::Avro] {
+        assert_eq!(Format::of_content_type(format.content_type()), Some(format));
+    }
+    let read = Format::of_content_type;
+    assert_eq!(read("application/json; charset=utf-8"), Some(Format::Json));
+    assert_eq!((read("avro/binary"), read("text/plain")), (Some(Format::Avro), None));
+}
+
+#[test]
+fn a_body_in_a_format_that_nobody_set_up_is_no_message_and_says_so() {
+    let body = Body { format: Format::Avro, bytes: vec![2] };
+    let told = body.read::<Note>(&JsonOnly).unwrap_err().to_string();
+    assert_eq!(told, "Note as Avro: no codec for this format was set up");
 }
 
 #[test]
