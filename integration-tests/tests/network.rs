@@ -36,6 +36,9 @@ const STEP_DEFAULT: u64 = 512;
 /// Clients that connect side by side.
 const CLIENTS: u64 = 12;
 
+/// Bytes behind which other connections end: more than lies on one channel, which a reader that begins anew is given at once.
+const TURNOVER_BYTES: u64 = 1024 * 1024;
+
 /// Messages a client sends at once, and the bytes of each: enough for a dialogue to get to its end within a round or two.
 const MESSAGES: u64 = 4;
 const BODY_BYTES: usize = 700;
@@ -67,6 +70,10 @@ fn step() -> u64 {
     }
 }
 
+fn all_cuts() -> Every {
+    Every::byte_below(DIALOGUE_BYTES, step(), seed()).turning_over_behind(TURNOVER_BYTES)
+}
+
 /// A connector that reaches its broker through the port of a proxy.
 type Reach = Arc<dyn Fn(u16) -> Arc<dyn Connector> + Send + Sync>;
 
@@ -94,7 +101,7 @@ async fn a_dialogue_with_kafka_may_be_cut_at_every_byte_and_nothing_is_lost() {
     let port = bound.port();
     let found = spawn_blocking(move || kafka_private_behind(port)).await.unwrap();
     let Some(broker) = require!(found) else { return };
-    let every = Arc::new(Every::byte_below(DIALOGUE_BYTES, step(), seed()));
+    let every = Arc::new(all_cuts());
     let proxy = bound.carry_to(broker.behind().unwrap(), Arc::clone(&every) as _);
     survives(&broker, &proxy, &every, Arc::new(kafka_at)).await;
     spawn_blocking(move || drop(broker)).await.unwrap();
@@ -113,7 +120,7 @@ async fn a_dialogue_with_rabbitmq_may_be_cut_at_every_byte_and_nothing_is_lost()
     let broker = broker.await.unwrap();
     let address = broker.address().to_owned();
     let target = address.rsplit_once('@').unwrap().1.split('/').next().unwrap().to_owned();
-    let every = Arc::new(Every::byte_below(DIALOGUE_BYTES, step(), seed()));
+    let every = Arc::new(all_cuts());
     let proxy = Bound::any().await.unwrap().carry_to(target, Arc::clone(&every) as _);
     survives(&broker, &proxy, &every, Arc::new(move |port| rabbitmq_at(&address, port))).await;
     spawn_blocking(move || drop(broker)).await.unwrap();

@@ -35,9 +35,8 @@ impl Director for Through {
     fn ended(&self, _: u64, _: &Plan, _: Carried) {}
 }
 
-/// Bytes behind which a connection that was let through ends too, so that others follow. More than lies on one channel: a reader that begins anew is
-/// given that at once, and would never get it.
-const TURNOVER_BYTES: u64 = 1024 * 1024;
+/// Bytes behind which a connection that was let through ends too, so that others follow, unless set otherwise.
+const TURNOVER_BYTES: u64 = 48 * 1024;
 
 /// How often a cut is tried that no connection lived long enough for: of some twenty that a client of Kafka makes for one opening,
 /// one or two get beyond the first two KiB.
@@ -48,6 +47,7 @@ const TRIES_MAX: u32 = 256;
 #[derive(Debug)]
 pub struct Every {
     state: Mutex<Cuts>,
+    turnover: u64,
     over: AtomicBool,
 }
 
@@ -80,7 +80,14 @@ impl Every {
             waiting.swap(index, other);
         }
         let state = Cuts { waiting, under_way: BTreeMap::new(), made: 0, unreached: 0 };
-        Self { state: Mutex::new(state), over: AtomicBool::new(false) }
+        Self { state: Mutex::new(state), turnover: TURNOVER_BYTES, over: AtomicBool::new(false) }
+    }
+
+    /// Ends connections that were let through behind so many bytes: more than what anybody is given at once, who would never get it else.
+    #[must_use]
+    pub fn turning_over_behind(mut self, bytes: u64) -> Self {
+        self.turnover = bytes;
+        self
     }
 
     /// Cuts that were made, cuts no connection lived long enough for, and cuts still to be made.
@@ -111,7 +118,7 @@ impl Director for Every {
         if self.over.load(Ordering::Acquire) {
             return Plan::default();
         }
-        let through = Way { cut: Some((TURNOVER_BYTES, Cut::Reset)), delay: Duration::ZERO };
+        let through = Way { cut: Some((self.turnover, Cut::Reset)), delay: Duration::ZERO };
         let through = Plan { up: through, down: through };
         if number % 2 == 1 {
             return through;
