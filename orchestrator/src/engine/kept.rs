@@ -386,7 +386,6 @@ impl KeptTable {
         if count == Count::Parked { &self.parked } else { &self.quarantined }
     }
 
-    /// Takes room for a message, if there is.
     /// Bytes of all that is kept.
     pub(crate) fn bytes(&self) -> usize {
         [Count::Parked, Count::Quarantined]
@@ -395,6 +394,7 @@ impl KeptTable {
             .sum()
     }
 
+    /// Takes room for a message. Says whether there was any.
     pub(crate) fn take_room(&self, count: Count, bytes: usize) -> bool {
         let (messages_max, bytes_max) = match count {
             Count::Parked => (PARKED_MAX, PARKED_BYTES_MAX),
