@@ -24,7 +24,7 @@ use std::{
     },
     time::Duration,
 };
-use support::{Stranger, clock::ByHand, event, orchestrator, reply, stubborn::Stubborn};
+use support::{Stranger, clock::ByHand, event, orchestrator, reply, stubborn::Stubborn, until};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Wanted {
@@ -76,14 +76,6 @@ async fn wants(customer: &mut Stranger, id: u64) {
     let body = serde_json::to_vec(&Wanted { id }).unwrap();
     let name = format!("wanted-{id}");
     customer.sends(event("wants", Wanted::NAME, &name, &id.to_string(), body)).await;
-}
-
-async fn until(mut holds: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(tokio::time::Instant::now() < deadline, "it did not come about within 20 s");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
 }
 
 /// How the step of an errand stands.

@@ -28,7 +28,7 @@ use std::{
 };
 use support::{
     Release, Reserve, Stranger, clock::ByHand, event, orchestrator, purchase, reply, reply_to,
-    stubborn::Stubborn,
+    stubborn::Stubborn, until,
 };
 
 const AWAY: Channel = Channel::json("away");
@@ -111,14 +111,6 @@ async fn customer(broker: &MemoryBroker) -> Stranger {
     let channels = ["starts", "wants", "ends"].map(ChannelSpec::events);
     broker.prepare(&channels).await.unwrap();
     Stranger::listening(broker, ChannelSpec::events("ends"), "customer").await
-}
-
-async fn until(mut holds: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(tokio::time::Instant::now() < deadline, "it did not come about within 20 s");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
 }
 
 fn destination(handle: &Handle, channel: &str) -> DestinationView {

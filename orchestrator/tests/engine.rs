@@ -25,7 +25,7 @@ use std::{
 };
 use support::{
     Begun, Broken, Finished, PANICS, Reserve, Stranger, clock::ByHand, event, orchestrator,
-    purchase, reply_to, start_event, stubborn::Stubborn,
+    purchase, reply_to, start_event, stubborn::Stubborn, until,
 };
 
 async fn participant(broker: &MemoryBroker) -> tokio::task::JoinHandle<()> {
@@ -525,15 +525,6 @@ fn again_kept_for(span: Duration, repeat: Repeat) -> Result<Definition<u64>, Def
                 .nothing_to_compensate("it is a test"),
         )
         .ends_with(|id| Finished { id: *id }, |id| Broken { id: *id, why: String::new() })
-}
-
-/// Waits for what is seen from outside only.
-async fn until(mut holds: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(tokio::time::Instant::now() < deadline, "it did not come about within 20 s");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 /// Decides the fate of `Reserve` commands by their key; `None` is sent.

@@ -24,7 +24,7 @@ use support::{
     Stranger,
     clock::ByHand,
     invoices::{UNLUCKY, invoice, payment},
-    parts, purchase,
+    parts, purchase, until,
 };
 
 /// A store in memory whose records can be damaged.
@@ -209,14 +209,6 @@ impl Left {
         let (key, mut record) = self.record(false);
         change(&mut record);
         self.put(Space::Instances, &key, record.write());
-    }
-}
-
-async fn until(mut holds: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-    while !holds() {
-        assert!(tokio::time::Instant::now() < deadline, "it did not come about within 60 s");
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

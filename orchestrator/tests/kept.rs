@@ -25,7 +25,7 @@ use std::{
 use support::{
     Begun, Broken, Finished, STARTS, Stranger, event,
     invoices::{DAY, MENDED, Paid, UNLUCKY, invoice, invoice_again, other, payment},
-    start_event,
+    start_event, until,
 };
 
 #[derive(Clone, Default)]
@@ -103,14 +103,6 @@ fn blocked_ones(reader: &Reader) -> Vec<(String, String)> {
     let filter = ListFilter { status: Some("blocked".into()), ..ListFilter::default() };
     let told = |view: InstanceView| (view.key.to_string(), view.incidents.join("; "));
     reader.list(&filter).unwrap().into_iter().map(told).collect()
-}
-
-async fn until(mut holds: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-    while !holds() {
-        assert!(tokio::time::Instant::now() < deadline, "it did not come about within 30 s");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 async fn decides(handle: &Handle, number: u64, decision: Decision) -> Result<Decided, HandleError> {

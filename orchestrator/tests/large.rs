@@ -23,7 +23,7 @@ use std::{sync::Arc, time::Duration};
 use support::{
     Finished, Reserve, STARTS, Stranger, event,
     invoices::{DAY, Paid},
-    purchase,
+    purchase, until,
 };
 
 /// More than the journal takes as one record.
@@ -134,14 +134,6 @@ impl Shop {
 
 fn quarantined(handle: &Handle) -> Vec<KeptView> {
     handle.reader().kept(&KeptFilter { quarantined: true, ..KeptFilter::default() })
-}
-
-async fn until(mut holds: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-    while !holds() {
-        assert!(tokio::time::Instant::now() < deadline, "it did not come about within 30 s");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

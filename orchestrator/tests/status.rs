@@ -23,7 +23,7 @@ use std::{
 };
 use support::{
     Begun, Broken, Finished, Paid, Pay, Release, Released, Reserve, Reserved, Stranger, event,
-    stubborn::Stubborn,
+    stubborn::Stubborn, until,
 };
 
 /// Reserves, and pays as the pivot. Neither is asked for twice, so that a reply too late is in doubt at once.
@@ -115,14 +115,6 @@ impl Bench {
             let record = Records::of(&*self.store).get(key.as_bytes()).unwrap();
             record.map_or(0, |bytes| serde_json::from_slice(&bytes).unwrap())
         })
-    }
-}
-
-async fn until(mut holds: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(tokio::time::Instant::now() < deadline, "it did not come about within 20 s");
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -15,6 +15,7 @@ mod bucket;
 mod circuit;
 mod gate;
 mod outcomes;
+mod way_out;
 
 pub use bucket::Rate;
 pub use circuit::{
@@ -24,6 +25,7 @@ pub use circuit::{
 pub use gate::Paused;
 
 pub(crate) use gate::{Admission, Stage};
+pub(crate) use way_out::WayOut;
 
 use circuit::Change;
 use dirigent_model::{
@@ -39,7 +41,6 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::sync::Notify;
 
 /// Names a command: it is the same for every attempt.
 pub(crate) type Key = (InstanceId, NodeId, Leg);
@@ -120,16 +121,16 @@ pub(crate) struct Destinations {
 }
 
 impl Destinations {
-    /// For these channels, with the longest time that an answer from each is awaited; `wake` is told of what may let a waiting
-    /// command go.
+    /// For these channels, with the longest time that an answer from each is awaited, and the way out that they share with others
+    /// of their lane: it is told of what may let a waiting command go.
     pub(crate) fn new(
-        channels: impl IntoIterator<Item = (String, Duration, Arc<Notify>)>,
+        channels: impl IntoIterator<Item = (String, Duration, Arc<WayOut>)>,
         protections: &Protections,
     ) -> Self {
-        let made = channels.into_iter().map(|(channel, reply_within, wake)| {
+        let made = channels.into_iter().map(|(channel, reply_within, way)| {
             let protection = protections.by_channel.get(&channel).unwrap_or(&protections.all);
             let gate = Mutex::new(Gate::new(*protection, reply_within));
-            (channel.clone(), Arc::new(Destination { channel, gate, wake }))
+            (channel.clone(), Arc::new(Destination { channel, gate, way }))
         });
         Self { by_channel: made.collect() }
     }
@@ -152,7 +153,7 @@ impl Destinations {
 pub(crate) struct Destination {
     channel: String,
     gate: Mutex<Gate>,
-    wake: Arc<Notify>,
+    way: Arc<WayOut>,
 }
 
 impl Destination {
@@ -172,7 +173,7 @@ impl Destination {
         let (is_waited_for, counts) = (gate.has_queued(), gate.counts());
         drop(gate);
         if is_waited_for {
-            self.wake.notify_one();
+            self.way.wake();
         }
         self.tell(change, counts);
     }
@@ -212,7 +213,7 @@ impl Destination {
                     seconds,
                     "The circuit of a destination has closed: it answers again."
                 );
-                self.wake.notify_one();
+                self.way.wake();
             }
         }
     }
@@ -225,6 +226,12 @@ impl Destination {
         now: Timestamp,
     ) -> Option<(Hold, Timestamp)> {
         let mut gate = self.gate();
+        if let Stage::UnderWay(asked_at) = stage
+            && self.way.keeps(asked_at, now)
+        {
+            gate.keep_in_flight(key, now);
+            return Some((Hold::Queued, now));
+        }
         let due = gate.at_due(key, stage, now)?;
         // No reply in time: of a probe, this is what was to be found out.
         let change = match due.0 {
@@ -252,14 +259,14 @@ impl Destination {
         let mut gate = self.gate();
         gate.forget(key);
         if gate.has_queued() {
-            self.wake.notify_one();
+            self.way.wake();
         }
     }
 
     /// Lets nothing leave until it is resumed; `None` resumes.
     pub(crate) fn pause(&self, paused: Option<Paused>) {
         self.gate().pause(paused);
-        self.wake.notify_one();
+        self.way.wake();
     }
 
     pub(crate) fn view(&self, now: Timestamp) -> DestinationView {

@@ -29,7 +29,7 @@ use super::{
     table::Table,
 };
 use crate::{
-    destinations::Destinations,
+    destinations::{Destinations, WayOut},
     envelope::Envelopes,
     intake::{IDLE, Intake},
     journal::{Disk, Journal, JournalOptions},
@@ -47,7 +47,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
 /// Batches of jobs a shard's inbox holds before its intake waits. Two fetches' worth, so that a slow commit does not idle the broker.
 pub(crate) const INBOX_MAX: usize = 8;
@@ -191,11 +191,11 @@ impl Assembly {
         }
         let shards = parts.shards.max(1);
         let routes = super::Routes { by_channel: by_channel.collect() };
-        let wakes: Vec<Arc<Notify>> = (0..lanes).map(|_| Arc::default()).collect();
+        let ways: Vec<Arc<WayOut>> = (0..lanes).map(|_| Arc::default()).collect();
         let destinations =
             parts.registry.destinations().into_iter().map(|(channel, reply_within)| {
-                let wake = Arc::clone(&wakes[usize::from(routes.lane(channel))]);
-                (channel.to_owned(), reply_within, wake)
+                let way = Arc::clone(&ways[usize::from(routes.lane(channel))]);
+                (channel.to_owned(), reply_within, way)
             });
         let mut heard = hearing::recall(&**table.store())
             .map_err(|error| EngineError::Recovery(error.into()))?;
@@ -254,13 +254,13 @@ impl Assembly {
             }
         }
         pausing::recall(&shared).map_err(|error| EngineError::Recovery(error.into()))?;
-        connect(shared, (parts.lanes, wakes), recovered, reads, turns).await
+        connect(shared, (parts.lanes, ways), recovered, reads, turns).await
     }
 }
 
 async fn connect(
     shared: Arc<Shared>,
-    (lanes, wakes): (Vec<Lane>, Vec<Arc<Notify>>),
+    (lanes, ways): (Vec<Lane>, Vec<Arc<WayOut>>),
     recovered: Recovered,
     reads: Reads,
     turns: Turns,
@@ -330,7 +330,7 @@ async fn connect(
         let next = accounts.lanes_next[index];
         let surroundings = Surroundings {
             destinations: Arc::clone(&shared.destinations),
-            wake: Arc::clone(&wakes[index]),
+            way: Arc::clone(&ways[index]),
             clock: Arc::clone(&shared.clock),
             back: unsent_in.clone(),
             meters: Arc::clone(&shared.meters),

@@ -363,7 +363,7 @@ impl Sender {
 #[cfg(test)]
 mod tests {
     use super::{super::present::NOTED_MIN, *};
-    use crate::destinations::{Paused, Protection, Protections, Rate};
+    use crate::destinations::{Paused, Protection, Protections, Rate, WayOut};
     use dirigent_connectors::{Attributes, ChannelKind, Message};
     use dirigent_model::{
         definition::NodeId,
@@ -388,9 +388,9 @@ mod tests {
     }
 
     fn departures(limits: &[(&str, Protection)]) -> Departures {
-        let wake = Arc::new(tokio::sync::Notify::new());
+        let way = Arc::new(WayOut::default());
         let within = Duration::from_secs(10);
-        let channels = ["a", "b"].map(|channel| (channel.to_owned(), within, Arc::clone(&wake)));
+        let channels = ["a", "b"].map(|channel| (channel.to_owned(), within, Arc::clone(&way)));
         let by_channel = limits.iter().map(|(name, p)| ((*name).to_owned(), *p)).collect();
         let protections = Protections { by_channel, ..Protections::default() };
         Departures::new(Arc::new(Destinations::new(channels, &protections)))

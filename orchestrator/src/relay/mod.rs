@@ -12,7 +12,7 @@ mod rests;
 mod watermark;
 
 use crate::{
-    destinations::Destinations,
+    destinations::{Destinations, WayOut},
     engine::{Clock, Confirm, Job, Lane, LaneSeq, Outgoing, Sender, What, Withdrawn},
     envelope,
     meters::Meters,
@@ -29,10 +29,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{
-    sync::{Notify, mpsc},
-    time::Instant,
-};
+use tokio::{sync::mpsc, time::Instant};
 use watermark::Watermark;
 pub(crate) use watermark::{Confirmed, Stretch};
 
@@ -186,7 +183,7 @@ pub(crate) struct Relay {
     /// Those that an attempt of this process has sent without a confirm. No more than there are in the departures.
     unconfirmed: FxHashSet<LaneSeq>,
     departures: Departures,
-    wake: Arc<Notify>,
+    way: Arc<WayOut>,
     clock: Arc<dyn Clock>,
     meters: Arc<Meters>,
 }
@@ -194,8 +191,8 @@ pub(crate) struct Relay {
 /// What a relay shares with the rest of its process.
 pub(crate) struct Surroundings {
     pub destinations: Arc<Destinations>,
-    /// Told of what may let a waiting message go.
-    pub wake: Arc<Notify>,
+    /// Told of what may let a waiting message go, and of each window.
+    pub way: Arc<WayOut>,
     pub clock: Arc<dyn Clock>,
     /// By shard: the way back for what could not leave.
     pub back: Vec<crossbeam_channel::Sender<Job>>,
@@ -233,7 +230,7 @@ impl Relay {
             queued: AtomicUsize::new(0),
         });
         let handle = RelayHandle { inbox: sender, state: Arc::clone(&state) };
-        let Surroundings { destinations, wake, clock, back, meters } = surroundings;
+        let Surroundings { destinations, way, clock, back, meters } = surroundings;
         let departures = Departures::new(destinations);
         let name = name.into();
         let relay = Self {
@@ -246,7 +243,7 @@ impl Relay {
             sent_before,
             unconfirmed: FxHashSet::default(),
             departures,
-            wake,
+            way,
             clock,
             meters,
         };
@@ -283,7 +280,7 @@ impl Relay {
             tokio::select! {
                 biased;
                 more = self.inbox.recv() => more,
-                () = self.wake.notified() => return true,
+                () = self.way.woken() => return true,
                 () = tokio::time::sleep(LOOK_EVERY) => return true,
             }
         } else {
@@ -340,7 +337,9 @@ impl Relay {
             heads.push((seq, lane, sender, saga));
             messages.push(message);
         }
+        self.way.window_leaves(self.clock.now());
         let outcomes = self.sink.send(&messages).await;
+        self.way.window_is_decided();
         let mut confirmed = Vec::with_capacity(outcomes.len());
         let mut again = Vec::new();
         let (mut unknown, mut was_confirmed) = ((0, None), false);

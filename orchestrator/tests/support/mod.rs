@@ -160,6 +160,15 @@ pub fn parts(broker: &MemoryBroker, store: Arc<dyn Store>, disk: Arc<dyn Disk>) 
     }
 }
 
+/// Waits for what other threads bring about.
+pub async fn until(mut holds: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(tokio::time::Instant::now() < deadline, "it did not come about within 60 s");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
 /// Reads a channel and sends, as a stranger would.
 pub struct Stranger {
     pub sink: Box<dyn Sink>,

@@ -1,10 +1,11 @@
-//! A memory broker that decides the fate of some messages itself.
+//! A memory broker that decides the fate of some messages itself, and answers when it pleases.
 
 use dirigent_connectors::{
     ChannelSpec, Connector, ConnectorError, Health, Memory, Message, Sent, Sink, Source,
     SourceSpec, memory::MemoryBroker,
 };
 use std::sync::Arc;
+use tokio::sync::watch;
 
 type Fate = dyn Fn(&Message) -> Option<Sent> + Send + Sync;
 
@@ -12,6 +13,7 @@ type Fate = dyn Fn(&Message) -> Option<Sent> + Send + Sync;
 pub struct Stubborn {
     broker: MemoryBroker,
     fate: Arc<Fate>,
+    answers: watch::Receiver<bool>,
 }
 
 impl Stubborn {
@@ -19,13 +21,20 @@ impl Stubborn {
         broker: &MemoryBroker,
         fate: impl Fn(&Message) -> Option<Sent> + Send + Sync + 'static,
     ) -> Self {
-        Self { broker: broker.clone(), fate: Arc::new(fate) }
+        let (_, answers) = watch::channel(true);
+        Self { broker: broker.clone(), fate: Arc::new(fate), answers }
+    }
+
+    /// One that takes a window and decides nothing of it while it does not answer.
+    pub fn that_answers(broker: &MemoryBroker, answers: watch::Receiver<bool>) -> Self {
+        Self { answers, ..Self::around(broker, |_| None) }
     }
 }
 
 struct StubbornSink {
     sink: Box<dyn Sink>,
     fate: Arc<Fate>,
+    answers: watch::Receiver<bool>,
 }
 
 #[async_trait::async_trait]
@@ -48,7 +57,8 @@ impl Connector for Stubborn {
 
     async fn sink(&self) -> Result<Box<dyn Sink>, ConnectorError> {
         let sink = self.broker.sink().await?;
-        Ok(Box::new(StubbornSink { sink, fate: Arc::clone(&self.fate) }))
+        let (fate, answers) = (Arc::clone(&self.fate), self.answers.clone());
+        Ok(Box::new(StubbornSink { sink, fate, answers }))
     }
 
     async fn owner_sink(&self, _: &str) -> Result<Box<dyn Sink>, ConnectorError> {
@@ -59,6 +69,8 @@ impl Connector for Stubborn {
 #[async_trait::async_trait]
 impl Sink for StubbornSink {
     async fn send(&mut self, window: &[Message]) -> Vec<Sent> {
+        // Nobody who could say otherwise is left: it answers as it did last.
+        let _ = self.answers.wait_for(|answers| *answers).await.is_ok();
         let mut outcomes = Vec::new();
         for message in window {
             outcomes.extend(match (self.fate)(message) {
