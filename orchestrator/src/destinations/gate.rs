@@ -82,7 +82,7 @@ pub(crate) struct Gate {
     let_go_at: Timestamp,
     /// How long each of them counts.
     in_flight_for: Duration,
-    /// In the relay, waiting for their turn.
+    /// In the relay, waiting for their turn, or for the broker's word where it did not confirm them.
     queued: FxHashSet<Key>,
     /// With their instances.
     held: FxHashMap<Key, Held>,
@@ -181,12 +181,12 @@ impl Gate {
         }
     }
 
-    /// It waits for its turn behind others. Says whether that is news.
-    pub(crate) fn queue(&mut self, key: Key) -> bool {
-        self.queued.insert(key)
+    /// It waits for its turn behind others.
+    pub(crate) fn queue(&mut self, key: Key) {
+        self.queued.insert(key);
     }
 
-    /// It does not wait for its turn any more: it was answered before, and does not leave again.
+    /// It does not wait any more: it was answered before, and does not leave again, or nobody can say that it did not.
     pub(crate) fn unqueue(&mut self, key: Key) {
         self.queued.remove(&key);
     }
@@ -211,8 +211,9 @@ impl Gate {
         self.circuit.as_mut().and_then(|circuit| circuit.hear(key, well, left, now))
     }
 
-    /// The broker did not confirm a command, which may have left all the same.
+    /// The broker did not confirm a command, which may have left all the same. It is sent again, and waits until that is confirmed.
     pub(super) fn unconfirmed(&mut self, key: Key, now: Timestamp) -> Option<Change> {
+        self.queued.insert(key);
         self.circuit.as_mut().and_then(|circuit| circuit.hear(key, false, now, now))
     }
 
@@ -222,8 +223,9 @@ impl Gate {
         circuit.hear(key, false, now, now)
     }
 
-    /// The broker has confirmed what it had not confirmed before.
-    pub(super) fn confirmed_again(&mut self, now: Timestamp) {
+    /// The broker has confirmed a command that it had not confirmed before.
+    pub(super) fn confirmed_again(&mut self, key: Key, now: Timestamp) {
+        self.queued.remove(&key);
         if let Some(circuit) = &mut self.circuit {
             circuit.try_now(now);
         }
@@ -266,7 +268,10 @@ impl Gate {
         now: Timestamp,
     ) -> Option<(Hold, Timestamp)> {
         match stage {
-            Stage::UnderWay(_) if self.queued.contains(&key) => Some((Hold::Queued, now)),
+            Stage::UnderWay(_) if self.queued.contains(&key) => {
+                self.keep_in_flight(key, now);
+                Some((Hold::Queued, now))
+            }
             Stage::UnderWay(asked_at) => {
                 if let Some(until) = self.held_until(key, now) {
                     return Some((Hold::Left, until));

@@ -93,7 +93,7 @@ pub struct DestinationView {
     pub held: usize,
     /// Since when the oldest of them is held.
     pub oldest_held: Option<Timestamp>,
-    /// Commands that wait for their turn in this process.
+    /// Commands that wait in this process, for their turn or for the broker's word where it did not confirm them.
     pub queued: usize,
     /// Commands sent and not yet answered; known where their number is limited.
     pub in_flight: Option<usize>,
@@ -187,9 +187,9 @@ impl Destination {
         self.tell(change, counts);
     }
 
-    /// The broker has confirmed what it had not confirmed before: it is back, and so may be those behind it.
-    pub(crate) fn confirmed_again(&self, now: Timestamp) {
-        self.gate().confirmed_again(now);
+    /// The broker has confirmed a command that it had not confirmed before: it is back, and so may be those behind it.
+    pub(crate) fn confirmed_again(&self, key: Key, now: Timestamp) {
+        self.gate().confirmed_again(key, now);
     }
 
     fn tell(&self, change: Option<Change>, (outcomes, failures): (usize, usize)) {
@@ -227,7 +227,7 @@ impl Destination {
     ) -> Option<(Hold, Timestamp)> {
         let mut gate = self.gate();
         if let Stage::UnderWay(asked_at) = stage
-            && self.way.keeps(asked_at, now)
+            && self.way.kept(asked_at, now)
         {
             gate.keep_in_flight(key, now);
             return Some((Hold::Queued, now));

@@ -37,6 +37,8 @@ struct Queue {
     channel: String,
     destination: Option<Arc<Destination>>,
     messages: VecDeque<Numbered>,
+    /// Those below this number are known to their destination as waiting.
+    told: LaneSeq,
     /// What is left of its share.
     share: usize,
     /// It has its place among those to be served.
@@ -152,15 +154,14 @@ impl Departures {
             let queue = &mut self.queues[*at];
             let before = queue.messages.len();
             queue.messages.retain(&mut stays);
-            let taken = before - queue.messages.len();
             if queue.is_listed {
-                self.ready -= taken;
+                self.ready -= before - queue.messages.len();
             }
-            if taken > 0
-                && let Some(destination) = &queue.destination
-            {
-                destination.ask(|gate| gate.unqueue(command.sender.key()));
-            }
+        }
+        if !gone.is_empty()
+            && let Some(destination) = self.destinations.of(&command.channel)
+        {
+            destination.ask(|gate| gate.unqueue(command.sender.key()));
         }
         gone
     }
@@ -177,6 +178,7 @@ impl Departures {
             channel: channel.clone(),
             destination,
             messages: VecDeque::new(),
+            told: 0,
             share: 0,
             is_listed: false,
         });
@@ -227,6 +229,9 @@ impl Departures {
                 Turn::WindowIsFull => {
                     queue.share = 0;
                     self.listed.push_front(at);
+                    for at in &self.listed {
+                        self.queues[*at].tell_who_waits();
+                    }
                     break;
                 }
             }
@@ -324,7 +329,7 @@ impl Queue {
         turn
     }
 
-    /// The latest ones go back: those before them have waited longer. The rest is known to wait, and is not late.
+    /// The latest ones go back: those before them have waited longer.
     fn give_back_what_is_too_much(&mut self, now: Timestamp, out: &mut Departing) {
         let Some(destination) = &self.destination else { return };
         destination.ask(|gate| {
@@ -335,14 +340,22 @@ impl Queue {
                 let until = gate.give_back(sender.key(), now);
                 out.given_back.push(GivenBack { seq, sender, until });
             }
-            for (_, outgoing) in self.messages.iter().rev() {
-                let is_new = outgoing.sender.is_some_and(|sender| gate.queue(sender.key()));
-                // Those before it were told of before.
-                if !is_new {
-                    break;
-                }
-            }
         });
+        self.tell_who_waits();
+    }
+
+    /// What stays here has not left, and is not late.
+    fn tell_who_waits(&mut self) {
+        let (Some(destination), Some((last, _))) = (&self.destination, self.messages.back()) else {
+            return;
+        };
+        if *last < self.told {
+            return;
+        }
+        let new = self.messages.iter().rev().take_while(|(seq, _)| *seq >= self.told);
+        let keys = new.filter_map(|(_, outgoing)| Some(outgoing.sender?.key()));
+        destination.ask(|gate| keys.for_each(|key| gate.queue(key)));
+        self.told = last + 1;
     }
 }
 
@@ -533,6 +546,20 @@ mod tests {
         for seq in [2 * many, 9 * many - 1, 1, 8 * many] {
             assert_eq!(departures.withdraw(&withdrawn(seq)), [seq], "came later");
             assert!(departures.withdraw(&withdrawn(seq)).is_empty(), "once");
+        }
+    }
+
+    #[test]
+    fn what_the_next_window_has_no_room_for_is_known_to_wait_until_it_leaves() {
+        let mut departures = departures(&[]);
+        departures.take_in((0..4).map(|seq| command(seq, "a", 1)).collect());
+        departures.take_in((4..7).map(|seq| command(seq, "a", 2)).collect());
+        let queued = |departures: &Departures| {
+            departures.destinations.of("a").map(|known| known.view(NOW).queued)
+        };
+        for (window, waiting) in [(vec![0, 1], 5), (vec![2, 3], 3), (vec![4, 5], 1), (vec![6], 0)] {
+            assert_eq!(seqs(&departures.next(NOW, at(), 2, usize::MAX)), window);
+            assert_eq!(queued(&departures), Some(waiting), "after {window:?}");
         }
     }
 

@@ -339,11 +339,15 @@ impl Relay {
         }
         self.way.window_leaves(self.clock.now());
         let outcomes = self.sink.send(&messages).await;
-        self.way.window_is_decided();
-        let mut confirmed = Vec::with_capacity(outcomes.len());
+        self.way.window_is_decided(self.clock.now());
+        let mut confirmed = Vec::with_capacity(messages.len());
         let mut again = Vec::new();
         let (mut unknown, mut was_confirmed) = ((0, None), false);
         let (mut given_back, mut fenced) = (0, None);
+        // Of what a sink says nothing, nobody knows what became of it.
+        let untold =
+            std::iter::repeat_with(|| Sent::Unknown { text: "nothing was said of it".into() });
+        let outcomes = outcomes.into_iter().chain(untold);
         for ((head, message), sent) in heads.into_iter().zip(messages).zip(outcomes) {
             let (seq, lane, sender, saga) = head;
             match sent {
@@ -351,9 +355,10 @@ impl Relay {
                     confirmed.push(seq);
                     was_confirmed = true;
                     if self.unconfirmed.remove(&seq)
+                        && let Some(sender) = sender
                         && let Some(destination) = self.departures.destination(&message.channel)
                     {
-                        destination.confirmed_again(self.clock.now());
+                        destination.confirmed_again(sender.key(), self.clock.now());
                     }
                 }
                 Sent::Unknown { text } => {
@@ -415,6 +420,9 @@ impl Relay {
             if self.may_have_left(seq) {
                 // *Unsent* says that it had no effect for certain, which nobody knows here: its instance takes it for lost
                 // when the time for the reply is over, and it is in doubt then.
+                if let Some(destination) = self.departures.destination(&message.channel) {
+                    destination.ask(|gate| gate.unqueue(sender.key()));
+                }
                 tracing::warn!(instance = %instance, channel = message.channel, attempt, %reason, text, "A command that may have been sent before can't be sent again; the time limit of its step decides.");
                 return Disposed::Confirmed;
             }

@@ -4,7 +4,10 @@ use dirigent_connectors::{
     ChannelSpec, Connector, ConnectorError, Health, Memory, Message, Sent, Sink, Source,
     SourceSpec, memory::MemoryBroker,
 };
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 use tokio::sync::watch;
 
 type Fate = dyn Fn(&Message) -> Option<Sent> + Send + Sync;
@@ -14,6 +17,7 @@ pub struct Stubborn {
     broker: MemoryBroker,
     fate: Arc<Fate>,
     answers: watch::Receiver<bool>,
+    taken: Arc<AtomicUsize>,
 }
 
 impl Stubborn {
@@ -22,12 +26,17 @@ impl Stubborn {
         fate: impl Fn(&Message) -> Option<Sent> + Send + Sync + 'static,
     ) -> Self {
         let (_, answers) = watch::channel(true);
-        Self { broker: broker.clone(), fate: Arc::new(fate), answers }
+        Self { broker: broker.clone(), fate: Arc::new(fate), answers, taken: Arc::default() }
     }
 
-    /// One that takes a window and decides nothing of it while it does not answer.
-    pub fn that_answers(broker: &MemoryBroker, answers: watch::Receiver<bool>) -> Self {
-        Self { answers, ..Self::around(broker, |_| None) }
+    /// One that takes a window and decides nothing of it while it does not answer; with the number of windows it took.
+    pub fn that_answers(
+        broker: &MemoryBroker,
+        answers: watch::Receiver<bool>,
+    ) -> (Self, Arc<AtomicUsize>) {
+        let it = Self { answers, ..Self::around(broker, |_| None) };
+        let taken = Arc::clone(&it.taken);
+        (it, taken)
     }
 }
 
@@ -35,6 +44,7 @@ struct StubbornSink {
     sink: Box<dyn Sink>,
     fate: Arc<Fate>,
     answers: watch::Receiver<bool>,
+    taken: Arc<AtomicUsize>,
 }
 
 #[async_trait::async_trait]
@@ -57,8 +67,8 @@ impl Connector for Stubborn {
 
     async fn sink(&self) -> Result<Box<dyn Sink>, ConnectorError> {
         let sink = self.broker.sink().await?;
-        let (fate, answers) = (Arc::clone(&self.fate), self.answers.clone());
-        Ok(Box::new(StubbornSink { sink, fate, answers }))
+        let (fate, taken) = (Arc::clone(&self.fate), Arc::clone(&self.taken));
+        Ok(Box::new(StubbornSink { sink, fate, answers: self.answers.clone(), taken }))
     }
 
     async fn owner_sink(&self, _: &str) -> Result<Box<dyn Sink>, ConnectorError> {
@@ -69,6 +79,7 @@ impl Connector for Stubborn {
 #[async_trait::async_trait]
 impl Sink for StubbornSink {
     async fn send(&mut self, window: &[Message]) -> Vec<Sent> {
+        self.taken.fetch_add(1, Ordering::AcqRel);
         // Nobody who could say otherwise is left: it answers as it did last.
         let _ = self.answers.wait_for(|answers| *answers).await.is_ok();
         let mut outcomes = Vec::new();
