@@ -18,7 +18,6 @@ use dirigent_model::instance::{Core, Instance, NodeState};
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 use support::{
     Stranger,

@@ -19,7 +19,7 @@ use dirigent_model::{
     message::{Event, Message as _},
 };
 use serde::{Deserialize, Serialize};
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 use support::{
     Finished, Reserve, STARTS, Stranger, event,
     invoices::{DAY, Paid},
