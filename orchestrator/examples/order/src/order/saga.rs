@@ -8,8 +8,8 @@ use super::messages::{
 };
 use dirigent_model::{
     definition::{
-        AskStatus, Block, Definition, DefinitionErrors, OnTimeout, Outcome, all, publish, saga,
-        step, wait, when,
+        AskStatus, Block, Definition, DefinitionErrors, OnTimeout, Outcome, RETENTION_DEFAULT, all,
+        publish, saga, step, wait, when,
     },
     retry::Retry,
 };
@@ -59,6 +59,8 @@ pub struct OrderTiming {
     pub status: AskStatus,
     /// When to ask again, for every compensation.
     pub compensation_retry: Retry,
+    /// How long an order is kept once it has ended.
+    pub keep_for: Duration,
 }
 
 impl Default for OrderTiming {
@@ -75,6 +77,7 @@ impl Default for OrderTiming {
                 Duration::from_millis(200),
                 Duration::from_secs(30),
             ),
+            keep_for: RETENTION_DEFAULT,
         }
     }
 }
@@ -98,6 +101,7 @@ impl OrderTiming {
                 Duration::from_millis(50),
                 Duration::from_secs(1),
             ),
+            keep_for: RETENTION_DEFAULT,
         }
     }
 }
@@ -120,6 +124,7 @@ pub fn order_saga_with(timing: &OrderTiming) -> Result<Definition<Order>, Defini
         .then(when("needs-approval", Order::needs_approval, approval(timing)))
         .then(capture_payment(timing))
         .then(ship(timing))
+        .keep_for(timing.keep_for)
         .ends_with(Order::completed, Order::failed)
 }
 
