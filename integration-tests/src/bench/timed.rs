@@ -1,5 +1,7 @@
-//! A connector that notes how long each delivery takes from being handed out to being settled.
+//! A connector that notes of the deliveries of another one how long each takes from being handed out to being settled, how large they are,
+//! and for how long at a time nothing is settled at all.
 
+use super::{histogram::Histogram, orders::bytes_of};
 use async_trait::async_trait;
 use dirigent_connectors::{
     ChannelSpec, Connector, ConnectorError, Delivery, Health, Memory, Receipt, Retention, Settle,
@@ -7,17 +9,37 @@ use dirigent_connectors::{
 };
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 /// Every how many deliveries one is measured: often enough for the last percent, seldom enough to cost nothing.
 const SAMPLE_EVERY: u64 = 16;
 
+/// What was noted.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Noted {
+    /// From being handed out to being settled, which is behind the commit.
+    pub to_durable: Histogram,
+    /// Bytes of the deliveries that were looked at, and how many these are.
+    pub bytes: u64,
+    pub looked_at: u64,
+    /// The longest time between two settlements.
+    pub longest_stall: Duration,
+}
+
+impl Noted {
+    /// What a delivery takes at the broker, on the average.
+    pub(super) fn bytes_per_delivery(&self) -> f64 {
+        self.bytes as f64 / (self.looked_at.max(1)) as f64
+    }
+}
+
 #[derive(Default)]
 struct Samples {
     out: HashMap<Receipt, Instant>,
-    taken: Vec<Duration>,
+    settled_at: Option<Instant>,
+    noted: Noted,
 }
 
 /// Measures the sources of another connector.
@@ -27,16 +49,20 @@ pub(super) struct Timed {
     samples: Arc<Mutex<Samples>>,
 }
 
+fn lock(samples: &Mutex<Samples>) -> MutexGuard<'_, Samples> {
+    samples.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Timed {
     pub(super) fn new(inner: Arc<dyn Connector>) -> Self {
         Self { inner, samples: Arc::default() }
     }
 
-    /// All samples so far, sorted.
-    pub(super) fn sorted(&self) -> Vec<Duration> {
-        let mut taken = self.samples.lock().unwrap_or_else(PoisonError::into_inner).taken.clone();
-        taken.sort_unstable();
-        taken
+    /// What was noted since the last time. The time up to the next settlement is no stall.
+    pub(super) fn take(&self) -> Noted {
+        let mut samples = lock(&self.samples);
+        samples.settled_at = None;
+        std::mem::take(&mut samples.noted)
     }
 }
 
@@ -82,15 +108,13 @@ impl Source for TimedSource {
     async fn receive(&mut self, max: usize) -> Result<Vec<Delivery>, ConnectorError> {
         let deliveries = self.inner.receive(max).await?;
         let now = Instant::now();
-        let measured = deliveries
-            .iter()
-            .map(|delivery| delivery.receipt)
-            .filter(|receipt| receipt.0 % SAMPLE_EVERY == 0);
-        self.samples
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .out
-            .extend(measured.map(|receipt| (receipt, now)));
+        let mut samples = lock(&self.samples);
+        for delivery in deliveries.iter().filter(|it| it.receipt.0 % SAMPLE_EVERY == 0) {
+            samples.out.insert(delivery.receipt, now);
+            samples.noted.bytes += bytes_of(&delivery.message);
+            samples.noted.looked_at += 1;
+        }
+        drop(samples);
         Ok(deliveries)
     }
 
@@ -110,14 +134,14 @@ struct TimedSettler {
 
 impl Settler for TimedSettler {
     fn settle(&self, settlements: &[(Receipt, Settle)]) {
+        let now = Instant::now();
         {
-            let now = Instant::now();
-            let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
-            for (receipt, _) in
-                settlements.iter().filter(|(receipt, _)| receipt.0 % SAMPLE_EVERY == 0)
-            {
+            let mut samples = lock(&self.samples);
+            let before = samples.settled_at.replace(now).unwrap_or(now);
+            samples.noted.longest_stall = samples.noted.longest_stall.max(now - before);
+            for (receipt, _) in settlements.iter().filter(|it| it.0.0 % SAMPLE_EVERY == 0) {
                 if let Some(began) = samples.out.remove(receipt) {
-                    samples.taken.push(now - began);
+                    samples.noted.to_durable.record(now - began);
                 }
             }
         }

@@ -1,21 +1,102 @@
-//! The services of the order saga without their own durability: they answer as fast as they can, so that the engine is what is measured.
+//! The services of the order saga without their own durability, and somebody who hears how orders end: they answer as fast as they can, so
+//! that whoever asks them is what is measured.
 
-use super::Error;
+use super::{Error, watch::Watch};
 use bytes::Bytes;
 use dirigent::envelope;
 use dirigent_connectors::{
-    Attributes, ChannelKind, ChannelSpec, Connector, Message, Settle, SourceSpec,
-    memory::MemoryBroker, names,
+    Attributes, ChannelKind, ChannelSpec, Connector, Message, Settle, SourceSpec, names,
 };
 use dirigent_model::message::{Body, Command, Format, Message as Named};
 use dirigent_schemas::Bodies;
 use order::order::messages::{
-    AuthorisePayment, CaptureDeclined, CapturePayment, INVENTORY, OrderShipped, PAYMENT,
-    PaymentAuthorised, PaymentCaptured, PaymentDeclined, PaymentVoided, ReleaseStock, ReserveStock,
-    SHIPPING, ShipOrder, StockRejected, StockReleased, StockReserved, VoidPayment,
+    AuthorisePayment, CaptureDeclined, CapturePayment, INVENTORY, ORDER_EVENTS, OrderShipped,
+    PAYMENT, PaymentAuthorised, PaymentCaptured, PaymentDeclined, PaymentVoided, ReleaseStock,
+    ReserveStock, SHIPPING, ShipOrder, StockRejected, StockReleased, StockReserved, VoidPayment,
 };
 use order::order::rates::{Rates, Refusal};
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
+use tokio::task::JoinHandle;
+
+/// Commands and events taken at once.
+const FETCH_MAX: usize = 2_048;
+
+/// Deliveries of one source that may be unsettled.
+const UNSETTLED_MAX: usize = 8_192;
+
+/// Tasks that work beside what is measured. They end with it.
+#[derive(Default)]
+pub(super) struct Crew(Vec<JoinHandle<Result<(), Error>>>);
+
+impl Crew {
+    pub(super) fn hire(&mut self, task: impl Future<Output = Result<(), Error>> + Send + 'static) {
+        self.0.push(tokio::spawn(task));
+    }
+
+    /// The error of one that has ended, since without it nothing moves any more.
+    pub(super) async fn check(&mut self) -> Result<(), Error> {
+        let Some(ended) = self.0.iter().position(JoinHandle::is_finished) else { return Ok(()) };
+        match self.0.swap_remove(ended).await {
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(())) => Err("a part of the benchmark has ended before the others".into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        self.0.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Starts both for commands on channels with this prefix. They are there before this returns.
+pub(super) async fn start(
+    connector: &Arc<dyn Connector>,
+    prefix: &str,
+    codec: &Bodies,
+    rates: Rates,
+    watch: &Arc<Watch>,
+) -> Result<Crew, Error> {
+    let named = |name: &str| format!("{prefix}{name}");
+    let channels =
+        [INVENTORY, PAYMENT, SHIPPING].map(|channel| ChannelSpec::work(named(channel.name)));
+    let spec = |channels: &[ChannelSpec], group: &str| SourceSpec {
+        channels: channels.into(),
+        group: named(group),
+        positions: vec![],
+        unsettled_max: UNSETTLED_MAX,
+    };
+    let answers = Answers::new(codec)?;
+    let mut commands = connector.source(spec(&channels, "bench-services")).await?;
+    let mut replies = connector.sink().await?;
+    let events = [ChannelSpec::events(named(ORDER_EVENTS.name))];
+    let mut ends = connector.source(spec(&events, "bench-listener")).await?;
+    let mut crew = Crew::default();
+    let (seeing, hearing) = (Arc::clone(watch), Arc::clone(watch));
+    crew.hire(async move {
+        let settler = commands.settler();
+        loop {
+            let taken = commands.receive(FETCH_MAX).await?;
+            seeing.commands(&taken);
+            let window: Vec<Message> =
+                taken.iter().filter_map(|command| answers.to(&command.message, &rates)).collect();
+            super::sent(&replies.send(&window).await)?;
+            let done: Vec<_> = taken.iter().map(|taken| (taken.receipt, Settle::Done)).collect();
+            settler.settle(&done);
+        }
+    });
+    crew.hire(async move {
+        let settler = ends.settler();
+        loop {
+            let taken = ends.receive(FETCH_MAX).await?;
+            hearing.events(&taken);
+            let done: Vec<_> = taken.iter().map(|taken| (taken.receipt, Settle::Done)).collect();
+            settler.settle(&done);
+        }
+    });
+    Ok(crew)
+}
 
 /// Answers, written once: the bytes are what counts here, not what they say.
 struct Answers {
@@ -105,32 +186,5 @@ impl Answers {
             others: vec![],
             body: answer.body.clone(),
         })
-    }
-}
-
-/// Answers every command of the order saga until its task is dropped.
-pub(super) async fn respond(
-    broker: MemoryBroker,
-    codec: Arc<Bodies>,
-    rates: Rates,
-) -> Result<(), Error> {
-    let answers = Answers::new(&codec)?;
-    let channels = [INVENTORY, PAYMENT, SHIPPING].map(|channel| ChannelSpec::work(channel.name));
-    let spec = SourceSpec {
-        channels: channels.into(),
-        group: "bench".into(),
-        positions: vec![],
-        unsettled_max: 8_192,
-    };
-    let (mut source, mut sink) = (broker.source(spec).await?, broker.sink().await?);
-    let settler = source.settler();
-    loop {
-        let commands = source.receive(2_048).await?;
-        let replies: Vec<Message> =
-            commands.iter().filter_map(|command| answers.to(&command.message, &rates)).collect();
-        sink.send(&replies).await;
-        let settled: Vec<_> =
-            commands.iter().map(|command| (command.receipt, Settle::Done)).collect();
-        settler.settle(&settled);
     }
 }
