@@ -144,6 +144,7 @@ pub struct Simulation {
     pub(crate) said: Vec<Said>,
     pub(crate) faults: Option<Faults>,
     pub(crate) deaths: points::Deaths,
+    pub(crate) shards: Option<usize>,
     pub(crate) kinds: Vec<(SimKind, Vec<String>)>,
     pub(crate) rests_within: Duration,
     pub(crate) trace: Option<Tell>,
@@ -164,6 +165,7 @@ impl Simulation {
             said: Vec::new(),
             faults: None,
             deaths: points::Deaths::new(),
+            shards: None,
             kinds: vec![(kind, Vec::new())],
             rests_within: RESTS_WITHIN,
             trace: None,
@@ -197,6 +199,13 @@ impl Simulation {
     pub fn hears<E: Event>(self, after: Duration, key: &str, event: &E) -> Self {
         let id = format!("heard-{}-{key}-{}", E::NAME, self.said.len());
         self.says(after, key, &id, event, None)
+    }
+
+    /// What was said last is said once more, so long after the beginning and with the same id: as by whoever heard no answer.
+    pub fn repeats(mut self, after: Duration) -> Self {
+        let copy = self.said.last().map(|last| Said { after, begins: None, ..last.clone() });
+        self.said.extend(copy);
+        self
     }
 
     /// A message as it is, so long after the beginning; of a start, the saga and key that it begins.
@@ -248,6 +257,12 @@ impl Simulation {
         self
     }
 
+    /// So many shards take turns in each of the orchestrator's lives, one at least; drawn from the seed if not said.
+    pub fn shards(mut self, shards: usize) -> Self {
+        self.shards = Some(shards.max(1));
+        self
+    }
+
     /// The brokers: the first one carries what no other does. One of either kind, by the seed, if not said.
     pub fn brokers(mut self, kinds: Vec<(SimKind, Vec<String>)>) -> Self {
         self.kinds = kinds;
@@ -283,9 +298,14 @@ impl Simulation {
     /// Runs it to its end, on this thread.
     ///
     /// # Panics
-    /// Within a runtime, and for definitions with mistakes.
+    /// Within a runtime, for definitions with mistakes, and for deaths of a process that is not there.
     pub fn run(self) -> Report {
         assert!(self.mistakes.is_empty(), "{}", self.mistakes.join("\n"));
+        for process in self.deaths.keys() {
+            let is_there = process == ORCHESTRATOR
+                || self.participants.iter().any(|make| make().name() == process);
+            assert!(is_there, "`{process}` is to die, but is no process of this simulation");
+        }
         witness_begins();
         world::run(self)
     }

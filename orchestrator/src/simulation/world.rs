@@ -77,7 +77,7 @@ async fn simulate(simulation: Simulation) -> Report {
         brokers: brokers.clone(),
         disk: disk.clone(),
         store: store.clone(),
-        shards: 1 + random.below(3) as usize,
+        shards: simulation.shards.unwrap_or(1 + random.below(3) as usize),
         faults: faults.clone(),
         deaths: simulation.deaths.clone(),
         lives: Arc::clone(&lives),

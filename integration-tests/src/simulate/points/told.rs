@@ -2,15 +2,24 @@
 
 #![allow(clippy::print_stdout, reason = "what a program tells people")]
 
-use super::{CANONICAL, Canonical, Found, KINDS, Outcome, Plan, Point, Row, Scenario, explored};
+use super::{
+    CANONICAL, Canonical, Found, KINDS, NUMBER, News, Outcome, Plan, Row, SHARDS, Scenario, Trial,
+    explored, script::Trouble,
+};
 use dirigent::simulation::{Death, Finding, ORCHESTRATOR};
-use std::{fmt, process::ExitCode, time::Instant};
+use dirigent_model::instance::Leg;
+use std::{
+    fmt,
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicU64},
+    time::Instant,
+};
 
 /// Crash points instead of seeds.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     /// Every crash point of the canonical sagas, instead of worlds drawn from seeds.
-    #[arg(long, conflicts_with_all = ["seed", "seeds"])]
+    #[arg(long, conflicts_with_all = ["seed", "seeds", "minutes"])]
     pub points: bool,
     /// One of the canonical sagas.
     #[arg(long, requires = "points")]
@@ -22,8 +31,11 @@ pub struct Options {
     #[arg(long, requires = "pairs")]
     all: bool,
     /// One first death in so many, with its pairs, always the same ones.
-    #[arg(long, requires = "points", value_name = "N", default_value_t = 1)]
-    each: usize,
+    #[arg(long, requires = "points", value_name = "N", default_value = "1", value_parser = clap::value_parser!(u64).range(1..))]
+    each: u64,
+    /// Which one of the first N of them, from 0: all parts together are everything. The one in their middle if not said.
+    #[arg(long, requires = "each", value_name = "K")]
+    part: Option<u64>,
     /// Repeats one run, in which the process dies so: the kind of each death, and the crossing of its life.
     #[arg(long, requires = "saga", group = "one_run", value_name = "kill:K,cut:K", value_delimiter = ',', value_parser = death, conflicts_with_all = ["pairs", "each"])]
     die: Vec<Death>,
@@ -36,12 +48,25 @@ pub struct Options {
     /// What becomes of it.
     #[arg(long, requires = "stage")]
     outcome: Option<Outcome>,
+    /// On which of its legs.
+    #[arg(long, requires = "stage", value_parser = leg, default_value = "do")]
+    leg: Leg,
+    /// The number of the purchase in that run.
+    #[arg(long, requires = "one_run", default_value_t = NUMBER)]
+    number: u64,
+    /// How many shards that run has.
+    #[arg(long, requires = "one_run", default_value_t = SHARDS[0])]
+    shards: usize,
     /// The broker of that run.
     #[arg(long, requires = "one_run", value_parser = ["log", "queues"], default_value = "log")]
     broker: String,
     /// Who dies in it: the orchestrator if not said, else a participant by its name.
     #[arg(long, requires = "die")]
     process: Option<String>,
+}
+
+fn leg(text: &str) -> Result<Leg, String> {
+    Leg::parse(text).ok_or_else(|| format!("`{text}` is none of do, compensate, status"))
 }
 
 fn death(text: &str) -> Result<Death, String> {
@@ -76,62 +101,81 @@ pub fn tell(options: &Options, json: bool, trace: bool, broken_max: usize) -> Ex
         println!("`{name}` is no canonical saga; there are {}", names.join(", "));
         return ExitCode::from(2);
     }
-    match one(options) {
-        Ok(None) => many(options, json, broken_max),
-        Ok(Some(point)) => repeat(&point, trace),
-        Err(wrong) => {
-            println!("{wrong}");
-            ExitCode::from(2)
-        }
-    }
+    let asked = one(options).and_then(|one| match one {
+        None => many(options, json, broken_max),
+        Some(trial) => repeat(&trial, trace),
+    });
+    asked.unwrap_or_else(|wrong| {
+        println!("{wrong}");
+        ExitCode::from(2)
+    })
 }
 
 /// The one run that is asked for, if there is one.
-fn one(options: &Options) -> Result<Option<Point>, String> {
+fn one(options: &Options) -> Result<Option<Trial>, String> {
     let saga = options.saga.as_deref().and_then(Canonical::named);
     let Some(saga) = saga.filter(|_| options.undisturbed || !options.die.is_empty()) else {
         return Ok(None);
     };
-    let at = match (&options.stage, options.outcome) {
+    let trouble = match (&options.stage, options.outcome) {
         (Some(stage), Some(outcome)) => {
             let known = saga.stages.iter().find(|known| *known == stage);
             let known = known.ok_or_else(|| {
                 format!("`{stage}` is no stage of {}: {}", saga.name, saga.stages.join(", "))
             })?;
-            Some((*known, outcome))
+            Some(Trouble { stage: known, leg: options.leg, outcome })
         }
         _ => None,
     };
     let kind = KINDS.iter().find(|(name, _)| *name == options.broker).unwrap_or(&KINDS[0]).1;
     let process = options.process.clone().unwrap_or_else(|| ORCHESTRATOR.to_owned());
-    let scenario = Scenario::new(saga, at, kind);
-    Ok(Some(Point { scenario, process, deaths: options.die.clone() }))
+    let Options { number, shards, .. } = *options;
+    let scenario = Scenario { saga, number, trouble, kind, shards };
+    Ok(Some(Trial { scenario, process, deaths: options.die.clone() }))
 }
 
-fn repeat(point: &Point, trace: bool) -> ExitCode {
+fn repeat(trial: &Trial, trace: bool) -> Result<ExitCode, String> {
+    let undisturbed = trial.scenario.undisturbed();
+    if let Ok(undisturbed) = &undisturbed
+        && undisturbed.processes().all(|(known, _)| known != trial.process)
+    {
+        let known: Vec<&str> = undisturbed.processes().map(|(known, _)| known).collect();
+        let process = &trial.process;
+        return Err(format!("`{process}` is no process of that run: {}", known.join(", ")));
+    }
     if trace {
-        point.world().traced(|line| println!("{line}")).run();
+        trial.world(&Arc::new(AtomicU64::new(0))).traced(|line| println!("{line}")).run();
     }
-    let findings = match point.scenario.undisturbed() {
-        Ok(undisturbed) => point.tried(&undisturbed).1,
-        Err(undisturbed) => undisturbed.broken_by_itself(),
+    let found = match undisturbed {
+        Ok(undisturbed) => {
+            let findings = trial.tried(&undisturbed).1;
+            Found { trial: trial.clone(), findings }
+        }
+        Err(found) => found,
     };
-    if findings.is_empty() {
-        println!("every rule holds: {point}");
-        return ExitCode::SUCCESS;
+    if found.findings.is_empty() {
+        println!("every rule holds: {trial}");
+        return Ok(ExitCode::SUCCESS);
     }
-    println!("{}", Found { point: point.clone(), findings });
-    ExitCode::FAILURE
+    println!("{found}");
+    Ok(ExitCode::FAILURE)
 }
 
-fn many(options: &Options, json: bool, broken_max: usize) -> ExitCode {
-    let Options { saga, pairs, all, each, .. } = options.clone();
-    let plan = Plan { saga, pairs, all, scenario_each: 1, each, broken_max };
+fn many(options: &Options, json: bool, broken_max: usize) -> Result<ExitCode, String> {
+    let Options { saga, pairs, all, each, part, .. } = options.clone();
+    if let Some(part) = part.filter(|part| *part >= each) {
+        return Err(format!("there is no part {part} of {each}: they count from 0"));
+    }
+    let place = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    let (each, part) = (place(each), part.map(place));
+    let plan = Plan { saga, pairs, all, scenario_each: 1, each, part, broken_max };
     let begun = Instant::now();
-    let (rows, found) = explored(&plan, &|found| {
-        if !json {
-            println!("{found}");
+    let (rows, found) = explored(&plan, &|news| match news {
+        News::Found(found) if !json => println!("{found}"),
+        News::PairsNext { runs, pairs } if !json => {
+            println!("{runs} runs with one death are made; {pairs} pairs are next");
         }
+        News::Found(_) | News::PairsNext { .. } => {}
     });
     let seconds = begun.elapsed().as_secs_f64();
     let is_sound = found.is_empty();
@@ -141,15 +185,16 @@ fn many(options: &Options, json: bool, broken_max: usize) -> ExitCode {
         Some(json) => println!("{json}"),
         None => print!("{figures}"),
     }
-    if is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let titles = ["saga", "stages", "scenarios", "crossings", "of participants"];
-        let line = titles.into_iter().chain(["runs", "pairs", "findings", "seconds"]);
+        let line =
+            titles.into_iter().chain(["runs", "pairs there are", "pairs", "findings", "seconds"]);
         writeln!(f, "| {} |", line.collect::<Vec<_>>().join(" | "))?;
-        writeln!(f, "|---|{}", "---:|".repeat(8))?;
+        writeln!(f, "|---|{}", "---:|".repeat(9))?;
         let mut sum = Row { saga: "all", ..Row::default() };
         for row in &self.rows {
             sum.stages += row.stages;
@@ -157,6 +202,7 @@ impl fmt::Display for Figures {
             sum.crossings += row.crossings;
             sum.participants_crossings += row.participants_crossings;
             sum.runs += row.runs;
+            sum.pairs_there_are += row.pairs_there_are;
             sum.pairs += row.pairs;
             sum.findings += row.findings;
             sum.seconds += row.seconds;
@@ -164,13 +210,14 @@ impl fmt::Display for Figures {
         for row in self.rows.iter().chain([&sum]) {
             writeln!(
                 f,
-                "| {} | {} | {} | {} | {} | {} | {} | {} | {:.1} |",
+                "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {:.1} |",
                 row.saga,
                 row.stages,
                 row.scenarios,
                 row.crossings,
                 row.participants_crossings,
                 row.runs,
+                row.pairs_there_are,
                 row.pairs,
                 row.findings,
                 row.seconds
@@ -181,13 +228,19 @@ impl fmt::Display for Figures {
 }
 
 /// As one says it at the command line.
-impl fmt::Display for Point {
+impl fmt::Display for Trial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Scenario { saga, script, kind } = self.scenario;
+        let Scenario { saga, number, trouble, kind, shards } = self.scenario;
         let broker = KINDS.iter().find(|(_, known)| *known == kind).unwrap_or(&KINDS[0]).0;
-        write!(f, "--points --saga {} --broker {broker}", saga.name)?;
-        if script.outcome != Outcome::Success {
-            write!(f, " --stage {} --outcome {}", script.stage, script.outcome.name())?;
+        write!(f, "--points --saga {} --broker {broker} --shards {shards}", saga.name)?;
+        if number != NUMBER {
+            write!(f, " --number {number}")?;
+        }
+        if let Some(Trouble { stage, leg, outcome }) = trouble {
+            write!(f, " --stage {stage} --outcome {}", outcome.name())?;
+            if leg != Leg::Do {
+                write!(f, " --leg {}", leg.as_str())?;
+            }
         }
         if self.process != ORCHESTRATOR {
             write!(f, " --process {}", self.process)?;
@@ -204,7 +257,7 @@ impl fmt::Display for Point {
 
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "simulate {} --trace", self.point)?;
+        write!(f, "simulate {} --trace", self.trial)?;
         for Finding { rule, found } in &self.findings {
             write!(f, "\n  broken: {rule}: {found}")?;
         }
