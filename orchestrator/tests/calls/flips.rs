@@ -1,7 +1,7 @@
 //! Single bits of a folder flip: whoever asks it is told that something is wrong, or gets the same answers as before.
 //!
 //! Two folders are flipped in: one at rest behind an orderly stop, and one whose process was killed, with groups that no checkpoint
-//! covers. By default two hundred flips; more: `DIRIGENT_TEST_FLIPS=10000 cargo test -p dirigent --test calls bit -- --nocapture`.
+//! covers. By default a hundred flips; more: `DIRIGENT_TEST_FLIPS=10000 cargo test -p dirigent --test calls bit -- --nocapture`.
 //!
 //! One thing is not told apart, as the journal says: damage to its very last write, with nothing behind it, looks like a torn one. Such
 //! a flip may leave the folder as it was before that write, and in no other state.
@@ -23,7 +23,7 @@ use std::{
 
 /// How many bits flip, where it is asked for.
 const FLIPS: &str = "DIRIGENT_TEST_FLIPS";
-const FLIPS_DEFAULT: u64 = 200;
+const FLIPS_DEFAULT: u64 = 100;
 
 /// Folders that are asked at once.
 const AT_ONCE: u64 = 2;

@@ -1,6 +1,6 @@
 //! The process is killed at random moments, again and again on the same folder: everything it promised is there each time.
 //!
-//! By default twenty times. More: `DIRIGENT_TEST_STORE_KILLS=2000 cargo test -p dirigent --test calls killed -- --nocapture`.
+//! By default six times. More: `DIRIGENT_TEST_STORE_KILLS=2000 cargo test -p dirigent --test calls killed -- --nocapture`.
 
 use crate::{
     Draw, at_rest, number,
@@ -16,7 +16,7 @@ use std::{
 
 /// How often it is killed, where it is asked for.
 const KILLS: &str = "DIRIGENT_TEST_STORE_KILLS";
-const KILLS_DEFAULT: u64 = 20;
+const KILLS_DEFAULT: u64 = 6;
 
 /// Kills on one folder before all its orders have to end.
 const KILLS_OF_A_FOLDER: u64 = 20;

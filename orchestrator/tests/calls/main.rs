@@ -1,4 +1,5 @@
-//! The real engine on a real folder, where its machine does harm: calls that fail, kills, bits that flip.
+//! The real engine on a real folder, by its system calls, and where its machine does harm: calls that fail, kills, bits that flip, power
+//! that goes.
 //!
 //! Each is short by default and long by a variable of the environment, which its file names. Random runs print their seed;
 //! `DIRIGENT_TEST_SEED` repeats it, though threads and processes run as they like.
@@ -11,6 +12,9 @@ mod support;
 mod at_rest;
 mod flips;
 mod killed;
+mod ordered;
+mod power;
+mod recorded;
 mod refused;
 mod shop;
 #[path = "../support/strace.rs"]

@@ -13,7 +13,7 @@ use crate::support::{LIMIT, Stranger, parts, reply, reply_to, start_event};
 use async_trait::async_trait;
 use dirigent::{
     engine::Engine,
-    journal::FileDisk,
+    journal::{Durability, FileDisk},
     store::{DataFolder, SledStore, StoreOptions},
 };
 use dirigent_connectors::{
@@ -36,6 +36,9 @@ const PLACE: &str = "DIRIGENT_TEST_PLACE";
 
 /// Tells a child how it works: orders in all, orders of a shift, orders under way at once.
 const WORKS: &str = "DIRIGENT_TEST_WORKS";
+
+/// Tells a child that it is to survive no more than the end of its process.
+const PROCESS_CRASH: &str = "DIRIGENT_TEST_PROCESS_CRASH";
 
 /// How long orders may take to get on before a life counts as standing still.
 const STALLED_AFTER: Duration = Duration::from_secs(90);
@@ -312,9 +315,14 @@ async fn participant(shop: Remembering) {
     }
 }
 
-/// One life: goes on where the last one ended, until all orders have ended but for those that it leaves. An error is the engine's, and
-/// the life is over.
+/// One life, which is to survive a power cut: goes on where the last one ended, until all orders have ended but for those that it
+/// leaves. An error is the engine's, and the life is over.
 pub async fn live(place: &Path, works: Works) -> Result<(), String> {
+    live_at(place, works, Durability::PowerLoss).await
+}
+
+/// The same at that level.
+async fn live_at(place: &Path, works: Works, durability: Durability) -> Result<(), String> {
     let told = |error: &(dyn std::error::Error + 'static)| dirigent::describe(error);
     let world = Arc::new(World::open(place).map_err(|error| told(&error))?);
     let broker = MemoryBroker::new();
@@ -337,6 +345,7 @@ pub async fn live(place: &Path, works: Works) -> Result<(), String> {
         drop(opened);
         let mut parts = parts(&broker, Arc::new(store), Arc::new(disk));
         parts.lanes[0].connector = Arc::new(shop.clone());
+        parts.journal.durability = durability;
         let engine = Engine::start(parts).await.map_err(|error| told(&error))?;
         let until = (placed + works.shift).min(works.orders);
         let is_last = until == works.orders;
@@ -373,12 +382,21 @@ pub async fn live(place: &Path, works: Works) -> Result<(), String> {
     Ok(())
 }
 
-/// The command that lives in a process of its own.
+/// The command that lives in a process of its own, and is to survive a power cut.
 pub fn child(place: &Path, works: Works) -> Command {
+    child_at(place, works, Durability::PowerLoss)
+}
+
+/// The same at that level.
+pub fn child_at(place: &Path, works: Works, durability: Durability) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     let Works { orders, shift, at_once, leaves } = works;
     command.args(["--exact", "shop::lives", "--ignored", "--nocapture", "--quiet"]);
     command.env(PLACE, place).env(WORKS, format!("{orders} {shift} {at_once} {leaves}"));
+    match durability {
+        Durability::PowerLoss => command.env_remove(PROCESS_CRASH),
+        Durability::ProcessCrash => command.env(PROCESS_CRASH, "1"),
+    };
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     command
 }
@@ -392,9 +410,13 @@ fn lives() {
     let works: Vec<u64> = works.split(' ').map(|number| number.parse().unwrap()).collect();
     let [orders, shift, at_once, leaves] = works[..] else { panic!("{WORKS} names four numbers") };
     let works = Works { orders, shift, at_once, leaves };
+    let durability = match std::env::var_os(PROCESS_CRASH) {
+        Some(_) => Durability::ProcessCrash,
+        None => Durability::PowerLoss,
+    };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let code = match runtime.unwrap().block_on(live(&PathBuf::from(place), works)) {
+    let code = match runtime.unwrap().block_on(live_at(&PathBuf::from(place), works, durability)) {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("error: {error}");

@@ -172,6 +172,12 @@ impl At<'_> {
             .collect()
     }
 
+    /// One of that durability, under another program.
+    pub fn engine_under(&self, durability: &str, under: impl Fn(&Command) -> Command) -> Process {
+        let told = ["--data", "orchestrator", "--broker", self.word(), "--durability", durability];
+        self.runs(under(&self.order(&[&["run"][..], &told].concat())))
+    }
+
     pub fn services(&self) -> Process {
         self.services_with(&[])
     }
@@ -206,6 +212,13 @@ impl At<'_> {
             (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{found}{error}");
         self.checks("orchestrator");
+    }
+
+    /// The same, with the accounts.
+    pub fn audited(&self) -> Value {
+        self.audits();
+        let output = said(self.order(&["audit", "--data", "orchestrator", "--json"]));
+        serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// Checks the folder of the orchestrator, or of a service, that was killed or stopped.
