@@ -6,8 +6,11 @@ mod support;
 
 use dirigent::{
     Orchestrator,
-    engine::{Clock, Handle, OperatorAction},
+    engine::{Clock, Engine, EngineParts, Handle, LaneParts, OperatorAction},
     envelope::SAGA_ATTEMPT,
+    journal::{DiskFault, DiskOperation, SimDisk},
+    registry::Registry,
+    store::{MemoryStore, Store},
 };
 use dirigent_connectors::{ChannelSpec, Connector, Message, Sent, Settle, memory::MemoryBroker};
 use dirigent_model::{
@@ -24,7 +27,9 @@ use std::{
     },
     time::Duration,
 };
-use support::{Stranger, clock::ByHand, event, orchestrator, reply, stubborn::Stubborn, until};
+use support::{
+    Stranger, clock::ByHand, event, orchestrator, parts, reply, stubborn::Stubborn, until,
+};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Wanted {
@@ -172,6 +177,75 @@ async fn a_command_that_no_broker_confirmed_is_not_sent_again_once_its_saga_is_k
     wants(&mut customer, 2).await;
     assert_eq!(place.next().await.message.key, "2");
     engine.stop().await.unwrap();
+}
+
+/// A machine that may lose its power; what lies on its disk and in its store is there afterwards.
+struct Machine {
+    broker: MemoryBroker,
+    disk: SimDisk,
+    store: Arc<dyn Store>,
+    clock: Arc<ByHand>,
+}
+
+impl Machine {
+    async fn starts(&self, connector: Arc<dyn Connector>) -> Engine {
+        let disk = Arc::new(self.disk.clone());
+        let reads = vec![ChannelSpec::events("wants"), ChannelSpec::work("shop.replies")];
+        let prepares = vec![ChannelSpec::work("away")];
+        let parts = EngineParts {
+            registry: Registry::new(vec![errand().unwrap().plan()]).unwrap(),
+            lanes: vec![LaneParts { connector, reads, prepares, carries: vec![] }],
+            clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
+            ..parts(&self.broker, Arc::clone(&self.store), disk)
+        };
+        Engine::start(parts).await.unwrap()
+    }
+
+    /// Ends an engine that can write nothing down any more.
+    async fn loses_its_power(&self, engine: Engine) {
+        self.disk.fail(DiskOperation::Any, 1, DiskFault::PowerCut);
+        drop(engine.stop().await);
+        self.disk.crash(1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_was_withdrawn_leaves_no_more_after_a_power_cut_though_no_broker_confirmed_it()
+ {
+    for is_killed in [false, true] {
+        let (broker, clock) = (MemoryBroker::new(), ByHand::new());
+        let store = Arc::new(MemoryStore::new());
+        let machine = Machine { broker: broker.clone(), disk: SimDisk::new(), store, clock };
+        let mut customer = customer(&broker).await;
+        let (stubborn, tried) = never_confirming(&broker);
+        let engine = machine.starts(Arc::new(stubborn)).await;
+        let handle = engine.handle();
+        let mut place = Stranger::listening(&broker, ChannelSpec::work("away"), "fetcher").await;
+        wants(&mut customer, 1).await;
+        until(|| !tried.lock().unwrap().is_empty()).await;
+        let first = tried.lock().unwrap()[0].clone();
+        if is_killed {
+            operates(&handle, 1, OperatorAction::Kill).await;
+        } else {
+            place.sends(busy(&first)).await;
+            until(|| fetch(&handle, 1).contains("after attempt 1")).await;
+        }
+        drop(handle);
+        machine.loses_its_power(engine).await;
+
+        let engine = machine.starts(Arc::new(broker.clone())).await;
+        wants(&mut customer, 2).await;
+        // What was to leave before the power went would leave first.
+        assert_eq!(place.next().await.message.key, "2", "killed: {is_killed}");
+        machine.clock.passes(Duration::from_secs(1));
+        if is_killed {
+            wants(&mut customer, 3).await;
+        }
+        let next = place.next().await.message;
+        let expected = if is_killed { ("3", 1) } else { ("1", 2) };
+        assert_eq!((next.key.as_str(), attempt(&next)), expected);
+        engine.stop().await.unwrap();
+    }
 }
 
 /// A participant that remembers what it answered to each attempt, and says the same however often that is asked.

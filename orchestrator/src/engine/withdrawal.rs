@@ -10,12 +10,13 @@
 
 use super::{
     committer::Committer,
-    group::{Lane, LaneSeq, Sender},
+    group::{Lane, LaneSeq, Outgoing, Sender},
 };
 use dirigent_model::{
     definition::NodeId,
     instance::{Core, Leg, Next, NodeState},
 };
+use std::collections::VecDeque;
 
 /// A command that an answer has settled, with all attempts before: wherever they still are, they do not leave. Whatever is asked of
 /// the same step and leg after it is a later attempt, so that this one is never the next to leave.
@@ -72,16 +73,22 @@ impl Committer {
     pub(super) fn withdraw(&mut self, withdrawn: Vec<Withdrawn>) {
         for command in withdrawn {
             let lane = usize::from(command.lane);
-            let mut gone: Vec<LaneSeq> = Vec::new();
-            self.backlog[lane].retain(|(seq, outgoing)| {
-                let stays = outgoing.sender.is_some_and(|sender| command.covers(sender));
-                gone.extend(stays.then_some(*seq));
-                !stays
-            });
+            let gone = take_out(&mut self.backlog[lane], &command);
             self.relays[lane].confirm(&gone);
             self.relays[lane].withdraw(command);
         }
     }
+}
+
+/// Takes the attempts that a command withdraws out of what still waits for room; answers which they were.
+fn take_out(backlog: &mut VecDeque<(LaneSeq, Outgoing)>, command: &Withdrawn) -> Vec<LaneSeq> {
+    let mut gone = Vec::new();
+    backlog.retain(|(seq, outgoing)| {
+        let stays = outgoing.sender.is_some_and(|sender| command.covers(sender));
+        gone.extend(stays.then_some(*seq));
+        !stays
+    });
+    gone
 }
 
 /// Whether an instance counts on a command not leaving: it has been told that it did not, or had no effect, or it asks for nothing
@@ -109,6 +116,7 @@ pub(super) fn must_stay(core: &Core, sender: Sender) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dirigent_connectors::{Attributes, ChannelKind, Message};
     use dirigent_model::{
         definition::Fingerprint,
         instance::{Ask, CauseKind, InstanceId, NoEffect, Question, Status, Trace},
@@ -220,5 +228,32 @@ mod tests {
         assert!(covers(of(Leg::Do, 1)) && covers(of(Leg::Do, 2)));
         assert!(!covers(of(Leg::Do, 3)) && !covers(of(Leg::Status, 2)));
         assert!(!covers(Sender { run: 2, ..of(Leg::Do, 1) }));
+    }
+
+    #[test]
+    fn what_is_withdrawn_is_taken_out_of_what_waits_for_room_and_the_rest_stays_in_its_order() {
+        let here = core(NodeState::Idle);
+        let outgoing = |sender: Option<Sender>| Outgoing {
+            lane: 0,
+            sender,
+            saga: 0,
+            message: Message {
+                channel: "work".into(),
+                kind: ChannelKind::Work,
+                key: "80".into(),
+                attributes: Attributes::new(),
+                others: Vec::new(),
+                body: "{}".into(),
+            },
+        };
+        let of = |leg, attempt| Some(sender(&here, leg, attempt));
+        let waiting = [of(Leg::Do, 1), None, of(Leg::Status, 1), of(Leg::Do, 2), of(Leg::Do, 3)];
+        let mut backlog: VecDeque<(LaneSeq, Outgoing)> = (7..).zip(waiting.map(outgoing)).collect();
+        let command =
+            Withdrawn { lane: 0, channel: "work".into(), sender: sender(&here, Leg::Do, 2) };
+        assert_eq!(take_out(&mut backlog, &command), [7, 10]);
+        let left: Vec<LaneSeq> = backlog.iter().map(|(seq, _)| *seq).collect();
+        assert_eq!(left, [8, 9, 11]);
+        assert_eq!(take_out(&mut backlog, &command), [0; 0], "once");
     }
 }

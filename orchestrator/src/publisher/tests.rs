@@ -4,7 +4,6 @@ use super::*;
 use async_trait::async_trait;
 use dirigent_connectors::{
     Health, Memory, Source, SourceSpec,
-    faulty::{Faults, Faulty},
     memory::{MemoryBroker, MemorySettings},
 };
 use dirigent_model::{
@@ -154,22 +153,6 @@ async fn what_the_broker_never_takes_is_told_with_its_reason_and_a_key_that_can_
     assert!(matches!(nameless, PublishError::Key { bytes: 0, .. }), "{nameless}");
 }
 
-#[tokio::test(start_paused = true)]
-async fn what_is_not_confirmed_is_sent_again_and_told_with_its_id_where_it_never_is() {
-    let broker = MemoryBroker::new();
-    listening(&broker).await;
-    let deaf = Faults { lose: 1.0, ..Faults::none() };
-    let deaf = Arc::new(Faulty::new(Arc::new(broker.clone()), deaf));
-    let publisher = Publisher::connect(deaf, "web-shop").await;
-    let mut publisher = publisher.expect("the broker is there").within(Duration::from_secs(5));
-    let lost = publisher.publish_as("row-1", "7", &SeatAsked { ticket: 7 }).await;
-    let text = lost.unwrap_err().to_string();
-    assert!(
-        text.contains("not confirmed within 5s") && text.contains("again as `row-1`"),
-        "{text}"
-    );
-}
-
 /// What a broker makes of a message.
 #[derive(Debug, Clone, Copy)]
 enum Makes {
@@ -276,15 +259,31 @@ async fn scripted(script: &[&[Makes]]) -> (Scripted, Publisher) {
     (broker, publisher.expect("the broker is there").within(Duration::from_secs(5)))
 }
 
-/// Publishes `a`, `b` and `c` at once.
+/// Publishes `a`, `b` and `c` at once, each for the key of that name.
 async fn publishes_three(publisher: &mut Publisher) -> Result<(), PublishError> {
     let event = SeatAsked { ticket: 1 };
-    let events = ["a", "b", "c"].map(|id| (id.to_owned(), Key::from("7"), &event));
+    let events = ["a", "b", "c"].map(|id| (id.to_owned(), Key::from(id), &event));
     publisher.publish_all(events).await
 }
 
 fn on_the_wire(ids: &[&str]) -> Vec<String> {
     ids.iter().map(|id| format!("web-shop/SeatAsked/{id}")).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_confirmed_is_sent_again_and_told_with_its_id_where_it_never_is() {
+    let lost: &[Makes] = &[Lost];
+    let (broker, mut publisher) = scripted(&[lost; 100]).await;
+    let told = publisher.publish_as("row-1", "7", &SeatAsked { ticket: 7 }).await.unwrap_err();
+    assert!(matches!(&told, PublishError::Unconfirmed { id, .. } if &**id == "row-1"), "{told}");
+    let text = told.to_string();
+    assert!(
+        text.contains("not confirmed within 5s") && text.contains("again as `row-1`"),
+        "{text}"
+    );
+    let tries = broker.windows();
+    assert!(tries.len() > 1, "it was tried once");
+    assert!(tries.iter().all(|tried| *tried == on_the_wire(&["row-1"])), "{tries:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -302,7 +301,7 @@ async fn only_what_is_unknown_is_sent_again_and_with_the_id_it_had() {
 async fn a_refusal_is_told_once_all_before_it_are_confirmed() {
     let (broker, mut publisher) = scripted(&[&[Lost, Refused, Lost], &[Lost, Confirmed]]).await;
     let refused = publishes_three(&mut publisher).await.unwrap_err();
-    assert!(matches!(refused, PublishError::Refused { .. }), "{refused}");
+    assert!(matches!(&refused, PublishError::Refused { key, .. } if &**key == "b"), "{refused}");
     let again = on_the_wire(&["a", "c"]);
     assert_eq!(broker.windows(), [on_the_wire(&["a", "b", "c"]), again, on_the_wire(&["a"])]);
     let arrived: Vec<_> = heard(&broker.inner, 2).await.iter().map(id).collect();
