@@ -4,6 +4,7 @@
 //! shared by every [`Bodies`](super::Bodies). It is never freed: its writer and reader borrow from it,
 //! and the texts come from the program, its contracts and a schema registry, never from a message.
 
+use crate::plain::{self, Flaw};
 use apache_avro::{
     Schema,
     rabin::Rabin,
@@ -32,6 +33,14 @@ pub enum SchemaError {
         #[source]
         source: Box<apache_avro::Error>,
     },
+    /// The Avro library can't stand the text.
+    #[error("using the Avro schema that starts with `{start}`: {why}")]
+    Unusable {
+        /// The first characters of the text.
+        start: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// Renaming by alias is not followed when reading, and would lose the value silently.
     #[error(
         "field `{field}` of Avro schema `{schema}` has an alias, which readers here do not follow: \
@@ -52,18 +61,21 @@ pub enum SchemaError {
 }
 
 /// A parsed schema, with all that writing and reading need of it.
-pub(crate) struct Known {
-    pub(crate) text: &'static str,
+pub(crate) type Known = Prepared<'static>;
+
+/// The same for a schema that is not kept.
+pub(crate) struct Prepared<'s> {
+    pub(crate) text: &'s str,
     /// The record and its field that readers here could not honour; of no matter to what only writes.
     aliased: Option<(String, String)>,
-    pub(crate) schema: &'static Schema,
+    pub(crate) schema: &'s Schema,
     /// The full name of the record.
     pub(crate) name: String,
     /// Rabin-64 over the parsing canonical form.
     pub(crate) fingerprint: u64,
-    pub(crate) names: NamesRef<'static>,
-    pub(crate) writer: GenericDatumWriter<'static>,
-    pub(crate) reader: GenericDatumReader<'static>,
+    pub(crate) names: NamesRef<'s>,
+    pub(crate) writer: GenericDatumWriter<'s>,
+    pub(crate) reader: GenericDatumReader<'s>,
 }
 
 /// Every schema of the process, by its text.
@@ -102,6 +114,16 @@ pub(crate) fn known_writer(text: &str) -> Result<&'static Known, SchemaError> {
     Ok(known)
 }
 
+/// The same of a stranger, who may write anything into it: only what reading his bodies takes is parsed, and kept.
+pub(crate) fn known_stranger(text: &str) -> Result<&'static Known, SchemaError> {
+    known_writer(&stranger(text)?)
+}
+
+/// What of a stranger's text is parsed.
+pub(crate) fn stranger(text: &str) -> Result<String, SchemaError> {
+    plain::of_a_writer(text).map_err(|flaw| unusable(text, flaw))
+}
+
 /// Parses a text and refuses what readers here could not honour.
 pub(crate) fn parse(text: &str) -> Result<Schema, SchemaError> {
     match parse_any(text)? {
@@ -112,7 +134,9 @@ pub(crate) fn parse(text: &str) -> Result<Schema, SchemaError> {
 
 type Parsed = (Schema, Option<(String, String)>);
 
-fn parse_any(text: &str) -> Result<Parsed, SchemaError> {
+/// As any schema, whose aliases may be of no matter.
+pub(crate) fn parse_any(text: &str) -> Result<Parsed, SchemaError> {
+    plain::check(text).map_err(|flaw| unusable(text, flaw))?;
     let schema = Schema::parse_str(text).map_err(|source| unreadable(text, source))?;
     let resolved = ResolvedSchema::new(&schema).map_err(|source| unreadable(text, source))?;
     let aliased = resolved.get_names().values().find_map(|named| {
@@ -123,15 +147,15 @@ fn parse_any(text: &str) -> Result<Parsed, SchemaError> {
     Ok((schema, aliased))
 }
 
-fn prepare(
-    text: &'static str,
-    schema: &'static Schema,
+pub(crate) fn prepare<'s>(
+    text: &'s str,
+    schema: &'s Schema,
     aliased: Option<(String, String)>,
-) -> Result<Known, SchemaError> {
+) -> Result<Prepared<'s>, SchemaError> {
     let prepare = || {
         let resolved = ResolvedSchema::new(schema)?;
         let digest = schema.fingerprint::<Rabin>();
-        Ok(Known {
+        Ok(Prepared {
             text,
             aliased: aliased.clone(),
             schema,
@@ -157,13 +181,18 @@ fn full_name(schema: &Schema) -> String {
     schema.name().map_or_else(|| schema.to_string(), |name| name.fullname(None))
 }
 
+fn unusable(text: &str, flaw: Flaw) -> SchemaError {
+    SchemaError::Unusable { start: start_of(text), why: flaw.to_string() }
+}
+
 fn unreadable(text: &str, source: apache_avro::Error) -> SchemaError {
-    /// Characters of a text that are enough to find it again.
+    SchemaError::Unreadable { start: start_of(text), source: Box::new(source) }
+}
+
+/// As much of a text as is enough to find it again.
+fn start_of(text: &str) -> String {
     const START_CHARS: usize = 80;
-    SchemaError::Unreadable {
-        start: text.chars().take(START_CHARS).collect(),
-        source: Box::new(source),
-    }
+    text.chars().take(START_CHARS).collect()
 }
 
 #[cfg(test)]
@@ -188,6 +217,44 @@ mod tests {
     fn a_text_that_is_no_schema_is_named_by_its_start() {
         let error = parse("{\"type\":\"recrd\"}").unwrap_err();
         assert!(error.to_string().contains("recrd"), "{error}");
+    }
+
+    #[test]
+    fn a_schema_at_which_the_library_panics_is_refused_and_named_by_its_start() {
+        let with = |property: &str| {
+            format!(
+                r#"{{"type":"record","name":"Odd","fields":[{{"name":"n","type":"long",{property}}}]}}"#
+            )
+        };
+        let plain = known_writer(&with(r#""unit":"cent""#)).unwrap();
+        for odd in [r#""size":"large""#, r#""scale":2.5"#, r#""precision":null"#, r#""items":7"#] {
+            let text = with(odd);
+            for refused in [known_writer(&text).map(|_| ()), parse(&text).map(|_| ())] {
+                let error = refused.unwrap_err();
+                assert!(matches!(error, SchemaError::Unusable { .. }), "{text}: {error}");
+                assert!(error.to_string().contains(&text[..40]), "{error}");
+            }
+            // A stranger's bodies are the same with it and without.
+            assert_eq!(known_stranger(&text).unwrap().fingerprint, plain.fingerprint);
+        }
+        let large = r#"{"type":"fixed","name":"Large","size":9223372036854775808}"#;
+        assert!(matches!(known_writer(large), Err(SchemaError::Unusable { .. })));
+        assert!(matches!(known_stranger(large), Err(SchemaError::Unusable { .. })));
+    }
+
+    /// Each record twice within the next one, by default: to a library that looks whether a default fits, a billion values.
+    #[test]
+    fn what_a_strangers_defaults_stand_for_is_not_asked() {
+        let mut text =
+            r#"[{"type":"record","name":"R0","fields":[{"name":"n","type":"long","default":0}]}"#
+                .to_owned();
+        for level in 1..30 {
+            let field =
+                |name| format!(r#"{{"name":"{name}","type":"R{}","default":{{}}}}"#, level - 1);
+            let (one, other) = (field("a"), field("b"));
+            text += &format!(r#",{{"type":"record","name":"R{level}","fields":[{one},{other}]}}"#);
+        }
+        known_stranger(&(text + "]")).unwrap();
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The bodies of messages: Avro beside the JSON that the model brings, and the check before a contract changes.
 //!
 //! An encoded message is taken apart in this order: [`bodies`] reads the header and finds the writer's
-//! schema among the [`known`] ones, [`measure`] walks the bytes and refuses what is cut short or too
+//! schema among the [`known`] ones, whose texts are made [`plain`] before they are parsed, [`measure`] walks the bytes and refuses what is cut short or too
 //! large before anything is allocated, and [`handover`] brings the library's deserializer to the type
 //! that waits for it. [`compatibility`] says beforehand whether one version can read another.
 //!
@@ -15,6 +15,7 @@ mod handover;
 mod ids;
 mod known;
 mod measure;
+mod plain;
 pub mod registry;
 
 pub use bodies::{BODY_BYTES_MAX, Bodies};

@@ -29,14 +29,17 @@ const HEADERS_BYTES_MAX: usize = 96 * 1024;
 /// AMQP's bound on names (bytes).
 pub(super) const NAME_BYTES_MAX: usize = 255;
 
+/// Attributes of one message at the most: each is looked for among those before it. Headers beyond it are kept as they came.
+pub(super) const ATTRIBUTES_MAX: usize = 256;
+
 /// Headers that RabbitMQ adds on its own when it hands out a message again: not the sender's.
 const BROKERS_OWN: [&str; 2] = ["x-delivery-count", "x-acquired-count"];
 
 /// Headers by which RabbitMQ sends a message to more queues (sender-selected distribution). In ours it would obey a stranger, and it refuses them
 /// as text, which is all that is left of them once they were read.
-const ROUTING: [&str; 2] = ["CC", "BCC"];
+pub(super) const ROUTING: [&str; 2] = ["CC", "BCC"];
 /// Stands before their names where they are kept for people.
-const RECEIVED: &str = "received-";
+pub(super) const RECEIVED: &str = "received-";
 
 /// Why a message can't be put into AMQP's form.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,7 +136,7 @@ pub(super) fn message_of(
                 is_cloud_event = true;
                 key = Some(text_of(value));
             }
-            Some(attribute) => {
+            Some(attribute) if attributes.len() < ATTRIBUTES_MAX => {
                 is_cloud_event = true;
                 attributes.set(attribute.to_owned(), text_of(value));
             }
@@ -141,7 +144,7 @@ pub(super) fn message_of(
                 attributes.set(name.to_owned(), text_of(value));
             }
             None if BROKERS_OWN.contains(&name) => {}
-            None => others.push((name.to_owned(), bytes_of(value))),
+            _ => others.push((name.to_owned(), bytes_of(value))),
         }
     }
 
@@ -272,6 +275,21 @@ mod tests {
         ] {
             assert_eq!(headers.contains_key(name), there, "{name}");
         }
+    }
+
+    #[test]
+    fn more_headers_than_a_message_has_attributes_are_kept_as_they_came() {
+        let mut headers = FieldTable::default();
+        for number in 0..5_000 {
+            let name =
+                ShortString::try_new(format!("cloudEvents_x{number:05}")).expect("it is short");
+            headers.insert(name, AMQPValue::LongString("1".into()));
+        }
+        let properties = BasicProperties::default().with_headers(headers);
+        let message = message_of(&ChannelSpec::work("q"), &properties, vec![]);
+        assert_eq!(message.attributes.len(), ATTRIBUTES_MAX);
+        assert_eq!(message.others.len(), 5_000 - ATTRIBUTES_MAX);
+        assert_eq!(message.others[0].0, format!("cloudEvents_x{ATTRIBUTES_MAX:05}"));
     }
 
     #[test]

@@ -7,7 +7,12 @@ use super::{
 };
 use crate::destinations::Protections;
 use serde::Deserialize;
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
 use toml::Spanned;
 
 /// Bytes of a file of settings, at the most. A real one is a page; this keeps a wrong path from filling the memory.
@@ -166,19 +171,20 @@ pub(super) struct Said {
 /// Reads a file; the error is that of one that can't be read as a whole.
 pub(super) fn read(path: &Path) -> Result<Said, Vec<ConfigError>> {
     let shown = path.display().to_string();
-    let unreadable = |source| vec![ConfigError::File { file: shown.clone(), source }];
-    let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
-    if bytes > FILE_BYTES_MAX {
-        let text = format!("it has {bytes} bytes, and a file of settings at most {FILE_BYTES_MAX}");
-        return Err(unreadable_text(&shown, text));
-    }
-    let text = std::fs::read_to_string(path)
+    let text = bounded(path, FILE_BYTES_MAX)
         .map_err(|source| vec![ConfigError::File { file: shown.clone(), source }])?;
     parse(&shown, &text)
 }
 
-fn unreadable_text(file: &str, text: String) -> Vec<ConfigError> {
-    vec![ConfigError::File { file: file.into(), source: std::io::Error::other(text) }]
+/// The text of a file, of which no more is read than it may have, whatever the system says of its size: a device says that it has none.
+pub(super) fn bounded(path: &Path, bytes_max: u64) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > bytes_max {
+        let text = format!("it is larger than such a file may be, which is {bytes_max} bytes");
+        return Err(io::Error::other(text));
+    }
+    String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 pub(super) fn parse(file: &str, text: &str) -> Result<Said, Vec<ConfigError>> {

@@ -4,6 +4,7 @@
 
 use super::{
     ConfigError, Settings,
+    file::bounded,
     understood::{Understood, one_of},
 };
 use dirigent_schemas::registry::{
@@ -89,15 +90,6 @@ fn collect(
         }
     }
     Ok(())
-}
-
-fn bounded(path: &Path, bytes_max: u64) -> std::io::Result<String> {
-    let bytes = std::fs::metadata(path)?.len();
-    if bytes > bytes_max {
-        let text = format!("it has {bytes} bytes, and such a file at most {bytes_max}");
-        return Err(std::io::Error::other(text));
-    }
-    std::fs::read_to_string(path)
 }
 
 impl Understood {

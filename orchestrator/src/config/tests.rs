@@ -44,6 +44,16 @@ fn nothing_said_gives_the_defaults() {
 }
 
 #[test]
+fn of_a_device_no_more_is_read_than_a_file_of_settings_may_have() {
+    let flags = SettingsArgs { config: Some("/dev/zero".into()), ..SettingsArgs::default() };
+    let error = Settings::load("order", &flags, &world(&[])).err().expect("it has no end");
+    assert!(error.to_string().contains("larger than such a file may be"), "{error}");
+    let variables = [("DIRIGENT_RABBITMQ_PASSWORD_FILE", "/dev/zero")];
+    let error = load(&world(&variables)).err().expect("it has no end");
+    assert!(error.contains("larger than such a file may be"), "{error}");
+}
+
+#[test]
 fn a_flag_wins_over_the_environment_which_wins_over_the_file() {
     let (_folder, mut world) =
         with_file("data = 'a'\nshards = 3\n[kafka]\naddress = 'file:1'\n[log]\nformat = 'json'\n");

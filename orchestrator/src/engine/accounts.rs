@@ -87,13 +87,18 @@ pub struct Counts {
 
 impl Counts {
     pub(crate) fn add(&mut self, count: Count, messages: u64) {
-        self.change(count, |known| known + messages);
+        self.change(count, |known| known.saturating_add(messages));
     }
 
     /// Moves one message. An account that has none is left as it is: the audit finds the gap.
     pub(crate) fn move_one(&mut self, from: Count, to: Count) {
-        self.change(from, |known| known.saturating_sub(1));
-        self.add(to, 1);
+        self.move_all(from, to, 1);
+    }
+
+    /// The same with so many.
+    pub(crate) fn move_all(&mut self, from: Count, to: Count, messages: u64) {
+        self.change(from, |known| known.saturating_sub(messages));
+        self.add(to, messages);
     }
 
     fn change(&mut self, count: Count, change: impl Fn(u64) -> u64) {
@@ -125,8 +130,17 @@ impl Counts {
 
     /// All messages.
     pub fn consumed(&self) -> u64 {
-        Count::ALL.iter().map(|count| self.of(*count)).sum()
+        sum(Count::ALL.iter().map(|count| self.of(*count)))
     }
+}
+
+/// The sum of figures. Those that were stored may be any: a sum that they exceed is told by `fsck`, and ends no process.
+pub(super) fn sum(figures: impl IntoIterator<Item = u64>) -> u64 {
+    figures.into_iter().fold(0, u64::saturating_add)
+}
+
+fn one_more(figure: &mut u64) {
+    *figure = figure.saturating_add(1);
 }
 
 /// Offsets `from..end` of a partition. A message covers itself and the gap before it, where a log holds no message.
@@ -161,29 +175,35 @@ impl Progress {
 
     /// Offsets taken care of, gaps included.
     pub fn covered(&self) -> u64 {
-        self.next + self.above.iter().map(|(from, end)| end - from).sum::<u64>()
+        sum([self.next]
+            .into_iter()
+            .chain(self.above.iter().map(|(from, end)| end.saturating_sub(*from))))
     }
 
     pub(crate) fn cover(&mut self, covered: Covered) {
         let Covered { from, end } = covered;
-        if self.covers(end - 1) {
-            self.repeated += 1;
+        if self.covers(end.saturating_sub(1)) {
+            one_more(&mut self.repeated);
             // What came again may stand before a gap that only the other delivery of it knew.
             let before = self.covered();
             self.join(from, end);
-            self.skipped += self.covered() - before;
+            self.skip(self.covered().saturating_sub(before));
             return;
         }
-        self.messages += 1;
+        one_more(&mut self.messages);
         let overlaps = from < self.next || self.above.range(from..end).next().is_some();
         if overlaps || self.covers(from) {
             let before = self.covered();
             self.join(from, end);
-            self.skipped += self.covered() - before - 1;
+            self.skip(self.covered().saturating_sub(before).saturating_sub(1));
         } else {
             self.join(from, end);
-            self.skipped += end - from - 1;
+            self.skip((end - from).saturating_sub(1));
         }
+    }
+
+    fn skip(&mut self, offsets: u64) {
+        self.skipped = self.skipped.saturating_add(offsets);
     }
 
     fn join(&mut self, from: u64, end: u64) {
@@ -243,7 +263,7 @@ impl Tally {
 
     /// Instances that have not ended.
     pub fn in_flight(&self) -> u64 {
-        self.live.values().sum()
+        sum(self.live.values().copied())
     }
 }
 
@@ -279,12 +299,13 @@ impl Accounts {
             self.lanes_confirmed[lane] = self.lanes_confirmed[lane].max(*confirmed);
         }
         for outgoing in &body.outgoing {
-            self.lanes_next[usize::from(outgoing.lane)] += 1;
-            self.sent += 1;
+            one_more(&mut self.lanes_next[usize::from(outgoing.lane)]);
+            one_more(&mut self.sent);
         }
         for (channel, partition, deliveries) in &head.settled {
             let place = (channel.as_ref().to_owned(), *partition);
-            *self.settled.entry(place).or_default() += deliveries;
+            let settled = self.settled.entry(place).or_default();
+            *settled = settled.saturating_add(*deliveries);
         }
         let inputs: Vec<&InputDone> = head.shared_inputs.iter().chain(&body.inputs).collect();
         // Neighbours are of the same place as a rule: its name is copied once for all of them.
@@ -303,7 +324,7 @@ impl Accounts {
 
     fn keep(&mut self, change: &KeptChange) {
         if let KeptChange::Put(kept) = change {
-            self.kept_next = self.kept_next.max(kept.number + 1);
+            self.kept_next = self.kept_next.max(kept.number.saturating_add(1));
         }
         if let Some(moved) = change.moved() {
             let place = (moved.channel.as_ref().to_owned(), moved.partition);
@@ -327,20 +348,20 @@ impl Accounts {
 
     fn change(&mut self, change: &super::group::TallyChange) {
         let tally = &mut self.tally;
-        tally.blocked += u64::from(change.became_blocked);
+        tally.blocked = tally.blocked.saturating_add(u64::from(change.became_blocked));
         tally.blocked -= u64::from(change.became_unblocked).min(tally.blocked);
         if let Some(release) = &change.release {
             let live = tally.live.entry(release.clone()).or_default();
             if change.started {
-                *live += 1;
-                tally.started += 1;
+                one_more(live);
+                one_more(&mut tally.started);
             }
             if let Some(ended) = change.ended {
                 *live = live.saturating_sub(1);
                 match ended {
-                    Status::Completed => tally.completed += 1,
-                    Status::Compensated => tally.compensated += 1,
-                    Status::Killed => tally.killed += 1,
+                    Status::Completed => one_more(&mut tally.completed),
+                    Status::Compensated => one_more(&mut tally.compensated),
+                    Status::Killed => one_more(&mut tally.killed),
                     Status::Running | Status::TurningBack => {}
                 }
             }
@@ -366,7 +387,7 @@ impl Accounts {
             let none = || Count::ALL.map(|count| (count.name(), 0)).to_vec();
             let sums = by_channel.entry(channel.clone()).or_insert_with(none);
             for (sum, count) in sums.iter_mut().zip(Count::ALL) {
-                sum.1 += counts.of(count);
+                sum.1 = sum.1.saturating_add(counts.of(count));
             }
         }
         by_channel
@@ -397,6 +418,31 @@ mod tests {
         );
         progress.cover(Covered { from: 0, end: 3 });
         assert_eq!((progress.next, progress.above.len()), (6, 0));
+    }
+
+    #[test]
+    fn stored_figures_that_make_no_sense_are_added_up_to_the_most_there_is_and_end_no_process() {
+        let most = u64::MAX;
+        let mut progress = Progress {
+            next: most - 1,
+            above: [(5, 3), (most - 1, most)].into(),
+            messages: most,
+            skipped: most,
+            repeated: most,
+        };
+        assert_eq!(progress.covered(), most);
+        progress.cover(Covered { from: 0, end: 1 });
+        progress.cover(Covered { from: most - 1, end: most });
+        assert_eq!((progress.messages, progress.repeated), (most, most));
+        let mut counts =
+            Counts { parked: most, ignored: most, dead_letters: 1, ..Counts::default() };
+        assert_eq!(counts.consumed(), most);
+        // At once, however many.
+        counts.move_all(Count::Parked, Count::Ignored, most);
+        assert_eq!((counts.parked, counts.ignored), (0, most));
+        let live = [(("a".into(), 1, 0), most), (("b".into(), 1, 0), most)].into();
+        let tally = Tally { live, ..Tally::default() };
+        assert_eq!(tally.in_flight(), most);
     }
 
     #[test]

@@ -149,10 +149,10 @@ fn partition(
     let counted = "in the accounts";
     let consumed = match progress {
         Some(progress) => {
-            let read = progress.messages + progress.repeated;
+            let read = progress.messages.saturating_add(progress.repeated);
             same("messages are covered by positions", read, counted, counts.consumed());
             let offsets = progress.covered();
-            let told = progress.messages + progress.skipped;
+            let told = progress.messages.saturating_add(progress.skipped);
             same("offsets are covered", offsets, "are messages or gaps of the log", told);
             read
         }

@@ -22,6 +22,10 @@ use uuid::Uuid;
 /// The layout this release writes.
 const FORMAT: u8 = 2;
 
+/// Inputs in one group, at the most: every shard's full batch and more. Counts take no bytes of their own, so a damaged one could
+/// ask for any memory.
+const INPUTS_MAX: usize = 1 << 20;
+
 /// Which connector a message leaves by: its place in the list of connectors.
 pub(crate) type Lane = u8;
 
@@ -172,7 +176,11 @@ pub(crate) fn decode(record: &[u8]) -> Result<(GroupHead, GroupBody), Malformed>
         return Err(Malformed("a format this release knows"));
     }
     let mut head = GroupHead::default();
-    for _ in 0..from.number("the lanes")? {
+    let lanes: usize = from.small("the lanes")?;
+    if lanes > usize::from(Lane::MAX) + 1 {
+        return Err(Malformed("a number of lanes that a process can have"));
+    }
+    for _ in 0..lanes {
         head.lanes
             .push((from.number("a lane's first number")?, from.number("a lane's watermark")?));
     }
@@ -188,7 +196,11 @@ pub(crate) fn decode(record: &[u8]) -> Result<(GroupHead, GroupBody), Malformed>
         body.changes.push(take_change(&mut from)?);
     }
     for _ in 0..from.number("the messages")? {
-        body.outgoing.push(take_outgoing(&mut from)?);
+        let outgoing = take_outgoing(&mut from)?;
+        if usize::from(outgoing.lane) >= head.lanes.len() {
+            return Err(Malformed("the lane of a message"));
+        }
+        body.outgoing.push(outgoing);
     }
     body.inputs = take_inputs(&mut from)?;
     body.kept = take_kept(&mut from)?;
@@ -360,7 +372,11 @@ fn take_inputs(from: &mut Take<'_>) -> Result<Vec<InputDone>, Malformed> {
         let partition = from.small("an input's partition")?;
         let first = inputs.len();
         for count in Count::ALL {
-            for _ in 0..from.number("an input's count")? {
+            let messages: usize = from.small("an input's count")?;
+            if messages > INPUTS_MAX - inputs.len() {
+                return Err(Malformed("a count of inputs that a group can have"));
+            }
+            for _ in 0..messages {
                 inputs.push(InputDone {
                     channel: channel.clone(),
                     partition,
@@ -370,10 +386,14 @@ fn take_inputs(from: &mut Take<'_>) -> Result<Vec<InputDone>, Malformed> {
             }
         }
         // Which offset had which verdict is not kept: only their sums are.
-        let mut before = 0;
+        let mut before = 0_u64;
         for place in 0..from.number("an input's offsets")? {
-            before += from.number("an input's offset")?;
-            let end = before + from.number("an input's reach")?;
+            let further = from.number("an input's offset")?;
+            before = before.checked_add(further).ok_or(Malformed("an input's offset"))?;
+            // It covers itself at the least.
+            let reach = Some(from.number("an input's reach")?).filter(|reach| *reach > 0);
+            let end = reach.and_then(|reach| before.checked_add(reach));
+            let end = end.ok_or(Malformed("an input's reach"))?;
             let at = usize::try_from(place).ok().and_then(|place| inputs.get_mut(first + place));
             at.ok_or(Malformed("an input's verdict"))?.covered =
                 Some(Covered { from: before, end });
@@ -480,6 +500,54 @@ mod tests {
         assert_eq!((head_again, body_again.changes), (head, body.changes));
         assert_eq!((body_again.outgoing, body_again.inputs), (body.outgoing, body.inputs));
         assert_eq!(body_again.kept, body.kept);
+    }
+
+    /// A group without messages that says these numbers of lanes and, of one place, of applied inputs, then these of their offsets.
+    fn of_inputs(lanes: u64, applied: u64, offsets: &[(u64, u64)]) -> Vec<u8> {
+        let mut record = vec![FORMAT];
+        record.number(lanes);
+        (0..2 * lanes.min(300)).for_each(|_| record.number(1));
+        record.number(1);
+        record.text("orders");
+        [4, applied, 0, 0, 0, 0, 0].into_iter().for_each(|number| record.number(number));
+        record.number(offsets.len() as u64);
+        for (further, reach) in offsets {
+            record.number(*further);
+            record.number(*reach);
+        }
+        // Neither kept nor settled messages, and an empty body.
+        record.extend([0; 6]);
+        record
+    }
+
+    #[test]
+    fn numbers_that_overflow_or_ask_for_any_memory_make_no_group() {
+        let (head, _) = decode(&of_inputs(2, 2, &[(7, 1), (3, 2)])).unwrap();
+        assert_eq!(head.shared_inputs[1].covered, Some(Covered { from: 10, end: 12 }));
+        for (lanes, applied, offsets) in [
+            (257, 0, &[][..]),
+            (u64::MAX, 0, &[]),
+            (1, u64::MAX, &[]),
+            (1, INPUTS_MAX as u64 + 1, &[]),
+            (1, 1, &[(u64::MAX, 1)]),
+            (1, 2, &[(u64::MAX - 1, 1), (2, 1)]),
+            (1, 1, &[(5, 0)]),
+            (1, 1, &[(5, 1), (5, 1)]),
+        ] {
+            assert!(
+                decode(&of_inputs(lanes, applied, offsets)).is_err(),
+                "{lanes} {applied} {offsets:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_message_of_a_lane_that_its_group_does_not_know_makes_no_group() {
+        let (head, body) = sample();
+        let one_lane = GroupHead { lanes: vec![(1, 0)], ..head };
+        let mut record = one_lane.encode();
+        body.encode(&mut record);
+        assert_eq!(decode(&record).map(|_| ()), Err(Malformed("the lane of a message")));
     }
 
     #[test]

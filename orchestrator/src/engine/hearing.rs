@@ -229,7 +229,8 @@ fn last(gaps: impl IntoIterator<Item = Gap>) -> Vec<Gap> {
 
 /// How much of the time between two instants fell into gaps.
 fn unheard_of(gaps: impl Iterator<Item = Gap>, since: Timestamp, now: Timestamp) -> Duration {
-    gaps.map(|(from, to)| to.min(now).since(from.max(since))).sum()
+    gaps.map(|(from, to)| to.min(now).since(from.max(since)))
+        .fold(Duration::ZERO, Duration::saturating_add)
 }
 
 /// What is to be kept of all connectors for the next process.
@@ -311,6 +312,13 @@ mod tests {
         hearing.tell(&Flow::All, at(30));
         assert!(hearing.begins_anew(ON, at(25), at(35)), "half of it was not heard");
         assert!(!hearing.begins_anew(ON, at(30), at(40)), "all of it was heard");
+    }
+
+    #[test]
+    fn stored_gaps_that_add_up_to_more_than_there_can_be_end_no_process() {
+        let ever = (Timestamp(0), Timestamp(u64::MAX));
+        let gaps = std::iter::repeat_n(ever, 2_000);
+        assert_eq!(unheard_of(gaps, ever.0, ever.1), Duration::MAX);
     }
 
     #[test]

@@ -392,7 +392,7 @@ fn describe_state(state: &NodeState, status: Status) -> String {
             Status::Compensated => "turned back".into(),
             Status::Killed => "left as it stood".into(),
         },
-        NodeState::Chosen(Some(arm)) => format!("took arm {}", arm + 1),
+        NodeState::Chosen(Some(arm)) => format!("took arm {}", u32::from(*arm) + 1),
         NodeState::Chosen(None) => "took no arm".into(),
         NodeState::Open(ask) => format!("asked ({})", asked(ask)),
         NodeState::Waiting { until, .. } => format!("waiting until {until}"),
@@ -416,6 +416,13 @@ fn describe_state(state: &NodeState, status: Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whichever_arm_a_record_says_was_taken_is_told() {
+        for (arm, said) in [(Some(0), "took arm 1"), (Some(u16::MAX), "took arm 65536")] {
+            assert_eq!(describe_state(&NodeState::Chosen(arm), Status::Running), said);
+        }
+    }
 
     #[test]
     fn a_block_is_under_way_only_while_its_saga_goes_forward() {

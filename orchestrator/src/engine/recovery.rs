@@ -121,10 +121,12 @@ pub(crate) fn recover<J>(
                 let next = lanes_next
                     .get_mut(lane)
                     .ok_or("a message of a lane its group does not know")?;
-                if !at_mark[lane].covers((*next, *next + 1)) {
+                let behind =
+                    next.checked_add(1).ok_or("a message whose number has none behind it")?;
+                if !at_mark[lane].covers((*next, behind)) {
                     outbox[lane].insert(*next, outgoing);
                 }
-                *next += 1;
+                *next = behind;
             }
             if sends {
                 let firsts = head.lanes.iter().map(|(first, _)| *first);
@@ -275,6 +277,7 @@ fn fold_change(
 mod tests {
     use super::*;
     use crate::{journal::SimDisk, store::MemoryStore};
+    use dirigent_connectors::{Attributes, ChannelKind, Message};
 
     fn recovers(format: u8, record: Option<&[u8]>) -> Result<Recovered<()>, String> {
         let table = Table::new(Arc::new(MemoryStore::new()));
@@ -298,5 +301,28 @@ mod tests {
             let error = recovers(format, record).map(|_| ()).unwrap_err();
             assert!(error.contains("later") && error.contains("start with that one"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_message_whose_number_has_none_behind_it_is_refused_and_ends_no_process() {
+        let of = |first: LaneSeq| {
+            let message = Message {
+                channel: "inventory".into(),
+                kind: ChannelKind::Work,
+                key: "7".into(),
+                attributes: Attributes::new(),
+                others: vec![],
+                body: vec![].into(),
+            };
+            let outgoing = vec![Outgoing { lane: 0, sender: None, saga: 0, message }];
+            let head = group::GroupHead { lanes: vec![(first, 1)], ..Default::default() };
+            let mut record = head.encode();
+            group::GroupBody { outgoing, ..Default::default() }.encode(&mut record);
+            record
+        };
+        let outbox = recovers(FORMAT, Some(&of(LaneSeq::MAX - 1))).unwrap().outbox;
+        assert_eq!(outbox[0][0].0, LaneSeq::MAX - 1);
+        let error = recovers(FORMAT, Some(&of(LaneSeq::MAX))).map(|_| ()).unwrap_err();
+        assert!(error.contains("a message whose number has none behind it"), "{error}");
     }
 }

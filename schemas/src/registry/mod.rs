@@ -24,7 +24,7 @@ use crate::{
     bodies::{WrittenBy, split},
     compatibility::fits,
     ids::{Entry, IDS_MAX, Ids},
-    known::{Known, known, known_writer},
+    known::{Known, known, known_stranger, known_writer},
 };
 use client::Client;
 use dirigent_model::message::{Contract, Format};
@@ -340,7 +340,7 @@ impl SchemaRegistry {
         if self.ids.is_full() {
             return Err(RegistryError::TooMany { id });
         }
-        match known_writer(text) {
+        match known_stranger(text) {
             Ok(known) => self.ids.put(id, known).map_err(|_| self.changed(id)),
             Err(error) => {
                 self.ids.put_unusable(id, &describe(&error));

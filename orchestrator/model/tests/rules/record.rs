@@ -6,11 +6,12 @@ use dirigent_model::{
     definition::{Definition, publish, saga},
     history::{History, What},
     instance::{FORMAT, Instance, Leg, Trace},
-    message::{Body, Format, JsonOnly},
+    message::{Body, Channel, Event, Format, JsonOnly, Message},
     scenario::Coverage,
     time::Timestamp,
     transition::{self, Start},
 };
+use serde::{Deserialize, Serialize};
 use std::sync::Mutex;
 
 // ---- 22 History ----------------------------------------------------------------------------------------------------
@@ -185,4 +186,44 @@ fn a_command_says_its_channel_and_format_and_an_event_its_id() {
         .collect();
     // A block may be called `end`: the event of the end is still another message.
     assert_ne!(ids[0], ids[1]);
+}
+
+// ---- Numbers -------------------------------------------------------------------------------------------------------
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Weighed {
+    parcel: u32,
+    weight: f64,
+}
+
+impl Message for Weighed {
+    const NAME: &'static str = "Weighed";
+}
+
+impl Event for Weighed {
+    const ON: Channel = Channel::json("scales");
+}
+
+/// To a reader that rounds twice each of these is another number than the one that was written, as is one of ten.
+#[test]
+fn a_number_in_a_sagas_data_does_not_change_by_being_stored_and_read_again() {
+    let definition: Definition<Weighed> =
+        saga("weighed", 1, |event: &Weighed| event.parcel, |event: Weighed| event)
+            .then(publish("tell", Weighed::clone))
+            .ends()
+            .unwrap();
+    for weight in [449.49106478873813, 945.2706955539223, 901.4274576114835, 218.78103733768862] {
+        let event = Weighed { parcel: 7, weight };
+        let body = Body::write(&event, Format::Json, &JsonOnly).unwrap();
+        assert_eq!(body.read::<Weighed>(&JsonOnly).unwrap(), event, "as it travels");
+        let start =
+            Start { key: "7".into(), run: 0, body: &body, cause: None, trace: Trace::default() };
+        let decision = transition::start(&definition, start, Timestamp(1), &JsonOnly).unwrap();
+        let (mut stored, mut again) = (Vec::new(), Vec::new());
+        decision.instance.encode(&mut stored);
+        let read = Instance::decode(&definition, &stored, History::default()).unwrap();
+        read.encode(&mut again);
+        assert_eq!(again, stored, "as it is kept: {weight}");
+        assert!(String::from_utf8_lossy(&stored).contains(&weight.to_string()));
+    }
 }

@@ -5,7 +5,7 @@
 use super::All;
 use crate::{
     engine::{
-        accounts::{Accounts, Count},
+        accounts::{Accounts, Count, sum},
         audit::partitions,
         checkpoint::{MARK, Mark},
     },
@@ -82,7 +82,7 @@ impl Corrected {
     /// Changes a figure of the mark by as much as it differs. Says whether it can be.
     fn by(figure: Option<&mut u64>, told: u64, found: u64) -> bool {
         let Some(figure) = figure else { return false };
-        match (*figure + found).checked_sub(told) {
+        match figure.checked_add(found).and_then(|both| both.checked_sub(told)) {
             Some(corrected) => {
                 *figure = corrected;
                 true
@@ -123,8 +123,7 @@ fn check_tally(
     survey: &mut Survey,
 ) {
     let tally = &accounts.tally;
-    let ended = tally.completed + tally.compensated + tally.killed;
-    let began = ended + tally.in_flight();
+    let began = sum([tally.completed, tally.compensated, tally.killed, tally.in_flight()]);
     let releases: BTreeSet<_> = tally.live.keys().chain(standing.live.keys()).collect();
     for release in releases {
         let of = |live: &BTreeMap<_, u64>| live.get(release).copied().unwrap_or_default();
@@ -191,7 +190,7 @@ fn check_kept(
             if can_move.is_some_and(|((known, _), missing)| known.of(count) >= missing) {
                 let missing = missing.unwrap_or_default();
                 if let Some((known, _)) = &mut counts {
-                    (0..missing).for_each(|_| known.move_one(count, Count::Ignored));
+                    known.move_all(count, Count::Ignored, missing);
                 }
                 corrected.does.push(format!(
                     "{name}: {missing} that are {} no more count as ignored",
@@ -244,7 +243,7 @@ fn check_lanes(accounts: &Accounts, survey: &mut Survey) {
             survey.find(&LANES, format!("connector number {}", lane + 1), what, None);
         }
     }
-    let made: u64 = accounts.lanes_next.iter().map(|next| next.saturating_sub(1)).sum();
+    let made = sum(accounts.lanes_next.iter().map(|next| next.saturating_sub(1)));
     if made != accounts.sent {
         let what = format!("{made} messages have numbers, {} are counted as sent", accounts.sent);
         survey.find(&LANES, "accounts", what, None);
