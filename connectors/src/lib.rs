@@ -18,6 +18,9 @@
 
 pub mod conformance;
 pub mod faulty;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod health;
 pub mod kafka;
 pub mod memory;

@@ -33,6 +33,7 @@ const CRATES: &[(&str, &str, &[&str])] = &[
         ],
     ),
     ("dirigent-brokers", "integration-tests/brokers", &[]),
+    ("dirigent-fuzz", "fuzz", &["dirigent"]),
     (
         "integration-tests",
         "integration-tests",

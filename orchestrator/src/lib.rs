@@ -22,6 +22,9 @@ pub mod destinations;
 pub mod engine;
 pub mod envelope;
 pub mod fsck;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod journal;
 pub mod participant;
 pub mod publisher;

@@ -14,7 +14,7 @@ use crate::{
     compatibility::readable,
     handover::{self, Read, Taken},
     ids::{Entry, Ids},
-    known::{Known, SchemaError, known},
+    known::{Known, Prepared, SchemaError, known},
     measure::{VALUES_MAX, measure},
 };
 use apache_avro::{reader::datum::GenericDatumReader, schema::ResolvedSchema};
@@ -49,13 +49,13 @@ pub struct Bodies {
     /// Messages' own schemas, by where their text lies: hashing the text would cost as much as writing.
     own: RwLock<HashMap<(usize, usize), &'static Known>>,
     /// How to read what one schema wrote with another: by the fingerprint of the one and the text of the other.
-    resolutions: RwLock<HashMap<(u64, usize), Resolution>>,
+    resolutions: RwLock<HashMap<(u64, usize), Resolution<'static>>>,
     /// The ids of a schema registry, where there is one.
     ids: Option<Arc<Ids>>,
 }
 
 /// Reads one schema's bodies as another's; the reason where that can't be.
-type Resolution = Result<Arc<GenericDatumReader<'static>>, Arc<str>>;
+type Resolution<'s> = Result<Arc<GenericDatumReader<'s>>, Arc<str>>;
 
 impl Bodies {
     /// Knows the schemas of messages as they are used, and so their newest versions only.
@@ -153,7 +153,7 @@ impl Bodies {
     }
 
     /// How to read what `writer` wrote as `reader`: checked and prepared at the first such body.
-    fn resolution(&self, writer: &'static Known, reader: &'static Known) -> Resolution {
+    fn resolution(&self, writer: &'static Known, reader: &'static Known) -> Resolution<'static> {
         let pair = (writer.fingerprint, std::ptr::from_ref(reader).addr());
         if let Some(resolution) = get(&self.resolutions, &pair) {
             return resolution;
@@ -263,7 +263,7 @@ pub(crate) fn split(bytes: &[u8]) -> Result<(WrittenBy, &[u8]), &'static str> {
     }
 }
 
-fn resolve(writer: &'static Known, reader: &'static Known) -> Resolution {
+pub(crate) fn resolve<'s>(writer: &'s Prepared<'s>, reader: &'s Prepared<'s>) -> Resolution<'s> {
     // Bodies of another message may have fields of the same names: the check compares names, too.
     readable(writer.schema, reader.schema).map_err(|error| Arc::from(error.to_string()))?;
     let prepared = || {

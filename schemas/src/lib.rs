@@ -11,6 +11,9 @@
 
 mod bodies;
 mod compatibility;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handover;
 mod ids;
 mod known;

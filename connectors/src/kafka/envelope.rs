@@ -78,7 +78,7 @@ pub(super) fn message(record: &BorrowedMessage<'_>, kind: ChannelKind) -> Messag
 }
 
 /// Attributes, and headers that are none.
-fn read(headers: &impl Headers) -> (Attributes, Vec<(String, Bytes)>) {
+pub(super) fn read(headers: &impl Headers) -> (Attributes, Vec<(String, Bytes)>) {
     let mut attributes = Attributes::new();
     let mut others = Vec::new();
     let mut unreadable = 0;

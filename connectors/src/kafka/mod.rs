@@ -17,6 +17,8 @@ mod envelope;
 mod fence;
 mod figures;
 mod flight;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzed;
 mod inbox;
 mod narrow;
 mod owner_sink;

@@ -123,7 +123,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Mended<S> {
 
 /// Where in the frames the stream is.
 #[derive(Debug, Default)]
-struct Frames {
+pub(super) struct Frames {
     /// Of a frame that is not whole, or whose beginning is not.
     held: Vec<u8>,
     /// Bytes to the end of a frame that passes as it is.
@@ -132,7 +132,7 @@ struct Frames {
 
 impl Frames {
     /// Takes what was read and puts out what is whole. Answers how many heads were mended.
-    fn take(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> usize {
+    pub(super) fn take(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> usize {
         let mut mended = 0;
         while !bytes.is_empty() {
             if self.passing > 0 {

@@ -25,6 +25,8 @@ mod config;
 mod connection;
 mod consumer;
 mod envelope;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzed;
 mod line;
 mod mended;
 mod owner;

@@ -40,7 +40,7 @@ pub(super) fn read(file: &Path) -> Result<Graph, Trouble> {
 }
 
 /// The graph, or every place where the text is none.
-fn parse(text: &str) -> Result<Graph, Vec<String>> {
+pub(super) fn parse(text: &str) -> Result<Graph, Vec<String>> {
     let value: Value = serde_json::from_str(text).map_err(|error| vec![error.to_string()])?;
     let graph = value.get("graph").unwrap_or(&value);
     let read = serde_json::from_value(graph.clone());

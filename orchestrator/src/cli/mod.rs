@@ -15,6 +15,8 @@
 mod ask;
 mod destinations;
 mod fsck;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzed;
 mod graph_file;
 mod kept;
 mod out;

@@ -19,6 +19,8 @@
 mod brokers;
 mod destinations;
 mod file;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzed;
 mod kafka;
 mod near;
 mod redact;
@@ -501,7 +503,17 @@ impl Settings {
 
     /// The same, to be shown: what is wrong stands beside what can be understood. A setting that is wrong has no meaning here.
     pub fn read(app: &str, flags: &SettingsArgs, world: &World) -> (Self, Vec<ConfigError>) {
-        let (file, unreadable) = match file_of(flags, world).map(|path| file::read(&path)) {
+        Self::of(app, flags, world, file_of(flags, world).map(|path| file::read(&path)))
+    }
+
+    /// The same with the file as it was read.
+    fn of(
+        app: &str,
+        flags: &SettingsArgs,
+        world: &World,
+        file: Option<Result<file::Said, Vec<ConfigError>>>,
+    ) -> (Self, Vec<ConfigError>) {
+        let (file, unreadable) = match file {
             Some(Ok(said)) => (said, None),
             Some(Err(wrong)) => (file::Said::default(), Some(wrong)),
             None => (file::Said::default(), None),

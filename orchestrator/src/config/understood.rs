@@ -155,7 +155,7 @@ impl Understood {
     }
 }
 
-fn is_secret(key: &str) -> bool {
+pub(super) fn is_secret(key: &str) -> bool {
     brokers::SECRETS.contains(&key) || schemas::SECRETS.contains(&key)
 }
 

@@ -9,6 +9,8 @@
 
 mod answer;
 mod client;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzed;
 mod place;
 mod protocol;
 mod server;

@@ -209,7 +209,7 @@ async fn question<R: tokio::io::AsyncBufRead + Unpin>(from: &mut R) -> io::Resul
     })
 }
 
-fn encode(answer: &Answer) -> io::Result<Vec<u8>> {
+pub(super) fn encode(answer: &Answer) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(answer)?;
     if line.len() >= ANSWER_BYTES_MAX {
         let text = format!(

@@ -78,6 +78,15 @@ impl Mark {
     }
 }
 
+/// Whether a stored mark can be read.
+#[cfg(feature = "fuzzing")]
+pub(super) fn is_readable(value: &[u8]) -> bool {
+    let Ok(mark) = Mark::decode(value) else { return false };
+    let again = mark.encode().map_err(|error| error.to_string());
+    assert_eq!(again.and_then(|value| Mark::decode(&value)).as_ref(), Ok(&mark));
+    true
+}
+
 /// The last checkpoint, or the beginning of time.
 pub(crate) fn read_mark(store: &dyn Store) -> Result<Mark, Fatal> {
     match store.get(Space::Meta, MARK)? {

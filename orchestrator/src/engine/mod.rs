@@ -22,6 +22,8 @@ mod checkpoint;
 mod clock;
 mod committer;
 mod fsck;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzed;
 mod group;
 mod handle;
 mod headroom;

@@ -3,11 +3,12 @@
 use crate::{
     engine::{Shared, What, panic_letter},
     envelope::{self, DeadLetter},
+    registry::Registry,
 };
 use dirigent_connectors::{Message, names};
 use dirigent_model::{
     instance::InstanceId,
-    message::{Body, Key},
+    message::{Body, Codec, Key},
 };
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use uuid::Uuid;
@@ -26,13 +27,16 @@ pub(super) fn nobody(seed: u32) -> InstanceId {
 /// Whom a message concerns: at least one target. A panic in a decoder, or in the function of a saga that reads a key, costs its message:
 /// nobody knows whom it concerns, so it is set aside. It would end the process, and come again first after each restart.
 pub(crate) fn targets(shared: &Shared, message: &Message, body_bytes_max: usize) -> Vec<Target> {
-    catch_unwind(AssertUnwindSafe(|| classify(shared, message, body_bytes_max)))
+    let decide = || classify(&shared.registry, &*shared.codec, message, body_bytes_max);
+    catch_unwind(AssertUnwindSafe(decide))
         .unwrap_or_else(|panic| Err(panic_letter(&*panic)))
         .unwrap_or_else(|dead| vec![Target { instance: nobody(0), what: What::SetAside(dead) }])
 }
 
-fn classify(
-    shared: &Shared,
+/// The same, or why it is set aside.
+pub(super) fn classify(
+    registry: &Registry,
+    codec: &dyn Codec,
     message: &Message,
     body_bytes_max: usize,
 ) -> Result<Vec<Target>, DeadLetter> {
@@ -64,17 +68,17 @@ fn classify(
         |error: dirigent_model::message::CodecError| dead("undecodable", error.to_string());
     let checked =
         |key: Key| envelope::check_key(&key).map(|()| key).map_err(|text| dead("broken-key", text));
-    for plan in shared.registry.started_by(name) {
+    for plan in registry.started_by(name) {
         let body = body();
-        let key = checked(plan.start_key(&body, &*shared.codec).map_err(undecodable)?)?;
+        let key = checked(plan.start_key(&body, codec).map_err(undecodable)?)?;
         let instance = InstanceId::of(&plan.graph().name, &key);
         let trace = envelope::trace_of(instance, attributes);
         targets
             .push(Target { instance, what: What::Start { plan: plan.clone(), key, body, trace } });
     }
-    for plan in shared.registry.awaiting(name) {
+    for plan in registry.awaiting(name) {
         let body = body();
-        let Some(key) = plan.event_key(name, &body, &*shared.codec) else { continue };
+        let Some(key) = plan.event_key(name, &body, codec) else { continue };
         let key = checked(key.map_err(undecodable)?)?;
         let instance = InstanceId::of(&plan.graph().name, &key);
         let (plan, name) = (plan.clone(), name.to_owned());

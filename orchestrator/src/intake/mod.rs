@@ -203,6 +203,16 @@ fn cover(before: Option<&Progress>, reached: &mut u64, offset: u64) -> (Covered,
     (covered, again)
 }
 
+/// For how many instances a message is, or why it is set aside; a panic of a decoder goes on.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn concerned(
+    registry: &crate::registry::Registry,
+    codec: &dyn dirigent_model::message::Codec,
+    message: &dirigent_connectors::Message,
+) -> Result<usize, envelope::DeadLetter> {
+    classify::classify(registry, codec, message, crate::BODY_BYTES_MAX).map(|all| all.len())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

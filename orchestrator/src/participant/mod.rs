@@ -20,6 +20,8 @@
 mod again;
 mod asked;
 mod fsck;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzed;
 mod remembered;
 mod reply;
 mod rests;
