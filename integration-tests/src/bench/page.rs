@@ -192,7 +192,7 @@ fn written(figures: &Figures, plots: &Path) -> String {
          Measured, not promised: each figure stands beside its own limit, which was measured in the same run, in turns with it. A figure is the \
          middle of its rounds, with the smallest and the largest behind it. This page is written by\n\n\
          ```sh\ncargo run --release -p integration-tests --bin bench -- all\n```\n\n\
-         `--only SECTION` measures one section anew and leaves the others as they are, `--size short` takes a quarter of an hour, and each section can be \
+         `--only SECTION` measures one section anew and leaves the others as they are, `--size short` leaves out what takes hours, and each section can be \
          measured by itself, as it says. The figures are kept in [`figures.json`](",
     );
     let place = |name: &str| plots.join(name).to_string_lossy().into_owned();

@@ -7,9 +7,9 @@ use clap::ValueEnum;
 pub enum Size {
     /// So little that it says nothing: whether everything still works.
     Tiny,
-    /// A quarter of an hour: up to a million instances, a short soak.
+    /// Up to a million instances, few rounds, a short soak.
     Short,
-    /// All of it: five million instances, half an hour of soak. Two hours.
+    /// All of it: up to five million instances, many rounds, half an hour of soak. Takes hours.
     Full,
 }
 
