@@ -92,12 +92,12 @@ impl Scenario {
     }
 
     /// As it goes if nobody dies. What was found where even that breaks a rule.
-    fn undisturbed(self) -> Result<Undisturbed, Found> {
+    fn undisturbed(self) -> Result<Undisturbed, Box<Found>> {
         let trial = Trial { scenario: self, process: ORCHESTRATOR.to_owned(), deaths: Vec::new() };
         let (report, met) = trial.report();
         let report = match report {
             Ok(report) => report,
-            Err(panic) => return Err(Found { trial, findings: vec![panic] }),
+            Err(panic) => return Err(Box::new(Found { trial, findings: vec![panic] })),
         };
         let mut findings = report.findings.clone();
         let declared = BTreeMap::from([(self.saga.ends(self.trouble).to_owned(), 1)]);
@@ -115,7 +115,7 @@ impl Scenario {
         }
         match findings.is_empty() {
             true => Ok(Undisturbed(report)),
-            false => Err(Found { trial, findings }),
+            false => Err(Box::new(Found { trial, findings })),
         }
     }
 }

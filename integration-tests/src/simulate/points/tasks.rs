@@ -183,7 +183,7 @@ impl Exploration<'_> {
                     });
                     *lock(&undisturbed[at]) = Some(one);
                 }
-                Err(found) => self.adds(found),
+                Err(found) => self.adds(*found),
             }
         });
         let taken = |one: Mutex<_>| one.into_inner().unwrap_or_else(PoisonError::into_inner);

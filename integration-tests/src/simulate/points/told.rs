@@ -151,7 +151,7 @@ fn repeat(trial: &Trial, trace: bool) -> Result<ExitCode, String> {
             let findings = trial.tried(&undisturbed).1;
             Found { trial: trial.clone(), findings }
         }
-        Err(found) => found,
+        Err(found) => *found,
     };
     if found.findings.is_empty() {
         println!("every rule holds: {trial}");
