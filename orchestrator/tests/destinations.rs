@@ -504,6 +504,7 @@ async fn a_command_that_leaves_after_its_saga_has_ended_keeps_no_other_from_leav
     clock.passes(Duration::from_millis(8_500));
     let other = place.next().await.message;
     assert_eq!(other.key, "2");
+    until(|| destination(&handle, "away").queued == 0).await;
     // Now the first one's second attempt waits, and its first attempt is answered after all.
     clock.passes(Duration::from_secs(1));
     until(|| destination(&handle, "away").queued == 1).await;

@@ -12,6 +12,7 @@ use std::{
     fs::File,
     io::{self, Read},
     path::Path,
+    string::FromUtf8Error,
 };
 use toml::Spanned;
 
@@ -184,7 +185,10 @@ pub(super) fn bounded(path: &Path, bytes_max: u64) -> io::Result<String> {
         let text = format!("it is larger than such a file may be, which is {bytes_max} bytes");
         return Err(io::Error::other(text));
     }
-    String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    // Without the bytes, among which there may be secrets.
+    let no_text =
+        |error: FromUtf8Error| io::Error::new(io::ErrorKind::InvalidData, error.utf8_error());
+    String::from_utf8(bytes).map_err(no_text)
 }
 
 pub(super) fn parse(file: &str, text: &str) -> Result<Said, Vec<ConfigError>> {

@@ -1,7 +1,7 @@
 //! The gate of one destination: circuit, rate, number in flight and an operator's pause, decided together. Pure.
 
 use super::{
-    DestinationView, Key, Protection,
+    Asked, DestinationView, Key, Protection,
     bucket::Bucket,
     circuit::{Change, Circuit},
     millis, scatter,
@@ -27,6 +27,9 @@ const BACK_PER_SECOND: u64 = 1_000;
 /// The shortest and the longest span over which held commands come back.
 const BACK_MIN: Duration = Duration::from_millis(250);
 const BACK_MAX: Duration = Duration::from_secs(60);
+
+/// Commands that were confirmed late and not yet answered that are known. Of further ones the time counts as of any other.
+const LATE_KNOWN_MAX: usize = 100_000;
 
 /// A paused destination is looked at by held commands at least and at most so often.
 const PAUSE_LOOK_MIN: Duration = Duration::from_secs(1);
@@ -57,10 +60,18 @@ pub(crate) enum Admission {
 /// Where a command stands when its time is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// An attempt that began then has no answer.
-    UnderWay(Timestamp),
+    /// An attempt has no answer that began then. Its saga may wait for it without end, or turns back.
+    UnderWay { asked_at: Timestamp, may_wait: bool },
     /// It rests, and is to be asked now.
     Resting,
+}
+
+/// The attempt of a command that its broker confirmed long after it was asked.
+#[derive(Debug, Clone, Copy)]
+struct Late {
+    run: u32,
+    attempt: u32,
+    at: Timestamp,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -82,8 +93,12 @@ pub(crate) struct Gate {
     let_go_at: Timestamp,
     /// How long each of them counts.
     in_flight_for: Duration,
-    /// In the relay, waiting for their turn, or for the broker's word where it did not confirm them.
-    queued: FxHashSet<Key>,
+    /// In the relay: waiting for their turn, or for the broker's word where that takes long. The relay alone says who.
+    queued: FxHashSet<Asked>,
+    /// Those of them that were confirmed since, until their instance hears of them.
+    late: FxHashMap<Key, Late>,
+    /// Its broker confirms nothing of it for now.
+    rests: bool,
     /// With their instances.
     held: FxHashMap<Key, Held>,
     forget_at: Timestamp,
@@ -103,6 +118,8 @@ impl Gate {
             let_go_at: Timestamp(0),
             in_flight_for: reply_within.saturating_add(IN_FLIGHT_FOR),
             queued: FxHashSet::default(),
+            late: FxHashMap::default(),
+            rests: false,
             held: FxHashMap::default(),
             forget_at: Timestamp(0),
             sent: 0,
@@ -120,7 +137,6 @@ impl Gate {
             && self.bucket.is_none()
             && self.protection.in_flight_max.is_none()
             && self.held.is_empty()
-            && self.queued.is_empty()
             && self.circuit.as_ref().is_none_or(Circuit::is_closed)
     }
 
@@ -131,17 +147,14 @@ impl Gate {
 
     pub(crate) fn admit(&mut self, key: Key, now: Timestamp) -> Admission {
         if self.holds_until(now).is_some() {
-            self.queued.remove(&key);
             return Admission::GivenBack(self.give_back(key, now));
         }
         let limit = self.protection.in_flight_max;
         let is_full = limit.is_some_and(|limit| self.is_full_for(key, limit.max(1), now));
         let mut is_empty = || self.bucket.as_mut().is_some_and(|b| b.empty_until(now).is_some());
         if is_full || is_empty() {
-            self.queued.insert(key);
             return Admission::Waits;
         }
-        self.queued.remove(&key);
         self.held.remove(&key);
         if limit.is_some() {
             self.in_flight.insert(key, now + self.in_flight_for);
@@ -181,19 +194,36 @@ impl Gate {
         }
     }
 
-    /// It waits for its turn behind others.
-    pub(crate) fn queue(&mut self, key: Key) {
-        self.queued.insert(key);
+    /// It waits in the relay.
+    pub(crate) fn queue(&mut self, asked: Asked) {
+        self.queued.insert(asked);
     }
 
-    /// It does not wait any more: it was answered before, and does not leave again, or nobody can say that it did not.
-    pub(crate) fn unqueue(&mut self, key: Key) {
-        self.queued.remove(&key);
+    /// It does not wait any more: it is given back, or was answered before and does not leave again, or nobody can say that it did not.
+    pub(crate) fn unqueue(&mut self, asked: &Asked) {
+        self.queued.remove(asked);
+    }
+
+    /// The broker has it for good, of one that waited.
+    pub(super) fn confirmed_late(&mut self, asked: &Asked, now: Timestamp) {
+        self.queued.remove(asked);
+        let (key, run, attempt) = *asked;
+        if self.late.len() >= LATE_KNOWN_MAX {
+            let known_for = self.in_flight_for;
+            self.late.retain(|_, late| late.at + known_for > now);
+        }
+        if self.late.len() < LATE_KNOWN_MAX {
+            self.late.insert(key, Late { run, attempt, at: now });
+        }
+    }
+
+    /// Whether its broker confirms nothing of it.
+    pub(crate) fn rests(&mut self, rests: bool) {
+        self.rests = rests;
     }
 
     /// There is no room for it to wait for its turn: when its instance asks again.
     pub(crate) fn give_back(&mut self, key: Key, now: Timestamp) -> Timestamp {
-        self.queued.remove(&key);
         self.given_back += 1;
         let until = self.again_at(&key, now);
         self.note_held(key, until, now);
@@ -208,12 +238,12 @@ impl Gate {
         now: Timestamp,
     ) -> Option<Change> {
         self.in_flight.remove(&key);
+        self.late.remove(&key);
         self.circuit.as_mut().and_then(|circuit| circuit.hear(key, well, left, now))
     }
 
     /// The broker did not confirm a command, which may have left all the same. It is sent again, and waits until that is confirmed.
     pub(super) fn unconfirmed(&mut self, key: Key, now: Timestamp) -> Option<Change> {
-        self.queued.insert(key);
         self.circuit.as_mut().and_then(|circuit| circuit.hear(key, false, now, now))
     }
 
@@ -224,8 +254,7 @@ impl Gate {
     }
 
     /// The broker has confirmed a command that it had not confirmed before.
-    pub(super) fn confirmed_again(&mut self, key: Key, now: Timestamp) {
-        self.queued.remove(&key);
+    pub(super) fn confirmed_again(&mut self, now: Timestamp) {
         if let Some(circuit) = &mut self.circuit {
             circuit.try_now(now);
         }
@@ -233,6 +262,7 @@ impl Gate {
 
     pub(super) fn forget(&mut self, key: Key) {
         self.in_flight.remove(&key);
+        self.late.remove(&key);
         if let Some(circuit) = &mut self.circuit {
             circuit.forget(&key);
         }
@@ -263,16 +293,19 @@ impl Gate {
 
     pub(super) fn at_due(
         &mut self,
-        key: Key,
+        asked: &Asked,
         stage: Stage,
         now: Timestamp,
     ) -> Option<(Hold, Timestamp)> {
+        let key = asked.0;
         match stage {
-            Stage::UnderWay(_) if self.queued.contains(&key) => {
+            Stage::UnderWay { asked_at, may_wait }
+                if self.waits(asked, may_wait) || self.was_late(asked, asked_at, now) =>
+            {
                 self.keep_in_flight(key, now);
                 Some((Hold::Queued, now))
             }
-            Stage::UnderWay(asked_at) => {
+            Stage::UnderWay { asked_at, .. } => {
                 if let Some(until) = self.held_until(key, now) {
                     return Some((Hold::Left, until));
                 }
@@ -287,6 +320,21 @@ impl Gate {
                 Some((Hold::GivenBack, until))
             }
         }
+    }
+
+    /// Whether it is in the relay. A saga that turns back does not wait for a broker that confirms nothing: that may be for ever, and it may
+    /// have left.
+    fn waits(&self, asked: &Asked, may_wait: bool) -> bool {
+        (may_wait || !self.rests) && self.queued.contains(asked)
+    }
+
+    /// Whether a quarter or more of its time was over before its broker had it.
+    fn was_late(&self, (key, run, attempt): &Asked, asked_at: Timestamp, now: Timestamp) -> bool {
+        let late = self.late.get(key).filter(|late| (late.run, late.attempt) == (*run, *attempt));
+        late.is_some_and(|late| {
+            let lost = late.at.since(asked_at);
+            !lost.is_zero() && lost * 4 >= now.since(asked_at)
+        })
     }
 
     /// From when on anything may leave: `None` for now.
@@ -360,173 +408,4 @@ impl Gate {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{super::Rate, *};
-    use crate::destinations::CircuitSettings;
-    use dirigent_model::{
-        definition::NodeId,
-        instance::{InstanceId, Leg},
-    };
-
-    const NOW: Timestamp = Timestamp(1_000_000);
-
-    fn key(number: u16) -> Key {
-        (InstanceId::of("a", &number.into()), NodeId(1), Leg::Do)
-    }
-
-    /// Of a destination whose answers are awaited for ten seconds.
-    fn gate(protection: Protection) -> Gate {
-        Gate::new(protection, Duration::from_secs(10))
-    }
-
-    fn limited(rate: Option<u32>, in_flight_max: Option<usize>) -> Gate {
-        let rate = rate.map(|per_second| Rate { per_second, burst: 1 });
-        gate(Protection { rate, in_flight_max, ..Protection::default() })
-    }
-
-    fn open() -> Gate {
-        let mut gate = gate(Protection::default());
-        for number in 0..10 {
-            gate.hear(key(number), false, NOW, NOW);
-        }
-        gate
-    }
-
-    #[test]
-    fn no_more_are_in_flight_than_may_be_and_an_answer_lets_the_next_one_go() {
-        let mut gate = limited(None, Some(2));
-        assert_eq!(gate.admit(key(1), NOW), Admission::Leaves);
-        assert_eq!(gate.admit(key(2), NOW), Admission::Leaves);
-        assert_eq!(gate.admit(key(3), NOW), Admission::Waits);
-        assert_eq!(gate.admit(key(2), NOW), Admission::Leaves, "another attempt is the same one");
-        gate.hear(key(1), false, NOW, NOW);
-        assert_eq!(gate.admit(key(3), NOW), Admission::Leaves);
-        assert_eq!(gate.admit(key(4), NOW), Admission::Waits);
-        gate.forget(key(2));
-        assert_eq!(gate.admit(key(4), NOW), Admission::Leaves);
-        assert_eq!(gate.view("a", NOW).in_flight, Some(2));
-    }
-
-    #[test]
-    fn a_command_that_left_after_its_step_was_settled_takes_no_place_for_long() {
-        let mut gate = limited(None, Some(1));
-        assert_eq!(gate.admit(key(1), NOW), Admission::Leaves);
-        assert_eq!(gate.admit(key(2), NOW), Admission::Waits, "its first attempt had left before");
-        // That one is answered after all: its step is settled while the second attempt waits for its turn.
-        gate.hear(key(2), true, NOW, NOW);
-        gate.hear(key(1), true, NOW, NOW);
-        assert_eq!(gate.admit(key(2), NOW), Admission::Leaves);
-        assert_eq!(gate.admit(key(3), NOW), Admission::Waits);
-        let within = NOW + Duration::from_secs(69);
-        assert_eq!(gate.admit(key(3), within), Admission::Waits, "it may be answered yet");
-        let later = NOW + Duration::from_secs(70);
-        assert_eq!(gate.admit(key(3), later), Admission::Leaves);
-        assert_eq!(gate.view("a", later).in_flight, Some(1));
-    }
-
-    #[test]
-    fn a_command_whose_answer_nobody_could_hear_keeps_its_place() {
-        let mut gate = limited(None, Some(1));
-        assert_eq!(gate.admit(key(1), NOW), Admission::Leaves);
-        let mut now = NOW;
-        for _ in 0..100 {
-            now = now + Duration::from_secs(10);
-            gate.keep_in_flight(key(1), now);
-            gate.keep_in_flight(key(3), now);
-            assert_eq!(gate.admit(key(2), now), Admission::Waits);
-        }
-        gate.hear(key(1), true, now, now);
-        assert_eq!(gate.admit(key(2), now), Admission::Leaves);
-    }
-
-    #[test]
-    fn what_waits_for_its_turn_is_not_late() {
-        let mut gate = limited(Some(1), None);
-        assert_eq!(gate.admit(key(1), NOW), Admission::Leaves);
-        assert_eq!(gate.admit(key(2), NOW), Admission::Waits);
-        let late = NOW + Duration::from_secs(3_600);
-        assert_eq!(gate.at_due(key(1), Stage::UnderWay(NOW), late), None);
-        assert_eq!(gate.at_due(key(2), Stage::UnderWay(NOW), late), Some((Hold::Queued, late)));
-        assert_eq!(gate.admit(key(2), late), Admission::Leaves);
-        assert_eq!(gate.at_due(key(2), Stage::UnderWay(late), late), None);
-    }
-
-    #[test]
-    fn while_its_circuit_is_open_commands_are_given_back_and_nothing_is_late() {
-        let mut gate = open();
-        let Admission::GivenBack(until) = gate.admit(key(1), NOW) else { panic!("it left") };
-        assert!(until >= NOW + Duration::from_secs(5), "{until}");
-        assert!(matches!(gate.at_due(key(2), Stage::UnderWay(NOW), NOW), Some((Hold::Left, _))));
-        assert!(matches!(gate.at_due(key(3), Stage::Resting, NOW), Some((Hold::GivenBack, _))));
-        assert!(gate.held_until(key(4), NOW).is_some());
-        let view = gate.view("a", NOW);
-        assert_eq!((view.state.as_str(), view.held, view.oldest_held), ("open", 4, Some(NOW)));
-        // Its time is over: whoever asks first is a probe, and what was lost meanwhile is not late either.
-        let later = NOW + Duration::from_secs(5);
-        assert_eq!(gate.at_due(key(1), Stage::Resting, later), None);
-        assert_eq!(gate.admit(key(1), later), Admission::Leaves);
-        assert!(gate.hear(key(1), true, later, later).is_some());
-        assert_eq!(gate.at_due(key(2), Stage::UnderWay(NOW), later), Some((Hold::Left, later)));
-        let after = later + Duration::from_secs(1);
-        assert_eq!(gate.at_due(key(2), Stage::UnderWay(after), after), None);
-    }
-
-    #[test]
-    fn an_operators_pause_holds_what_a_closed_circuit_would_let_go() {
-        let mut gate = gate(Protection { circuit: None, ..Protection::default() });
-        assert!(gate.is_free(NOW));
-        let paused = Paused { by: "ann".into(), why: "repair".into(), since: NOW };
-        gate.pause(Some(paused));
-        let Admission::GivenBack(soon) = gate.admit(key(1), NOW) else { panic!("it left") };
-        assert!(soon.since(NOW) <= Duration::from_millis(1_250), "{soon}");
-        let late = NOW + Duration::from_secs(86_400);
-        let Admission::GivenBack(until) = gate.admit(key(1), late) else { panic!("it left") };
-        assert!(until.since(late) >= Duration::from_secs(30), "{until}");
-        assert_eq!(gate.view("a", late).state, "paused");
-        gate.pause(None);
-        assert_eq!(gate.admit(key(1), late), Admission::Leaves);
-    }
-
-    #[test]
-    fn many_that_were_held_come_back_one_after_another() {
-        let mut gate = open();
-        let instants: Vec<Timestamp> = (0..10_000)
-            .map(|number| match gate.admit(key(number), NOW) {
-                Admission::GivenBack(until) => until,
-                other => panic!("{other:?}"),
-            })
-            .collect();
-        let from = NOW + Duration::from_secs(5);
-        let last = *instants.iter().max().unwrap();
-        assert!(instants.iter().all(|until| *until >= from));
-        assert!(last.since(from) > Duration::from_secs(8), "{last}");
-        for second in 0..11 {
-            let (begin, end) = (Duration::from_secs(second), Duration::from_secs(second + 1));
-            let here = instants.iter().filter(|at| (begin..end).contains(&at.since(from))).count();
-            assert!(here < 4_000, "{here} in second {second}");
-        }
-    }
-
-    #[test]
-    fn without_a_circuit_failures_hold_nothing() {
-        let mut gate = gate(Protection { circuit: None, ..Protection::default() });
-        for number in 0..1_000 {
-            gate.hear(key(number), false, NOW, NOW);
-        }
-        assert!(gate.is_free(NOW));
-        assert_eq!(gate.at_due(key(1), Stage::UnderWay(NOW), NOW), None);
-    }
-
-    #[test]
-    fn held_commands_that_nobody_asks_for_again_are_forgotten() {
-        let settings = CircuitSettings { open_min: Duration::from_secs(1), ..Default::default() };
-        let mut gate = gate(Protection { circuit: Some(settings), ..Default::default() });
-        for number in 0..10 {
-            gate.hear(key(number), false, NOW, NOW);
-        }
-        gate.admit(key(1), NOW);
-        assert_eq!(gate.view("a", NOW + Duration::from_secs(60)).held, 1);
-        assert_eq!(gate.view("a", NOW + Duration::from_secs(70)).held, 0);
-        assert!(!gate.is_free(NOW), "its circuit is still open");
-    }
-}
+mod tests;

@@ -45,6 +45,9 @@ use std::{
 /// Names a command: it is the same for every attempt.
 pub(crate) type Key = (InstanceId, NodeId, Leg);
 
+/// Names one attempt of a command: in which run of its instance, and the how many-th.
+pub(crate) type Asked = (Key, u32, u32);
+
 /// What a destination is given at the most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Protection {
@@ -178,7 +181,7 @@ impl Destination {
         self.tell(change, counts);
     }
 
-    /// The broker did not confirm a command; it is sent again.
+    /// The broker did not confirm a command, which may have left all the same; it is sent again.
     pub(crate) fn unconfirmed(&self, key: Key, now: Timestamp) {
         let mut gate = self.gate();
         let change = gate.unconfirmed(key, now);
@@ -187,9 +190,14 @@ impl Destination {
         self.tell(change, counts);
     }
 
-    /// The broker has confirmed a command that it had not confirmed before: it is back, and so may be those behind it.
-    pub(crate) fn confirmed_again(&self, key: Key, now: Timestamp) {
-        self.gate().confirmed_again(key, now);
+    /// The broker has confirmed a command that waited in the relay. Where it had not confirmed it before, it is back, and so may be those
+    /// behind it.
+    pub(crate) fn confirmed_late(&self, asked: &Asked, again: bool, now: Timestamp) {
+        let mut gate = self.gate();
+        gate.confirmed_late(asked, now);
+        if again {
+            gate.confirmed_again(now);
+        }
     }
 
     fn tell(&self, change: Option<Change>, (outcomes, failures): (usize, usize)) {
@@ -221,21 +229,15 @@ impl Destination {
     /// What is due for a command: `None` where time goes on as it does.
     pub(crate) fn at_due(
         &self,
-        key: Key,
+        asked: &Asked,
         stage: Stage,
         now: Timestamp,
     ) -> Option<(Hold, Timestamp)> {
         let mut gate = self.gate();
-        if let Stage::UnderWay(asked_at) = stage
-            && self.way.kept(asked_at, now)
-        {
-            gate.keep_in_flight(key, now);
-            return Some((Hold::Queued, now));
-        }
-        let due = gate.at_due(key, stage, now)?;
+        let due = gate.at_due(asked, stage, now)?;
         // No reply in time: of a probe, this is what was to be found out.
         let change = match due.0 {
-            Hold::Left => gate.unconfirmed_while_open(key, now),
+            Hold::Left => gate.unconfirmed_while_open(asked.0, now),
             Hold::Queued | Hold::GivenBack => None,
         };
         let counts = gate.counts();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! fuzz/fuzz_targets/NAME ─► fuzzing::NAME(bytes) ─► the real decoders, each with what must be true of it
-//! integration-tests/tests/fuzz_corpus ─┘             (`fuzzed` in the rooms that have them)
+//! orchestrator/tests/fuzz_corpus ─┘             (`fuzzed` in the rooms that have them)
 //! ```
 //!
 //! Each takes any bytes and panics only where a promise is broken: what can be read is written again as the same value, what can't is refused

@@ -223,7 +223,7 @@ fn destinations(out: &mut Writer<'_>, handle: &Handle) -> Result<(), Error> {
     let help = "How long the oldest of them is held";
     let ages = each(&|view| Some(held_for(view)));
     out.gauge("destination_held_age", help, Some(Unit::Seconds), ages)?;
-    let help = "Commands that wait for their turn in this process";
+    let help = "Commands that wait in this process for their turn, or for their broker";
     out.gauge("destination_queued_commands", help, None, each(&|view| Some(view.queued as f64)))?;
     let help = "Commands sent and not yet answered, where their number is limited";
     let in_flight = each(&|view| view.in_flight.map(|count| count as f64));

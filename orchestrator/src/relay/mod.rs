@@ -42,6 +42,13 @@ const WINDOW_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How often a relay looks whether messages that wait for their turn may leave, unless it is woken.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
+/// A window that is not decided by then is slow: commands in it and behind it are known to wait. Far below any time limit that makes sense
+/// with a broker between.
+const DECIDED_WITHIN: Duration = Duration::from_millis(50);
+
+/// What is kept of a message while it is in a window: its number, lane, sender and saga.
+type Head = (LaneSeq, Lane, Option<Sender>, u32);
+
 /// Bytes of each text of a message that a log shows.
 const LOGGED_BYTES_MAX: usize = 256;
 
@@ -191,7 +198,7 @@ pub(crate) struct Relay {
 /// What a relay shares with the rest of its process.
 pub(crate) struct Surroundings {
     pub destinations: Arc<Destinations>,
-    /// Told of what may let a waiting message go, and of each window.
+    /// Told of what may let a waiting message go.
     pub way: Arc<WayOut>,
     pub clock: Arc<dyn Clock>,
     /// By shard: the way back for what could not leave.
@@ -337,9 +344,7 @@ impl Relay {
             heads.push((seq, lane, sender, saga));
             messages.push(message);
         }
-        self.way.window_leaves(self.clock.now());
-        let outcomes = self.sink.send(&messages).await;
-        self.way.window_is_decided(self.clock.now());
+        let (outcomes, withdrawn) = self.decided(&heads, &messages).await;
         let mut confirmed = Vec::with_capacity(messages.len());
         let mut again = Vec::new();
         let (mut unknown, mut was_confirmed) = ((0, None), false);
@@ -354,12 +359,9 @@ impl Relay {
                 Sent::Confirmed => {
                     confirmed.push(seq);
                     was_confirmed = true;
-                    if self.unconfirmed.remove(&seq)
-                        && let Some(sender) = sender
-                        && let Some(destination) = self.departures.destination(&message.channel)
-                    {
-                        destination.confirmed_again(sender.key(), self.clock.now());
-                    }
+                    let again = self.unconfirmed.remove(&seq);
+                    let now = || self.clock.now();
+                    self.departures.confirmed((seq, sender, &message.channel), again, now);
                 }
                 Sent::Unknown { text } => {
                     unknown = (unknown.0 + 1, Some(text));
@@ -368,11 +370,16 @@ impl Relay {
                     {
                         destination.unconfirmed(sender.key(), self.clock.now());
                     }
+                    self.departures.tell(seq, sender, &message.channel);
                     self.unconfirmed.insert(seq);
                     again.push((seq, Outgoing { lane, sender, saga, message }));
                 }
                 Sent::Fenced { text } => fenced = Some(text),
                 Sent::Unsent { reason, text } => {
+                    // Whether it leaves after all, or its instance hears of it: it waits no more.
+                    if let Some(sender) = sender {
+                        self.departures.untell(seq, sender, &message.channel);
+                    }
                     match self.cannot_send(seq, sender, message, reason, &text) {
                         Disposed::Confirmed => confirmed.push(seq),
                         Disposed::ByInstance => given_back += 1,
@@ -404,7 +411,42 @@ impl Relay {
             );
         }
         self.departures.hear(again, was_confirmed, Instant::now());
+        withdrawn.into_iter().for_each(|command| self.take_in(ToRelay::Withdrawn(command)));
         Ok(())
+    }
+
+    /// What the broker says of a window, and which commands were withdrawn meanwhile: whether they are in it is known afterwards. Where it takes
+    /// long, destinations are told of all that is in it or behind it: that is not late.
+    async fn decided(
+        &mut self,
+        heads: &[Head],
+        messages: &[Message],
+    ) -> (Vec<Sent>, Vec<Withdrawn>) {
+        let Self { sink, inbox, departures, .. } = self;
+        let mut deciding = sink.send(messages);
+        if let Ok(outcomes) = tokio::time::timeout(DECIDED_WITHIN, &mut deciding).await {
+            return (outcomes, Vec::new());
+        }
+        for ((seq, _, sender, _), message) in heads.iter().zip(messages) {
+            departures.tell(*seq, *sender, &message.channel);
+        }
+        departures.tell_all();
+        let (mut withdrawn, mut are_more) = (Vec::new(), true);
+        loop {
+            let told = tokio::select! {
+                biased;
+                outcomes = &mut deciding => return (outcomes, withdrawn),
+                told = inbox.recv(), if are_more => told,
+            };
+            match told {
+                Some(ToRelay::Messages(messages)) => {
+                    departures.take_in(messages);
+                    departures.tell_all();
+                }
+                Some(ToRelay::Withdrawn(command)) => withdrawn.push(command),
+                None => are_more = false,
+            }
+        }
     }
 
     fn cannot_send(
@@ -420,9 +462,6 @@ impl Relay {
             if self.may_have_left(seq) {
                 // *Unsent* says that it had no effect for certain, which nobody knows here: its instance takes it for lost
                 // when the time for the reply is over, and it is in doubt then.
-                if let Some(destination) = self.departures.destination(&message.channel) {
-                    destination.ask(|gate| gate.unqueue(sender.key()));
-                }
                 tracing::warn!(instance = %instance, channel = message.channel, attempt, %reason, text, "A command that may have been sent before can't be sent again; the time limit of its step decides.");
                 return Disposed::Confirmed;
             }

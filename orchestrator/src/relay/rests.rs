@@ -53,6 +53,11 @@ impl Rests {
         self.by_channel.is_empty()
     }
 
+    /// All that rest.
+    pub(super) fn channels(&self) -> impl Iterator<Item = &str> {
+        self.by_channel.keys().map(String::as_str)
+    }
+
     /// Whether nothing else of this channel may leave.
     pub(super) fn holds(&self, channel: &str) -> bool {
         !self.by_channel.is_empty() && self.by_channel.contains_key(channel)

@@ -16,7 +16,7 @@ use dirigent_model::{
     decision::{Heard, Hold, Input},
     definition::{NodeId, Plan},
     history::{Verdict, Why},
-    instance::{Core, Instance, InstanceId, Leg, Next, NodeState},
+    instance::{Core, Instance, InstanceId, Leg, Next, NodeState, Status},
     message::{Failure, Message as _},
     time::Timestamp,
     transition,
@@ -39,17 +39,23 @@ impl Shard {
         let (leg, ask) = core.state(node).asked()?;
         let destination = self.destination(&live.plan, node, leg)?;
         let stage = match ask.next {
-            Next::GiveUp(_) => Stage::UnderWay(ask.asked_at),
+            Next::GiveUp(_) => {
+                let may_wait = leg != Leg::Do || core.status == Status::Running;
+                Stage::UnderWay { asked_at: ask.asked_at, may_wait }
+            }
             Next::AskAgain(_) | Next::Held(_) => Stage::Resting,
         };
         let key: Key = (core.id, node, leg);
         let (hold, until) = match stage {
-            Stage::UnderWay(asked) if !self.was_heard(&live.plan, (node, leg), asked) => {
+            Stage::UnderWay { asked_at, .. }
+                if !self.was_heard(&live.plan, (node, leg), asked_at) =>
+            {
                 destination.keep_in_flight(key, self.batch.now);
                 (Hold::Queued, self.batch.now)
             }
-            Stage::UnderWay(_) | Stage::Resting => {
-                destination.at_due(key, stage, self.batch.now)?
+            Stage::UnderWay { .. } | Stage::Resting => {
+                let asked = (key, core.run, ask.attempt);
+                destination.at_due(&asked, stage, self.batch.now)?
             }
         };
         Some(Input::Held { node, leg, attempt: ask.attempt, hold, until })
