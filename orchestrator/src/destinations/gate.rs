@@ -28,8 +28,11 @@ const BACK_PER_SECOND: u64 = 1_000;
 const BACK_MIN: Duration = Duration::from_millis(250);
 const BACK_MAX: Duration = Duration::from_secs(60);
 
-/// Commands that were confirmed late and not yet answered that are known. Of further ones the time counts as of any other.
+/// Commands confirmed late that are known until they are heard of. Of further ones the time counts as of any other.
 const LATE_KNOWN_MAX: usize = 100_000;
+
+/// How often those are forgotten that nobody was heard of for too long.
+const LATE_LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// A paused destination is looked at by held commands at least and at most so often.
 const PAUSE_LOOK_MIN: Duration = Duration::from_secs(1);
@@ -95,9 +98,11 @@ pub(crate) struct Gate {
     in_flight_for: Duration,
     /// In the relay: waiting for their turn, or for the broker's word where that takes long. The relay alone says who.
     queued: FxHashSet<Asked>,
-    /// Those of them that were confirmed since, until their instance hears of them.
+    /// Those of them that were confirmed since. One that was answered before stays for a while.
     late: FxHashMap<Key, Late>,
-    /// Its broker confirms nothing of it for now.
+    /// None of them is forgotten before.
+    late_look_at: Timestamp,
+    /// Its broker has confirmed nothing of it for a while.
     rests: bool,
     /// With their instances.
     held: FxHashMap<Key, Held>,
@@ -119,6 +124,7 @@ impl Gate {
             in_flight_for: reply_within.saturating_add(IN_FLIGHT_FOR),
             queued: FxHashSet::default(),
             late: FxHashMap::default(),
+            late_look_at: Timestamp(0),
             rests: false,
             held: FxHashMap::default(),
             forget_at: Timestamp(0),
@@ -208,16 +214,17 @@ impl Gate {
     pub(super) fn confirmed_late(&mut self, asked: &Asked, now: Timestamp) {
         self.queued.remove(asked);
         let (key, run, attempt) = *asked;
-        if self.late.len() >= LATE_KNOWN_MAX {
+        if now >= self.late_look_at {
             let known_for = self.in_flight_for;
             self.late.retain(|_, late| late.at + known_for > now);
+            self.late_look_at = now + LATE_LOOK_EVERY;
         }
-        if self.late.len() < LATE_KNOWN_MAX {
+        if self.late.len() < LATE_KNOWN_MAX || self.late.contains_key(&key) {
             self.late.insert(key, Late { run, attempt, at: now });
         }
     }
 
-    /// Whether its broker confirms nothing of it.
+    /// Whether its broker has confirmed nothing of it for a while.
     pub(crate) fn rests(&mut self, rests: bool) {
         self.rests = rests;
     }
@@ -322,10 +329,14 @@ impl Gate {
         }
     }
 
-    /// Whether it is in the relay. A saga that turns back does not wait for a broker that confirms nothing: that may be for ever, and it may
-    /// have left.
+    /// Whether it is in the relay. A saga that turns back does not wait for a broker that confirms nothing: that may be for ever.
     fn waits(&self, asked: &Asked, may_wait: bool) -> bool {
-        (may_wait || !self.rests) && self.queued.contains(asked)
+        self.queued.contains(asked) && (may_wait || !self.rests)
+    }
+
+    /// Whether it is in the relay, and its broker has confirmed nothing for a while.
+    pub(super) fn is_stuck(&self, asked: &Asked) -> bool {
+        self.rests && self.queued.contains(asked)
     }
 
     /// Whether a quarter or more of its time was over before its broker had it.

@@ -96,7 +96,7 @@ pub struct DestinationView {
     pub held: usize,
     /// Since when the oldest of them is held.
     pub oldest_held: Option<Timestamp>,
-    /// Commands that wait in this process, for their turn or for the broker's word where it did not confirm them.
+    /// Commands that wait in this process, for their turn or for the word of a broker that takes long.
     pub queued: usize,
     /// Commands sent and not yet answered; known where their number is limited.
     pub in_flight: Option<usize>,
@@ -116,6 +116,9 @@ impl DestinationView {
     /// All that `state` may be.
     pub const STATES: [&str; 4] = ["closed", "open", "half-open", "paused"];
 }
+
+/// A command that waited for less in the relay was not late.
+const LATE_FROM: Duration = Duration::from_millis(50);
 
 /// All destinations of a process.
 #[derive(Debug, Default)]
@@ -190,14 +193,22 @@ impl Destination {
         self.tell(change, counts);
     }
 
-    /// The broker has confirmed a command that waited in the relay. Where it had not confirmed it before, it is back, and so may be those
-    /// behind it.
-    pub(crate) fn confirmed_late(&self, asked: &Asked, again: bool, now: Timestamp) {
+    /// The broker has confirmed a command that waited in the relay since `told`. Where it had not confirmed it before, it is back, and so
+    /// may be those behind it.
+    pub(crate) fn confirmed(&self, asked: &Asked, told: Timestamp, again: bool, now: Timestamp) {
         let mut gate = self.gate();
-        gate.confirmed_late(asked, now);
+        match now.since(told) < LATE_FROM {
+            true => gate.unqueue(asked),
+            false => gate.confirmed_late(asked, now),
+        }
         if again {
             gate.confirmed_again(now);
         }
+    }
+
+    /// Whether a command waits in the relay for a broker that has confirmed nothing for a while.
+    pub(crate) fn is_stuck(&self, asked: &Asked) -> bool {
+        self.gate().is_stuck(asked)
     }
 
     fn tell(&self, change: Option<Change>, (outcomes, failures): (usize, usize)) {

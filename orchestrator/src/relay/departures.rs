@@ -18,7 +18,7 @@ use crate::{
     engine::{LaneSeq, Outgoing, Sender, Withdrawn},
 };
 use dirigent_model::time::Timestamp;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use std::{
     collections::{BTreeSet, VecDeque},
     sync::Arc,
@@ -35,6 +35,9 @@ const HEAD_BYTES: usize = 512;
 pub(super) const QUEUED_MAX: usize = 1_000;
 
 pub(super) type Numbered = (LaneSeq, Outgoing);
+
+/// Commands that are known to wait, and since when.
+type Told = FxHashMap<LaneSeq, Timestamp>;
 
 struct Queue {
     channel: String,
@@ -73,10 +76,11 @@ pub(super) struct Departures {
     /// Queues whose destination takes nothing for now; those that had nothing of late come first.
     waiting: Vec<usize>,
     rests: Rests,
-    /// Channels whose destinations know that they rest.
+    /// Channels whose destinations know that their broker confirms nothing of them.
     resting: BTreeSet<String>,
     /// Commands that their destinations know to wait, until the broker has confirmed them or they are gone from here: of those in a window, too.
-    told: FxHashSet<LaneSeq>,
+    /// With the time since when.
+    told: Told,
     /// Commands among them, for those that are withdrawn.
     present: Present,
     /// Messages in listed queues.
@@ -95,7 +99,7 @@ impl Departures {
             waiting: Vec::new(),
             rests: Rests::default(),
             resting: BTreeSet::new(),
-            told: FxHashSet::default(),
+            told: Told::default(),
             present: Present::default(),
             ready: 0,
             queued: 0,
@@ -116,15 +120,15 @@ impl Departures {
     pub(super) fn hear(&mut self, unconfirmed: Vec<Numbered>, was_confirmed: bool, at: Instant) {
         self.present.come(unconfirmed.iter());
         self.rests.hear(unconfirmed, was_confirmed, at);
-        self.tell_who_rests();
+        self.tell_who_rests(at);
     }
 
-    /// Tells destinations whether their broker confirms anything of them.
-    fn tell_who_rests(&mut self) {
+    /// Tells destinations whether their broker has confirmed nothing of them for a while.
+    fn tell_who_rests(&mut self, at: Instant) {
         if self.rests.is_empty() && self.resting.is_empty() {
             return;
         }
-        let resting: BTreeSet<String> = self.rests.channels().map(ToOwned::to_owned).collect();
+        let resting: BTreeSet<String> = self.rests.silent(at).map(ToOwned::to_owned).collect();
         for channel in resting.symmetric_difference(&self.resting) {
             if let Some(destination) = self.destinations.of(channel) {
                 destination.ask(|gate| gate.rests(resting.contains(channel)));
@@ -134,19 +138,23 @@ impl Departures {
     }
 
     /// A command waits here, or in a window that its broker takes long for: what is not confirmed is not late.
-    pub(super) fn tell(&mut self, seq: LaneSeq, sender: Option<Sender>, channel: &str) {
+    pub(super) fn tell(
+        &mut self,
+        (seq, sender, channel): (LaneSeq, Option<Sender>, &str),
+        now: Timestamp,
+    ) {
         if let Some(sender) = sender
             && let Some(destination) = self.destinations.of(channel)
-            && self.told.insert(seq)
+            && self.told.insert(seq, now).is_none()
         {
             destination.ask(|gate| gate.queue(sender.asked()));
         }
     }
 
     /// All that is here waits.
-    pub(super) fn tell_all(&mut self) {
+    pub(super) fn tell_all(&mut self, now: Timestamp) {
         for queue in &mut self.queues {
-            queue.tell_who_waits(&mut self.told);
+            queue.tell_who_waits(now, &mut self.told);
         }
     }
 
@@ -157,22 +165,17 @@ impl Departures {
         again: bool,
         now: impl FnOnce() -> Timestamp,
     ) {
-        if self.was_told(seq)
+        if let Some(told) = self.told.remove(&seq)
             && let Some(sender) = sender
             && let Some(destination) = self.destinations.of(channel)
         {
-            destination.confirmed_late(&sender.asked(), again, now());
+            destination.confirmed(&sender.asked(), told, again, now());
         }
-    }
-
-    /// Whether its destination knew that it waits.
-    fn was_told(&mut self, seq: LaneSeq) -> bool {
-        !self.told.is_empty() && self.told.remove(&seq)
     }
 
     /// A command is gone from here without being confirmed.
     pub(super) fn untell(&mut self, seq: LaneSeq, sender: Sender, channel: &str) {
-        if self.was_told(seq)
+        if self.told.remove(&seq).is_some()
             && let Some(destination) = self.destinations.of(channel)
         {
             destination.ask(|gate| gate.unqueue(&sender.asked()));
@@ -299,7 +302,7 @@ impl Departures {
                     queue.share = 0;
                     self.listed.push_front(at);
                     for at in &self.listed {
-                        self.queues[*at].tell_who_waits(&mut self.told);
+                        self.queues[*at].tell_who_waits(now, &mut self.told);
                     }
                     break;
                 }
@@ -335,7 +338,7 @@ impl Departures {
                 out.given_back.push(GivenBack { seq, sender, until });
             }
         }
-        self.tell_who_rests();
+        self.tell_who_rests(at);
     }
 
     fn list(&mut self, at: usize) {
@@ -360,7 +363,7 @@ impl Queue {
         (messages_max, bytes_max): (usize, usize),
         bytes: &mut usize,
         out: &mut Departing,
-        told: &mut FxHashSet<LaneSeq>,
+        told: &mut Told,
     ) -> Turn {
         let destination = self.destination.clone();
         let is_free = destination.as_ref().is_none_or(|known| known.ask(|gate| gate.is_free(now)));
@@ -398,7 +401,7 @@ impl Queue {
                     else {
                         continue;
                     };
-                    if told.remove(&seq)
+                    if told.remove(&seq).is_some()
                         && let Some(destination) = &destination
                     {
                         destination.ask(|gate| gate.unqueue(&sender.asked()));
@@ -414,12 +417,7 @@ impl Queue {
     }
 
     /// The latest ones go back: those before them have waited longer.
-    fn give_back_what_is_too_much(
-        &mut self,
-        now: Timestamp,
-        out: &mut Departing,
-        told: &mut FxHashSet<LaneSeq>,
-    ) {
+    fn give_back_what_is_too_much(&mut self, now: Timestamp, out: &mut Departing, told: &mut Told) {
         let Some(destination) = &self.destination else { return };
         destination.ask(|gate| {
             while self.messages.len() > QUEUED_MAX
@@ -427,17 +425,17 @@ impl Queue {
                 && let Some(sender) = outgoing.sender
             {
                 let until = gate.give_back(sender.key(), now);
-                if told.remove(&seq) {
+                if told.remove(&seq).is_some() {
                     gate.unqueue(&sender.asked());
                 }
                 out.given_back.push(GivenBack { seq, sender, until });
             }
         });
-        self.tell_who_waits(told);
+        self.tell_who_waits(now, told);
     }
 
     /// What stays here has not left, and is not late.
-    fn tell_who_waits(&mut self, told: &mut FxHashSet<LaneSeq>) {
+    fn tell_who_waits(&mut self, now: Timestamp, told: &mut Told) {
         let (Some(destination), Some((last, _))) = (&self.destination, self.messages.back()) else {
             return;
         };
@@ -448,7 +446,7 @@ impl Queue {
         let new = new.filter_map(|(seq, outgoing)| Some((*seq, outgoing.sender?.asked())));
         destination.ask(|gate| {
             for (seq, asked) in new {
-                told.insert(seq);
+                told.insert(seq, now);
                 gate.queue(asked);
             }
         });

@@ -370,16 +370,14 @@ impl Relay {
                     {
                         destination.unconfirmed(sender.key(), self.clock.now());
                     }
-                    self.departures.tell(seq, sender, &message.channel);
+                    let now = self.clock.now();
+                    self.departures.tell((seq, sender, &message.channel), now);
                     self.unconfirmed.insert(seq);
                     again.push((seq, Outgoing { lane, sender, saga, message }));
                 }
                 Sent::Fenced { text } => fenced = Some(text),
                 Sent::Unsent { reason, text } => {
-                    // Whether it leaves after all, or its instance hears of it: it waits no more.
-                    if let Some(sender) = sender {
-                        self.departures.untell(seq, sender, &message.channel);
-                    }
+                    let channel = message.channel.clone();
                     match self.cannot_send(seq, sender, message, reason, &text) {
                         Disposed::Confirmed => confirmed.push(seq),
                         Disposed::ByInstance => given_back += 1,
@@ -389,6 +387,9 @@ impl Relay {
                         }
                     }
                     self.unconfirmed.remove(&seq);
+                    // It waits no more; and is not late before its instance hears of it.
+                    let now = || self.clock.now();
+                    self.departures.confirmed((seq, sender, &channel), false, now);
                 }
             }
         }
@@ -422,15 +423,15 @@ impl Relay {
         heads: &[Head],
         messages: &[Message],
     ) -> (Vec<Sent>, Vec<Withdrawn>) {
-        let Self { sink, inbox, departures, .. } = self;
+        let Self { sink, inbox, departures, clock, .. } = self;
         let mut deciding = sink.send(messages);
         if let Ok(outcomes) = tokio::time::timeout(DECIDED_WITHIN, &mut deciding).await {
             return (outcomes, Vec::new());
         }
         for ((seq, _, sender, _), message) in heads.iter().zip(messages) {
-            departures.tell(*seq, *sender, &message.channel);
+            departures.tell((*seq, *sender, &message.channel), clock.now());
         }
-        departures.tell_all();
+        departures.tell_all(clock.now());
         let (mut withdrawn, mut are_more) = (Vec::new(), true);
         loop {
             let told = tokio::select! {
@@ -441,8 +442,9 @@ impl Relay {
             match told {
                 Some(ToRelay::Messages(messages)) => {
                     departures.take_in(messages);
-                    departures.tell_all();
+                    departures.tell_all(clock.now());
                 }
+                // Messages may overtake it: it covers no attempt that was asked after it.
                 Some(ToRelay::Withdrawn(command)) => withdrawn.push(command),
                 None => are_more = false,
             }

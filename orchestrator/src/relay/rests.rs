@@ -27,6 +27,9 @@ const TRIED_MAX: usize = 32;
 /// leaders after a restart.
 pub(super) const UNCONFIRMED_MAX: Duration = Duration::from_secs(60);
 
+/// A channel of which nothing was confirmed for this long is more than a connection that is made anew.
+const SILENT_FROM: Duration = Duration::from_secs(2);
+
 struct Rest {
     /// To be sent again, in this order.
     again: VecDeque<Numbered>,
@@ -53,9 +56,14 @@ impl Rests {
         self.by_channel.is_empty()
     }
 
-    /// All that rest.
-    pub(super) fn channels(&self) -> impl Iterator<Item = &str> {
-        self.by_channel.keys().map(String::as_str)
+    /// Those of which the broker has confirmed nothing for a while.
+    pub(super) fn silent(&self, at: Instant) -> impl Iterator<Item = &str> {
+        let is_silent =
+            move |rest: &Rest| !rest.is_well && at.duration_since(rest.since) >= SILENT_FROM;
+        self.by_channel
+            .iter()
+            .filter(move |(_, rest)| is_silent(rest))
+            .map(|(name, _)| name.as_str())
     }
 
     /// Whether nothing else of this channel may leave.

@@ -45,6 +45,9 @@ impl Outcome {
 /// Attempts of what is asked until it answers, in which it does not.
 const TROUBLED_ATTEMPTS: u32 = 2;
 
+/// Questions that are not answered: one is left for a participant that dies with the next one, and another one for its next life.
+const TROUBLED_QUESTIONS: u32 = 1;
+
 /// What does not just succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Trouble {
@@ -95,7 +98,7 @@ impl Script {
             (Leg::Status, Leg::Do) if trouble.outcome == Outcome::Doubt => Outcome::Timeout,
             (Leg::Status, Leg::Do) => Outcome::Doubt,
             (Leg::Status, Leg::Status) if trouble.outcome == Outcome::Rejection => Outcome::Timeout,
-            (Leg::Status, Leg::Status) if is_over => Outcome::Success,
+            (Leg::Status, Leg::Status) if said.attempt > TROUBLED_QUESTIONS => Outcome::Success,
             (Leg::Status, Leg::Status) => trouble.outcome,
             (Leg::Do | Leg::Compensate, _) | (Leg::Status, Leg::Compensate) => Outcome::Success,
         }

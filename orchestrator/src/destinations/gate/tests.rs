@@ -1,3 +1,5 @@
+//! Of the gate: what it lets leave, what it knows of those that wait, and what it forgets.
+
 use super::{super::Rate, *};
 use crate::destinations::CircuitSettings;
 use dirigent_model::{
@@ -139,6 +141,8 @@ fn as_many_late_commands_are_known_as_there_is_room_for() {
     let many = LATE_KNOWN_MAX as u64;
     (0..many + 1).for_each(|number| gate.confirmed_late(&of(number), NOW));
     assert_eq!(gate.late.len(), LATE_KNOWN_MAX);
+    gate.confirmed_late(&of(7), NOW);
+    assert_eq!(gate.late.len(), LATE_KNOWN_MAX, "one that is known stays known");
     gate.confirmed_late(&of(many + 1), NOW + Duration::from_secs(70));
     assert_eq!(gate.late.len(), 1, "nobody was heard of for too long");
 }

@@ -40,7 +40,7 @@ impl Shard {
         let destination = self.destination(&live.plan, node, leg)?;
         let stage = match ask.next {
             Next::GiveUp(_) => {
-                let may_wait = leg != Leg::Do || core.status == Status::Running;
+                let may_wait = may_wait(core, leg);
                 Stage::UnderWay { asked_at: ask.asked_at, may_wait }
             }
             Next::AskAgain(_) | Next::Held(_) => Stage::Resting,
@@ -59,6 +59,24 @@ impl Shard {
             }
         };
         Some(Input::Held { node, leg, attempt: ask.attempt, hold, until })
+    }
+
+    /// A saga that turns back gives up what its broker does not take: it does not leave any more, when the saga may have ended long ago.
+    pub(super) fn withdraw_stuck(&mut self, id: InstanceId) {
+        let Some(live) = self.live.get(&id) else { return };
+        let core = &live.instance.core;
+        let Some((_, Some(node))) = core.next_due() else { return };
+        let Some((leg, ask)) = core.state(node).asked() else { return };
+        let sender = Sender { instance: id, run: core.run, node, leg, attempt: ask.attempt };
+        let stuck = self
+            .destination(&live.plan, node, leg)
+            .is_some_and(|destination| destination.is_stuck(&sender.asked()));
+        if may_wait(core, leg) || !stuck {
+            return;
+        }
+        let channel = transition::destination(live.plan.graph(), node, leg).unwrap_or_default();
+        let (lane, channel) = (self.shared.routes.lane(channel), channel.to_owned());
+        self.batch.withdrawn.push(Withdrawn { lane, channel, sender });
     }
 
     /// Whether a reply to a command that was sent at `asked` would have been heard: it comes the way the command went.
@@ -175,4 +193,9 @@ impl Shard {
         let channel = transition::destination(plan.graph(), node, leg)?;
         self.shared.destinations.of(channel).map(|destination| &**destination)
     }
+}
+
+/// Whether a saga waits for a command for as long as its broker does not take it: not one that turns back, but for its compensations.
+fn may_wait(core: &Core, leg: Leg) -> bool {
+    leg == Leg::Compensate || core.status == Status::Running
 }

@@ -2,7 +2,7 @@
 
 use super::{Fatal, Found, Shard};
 use crate::engine::{job::Origin, table::Resting};
-use dirigent_model::instance::InstanceId;
+use dirigent_model::{decision::Input, instance::InstanceId};
 
 impl Shard {
     /// Something is due in an instance.
@@ -51,6 +51,9 @@ impl Shard {
         }
         // Each turn does one thing; what else is due comes next, after the other instances.
         let due = self.due_input(id);
+        if matches!(due, Input::Due) {
+            self.withdraw_stuck(id);
+        }
         self.apply(id, due, None, Origin::Inside)?;
         Ok(())
     }

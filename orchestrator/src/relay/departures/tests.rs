@@ -1,3 +1,5 @@
+//! Of the departures: whose turn it is, who waits, and who is told of it.
+
 use super::{super::present::NOTED_MIN, *};
 use crate::destinations::{Paused, Protection, Protections, Rate, WayOut};
 use dirigent_connectors::{Attributes, ChannelKind, Message};
