@@ -365,7 +365,7 @@ impl<D: Data> Scenario<D> {
 
     #[track_caller]
     fn follow(&mut self, heading: &str, before: &Core, decision: Decision) {
-        self.coverage.cross(self.definition.graph(), before, &decision);
+        self.coverage.cross(&self.definition, before, &decision);
         let said: Vec<String> = decision.effects.iter().map(saying).collect();
         self.transcript.push(format!("{}  {heading}", self.clock(self.now)));
         if decision.verdict != Verdict::Applied {
