@@ -37,6 +37,21 @@ fn the_readme_shows_the_example_word_for_word() {
 }
 
 #[test]
+fn the_tests_of_a_saga_that_the_readme_shows_are_those_of_the_example() {
+    let page = readme();
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/order/tests");
+    for (mark, file) in [
+        ("<!-- scenario -->", "sagas.rs"),
+        ("<!-- coverage -->", "sagas.rs"),
+        ("<!-- simulated -->", "simulated.rs"),
+    ] {
+        let shown = block(&page, mark, "rust");
+        let real = fs::read_to_string(tests.join(file)).unwrap();
+        assert!(real.contains(shown), "{mark} is not what {file} has:\n{shown}");
+    }
+}
+
+#[test]
 fn the_cargo_toml_of_the_readme_names_every_crate_that_the_example_uses() {
     let page = readme();
     let manifest: toml::Table = block(&page, "<!-- manifest -->", "toml").parse().unwrap();

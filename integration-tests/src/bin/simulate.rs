@@ -1,37 +1,54 @@
 //! Runs worlds drawn from seeds, and tells which rules were broken: `simulate --seeds 0..20000`. Or tries every crash point of small sagas: `simulate --points`.
+//!
+//! What goes in: seeds, for how long, on how many cores, and which faults. What comes out: figures on standard output and progress on standard error; of a world that
+//! breaks a rule its seed, the commit, the shortest cut and its story. What must be true: a seed is the same world with the same faults, however it came to be run.
 
 #![allow(clippy::print_stdout, reason = "a program that tells people what it found")]
 
 use clap::Parser;
-use integration_tests::simulate::{drawn, points, shortest};
+use dirigent::simulation::{Cut, Report, Simulation, kinds};
+use integration_tests::simulate::{drawn, points, shortest_of};
 use std::{
     collections::BTreeMap,
-    process::ExitCode,
+    io::Write,
+    process::{Command, ExitCode},
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
+
+/// Seeds if neither they nor minutes are said.
+const SEEDS_DEFAULT: (u64, u64) = (0, 1_000);
+
+/// How often progress is told.
+const TELLS_EVERY: Duration = Duration::from_secs(15);
 
 /// Runs sagas, participants, brokers and disks on virtual time, from seeds, and judges what came of it.
 ///
 /// Exit code 0: every rule held; 1: one was broken; 2: the arguments make no sense.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// One seed, with its whole story cut to the shortest that still breaks a rule.
-    #[arg(long, conflicts_with = "seeds", group = "one_run")]
+    /// One seed; if it breaks a rule, it is cut to the shortest that still does, with its story.
+    #[arg(long, conflicts_with_all = ["seeds", "minutes"], group = "one_run")]
     seed: Option<u64>,
-    /// Seeds from A up to, and without, B.
-    #[arg(long, value_name = "A..B", value_parser = range, default_value = "0..1000")]
-    seeds: (u64, u64),
+    /// Seeds from A up to, and without, B; 0..1000 if not said, and all from 0 on if only minutes are said.
+    #[arg(long, value_name = "A..B", value_parser = range)]
+    seeds: Option<(u64, u64)>,
     /// Ends after so many minutes, wherever it is.
-    #[arg(long, value_name = "MINUTES")]
+    #[arg(long, value_name = "MINUTES", value_parser = minutes)]
     minutes: Option<f64>,
+    /// Faults that are left in the worlds that draw them: `none`, or some of a list that a wrong name prints; all of them if not said.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = fault)]
+    faults: Option<Vec<String>>,
+    /// Worlds that run at the same time; as many as there are cores if not said.
+    #[arg(long, value_name = "N")]
+    jobs: Option<std::num::NonZeroUsize>,
     /// Seeds that break a rule before it gives up.
     #[arg(long, default_value_t = 5)]
     broken_max: u64,
-    /// Prints each message as it goes, of one seed or point.
+    /// Prints each message and each decision as they go, of one seed or point.
     #[arg(long, requires = "one_run")]
     trace: bool,
     /// The figures as JSON.
@@ -50,8 +67,42 @@ fn range(text: &str) -> Result<(u64, u64), String> {
     }
 }
 
+fn minutes(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(minutes) if minutes > 0.0 && f64::is_finite(minutes) => Ok(minutes),
+        _ => Err("write it as a number above 0, such as 0.5".into()),
+    }
+}
+
+/// As it is written on a command line.
+fn written(kind: &str) -> String {
+    kind.replace(' ', "-")
+}
+
+fn fault(text: &str) -> Result<String, String> {
+    let mut known = kinds().map(written);
+    if text == "none" || known.any(|kind| kind == text) {
+        return Ok(text.to_owned());
+    }
+    let all: Vec<String> = kinds().map(written).collect();
+    Err(format!("it is none of: none, {}", all.join(", ")))
+}
+
+impl Arguments {
+    fn world(&self, seed: u64) -> Simulation {
+        match &self.faults {
+            None => drawn(seed),
+            Some(names) => {
+                let is_left = |kind: &str| names.iter().any(|name| *name == written(kind));
+                Cut::only(is_left).of(drawn(seed))
+            }
+        }
+    }
+}
+
 #[derive(Debug, Default, serde::Serialize)]
 struct Figures {
+    commit: String,
     seeds: u64,
     broken: Vec<u64>,
     virtual_hours: f64,
@@ -61,6 +112,19 @@ struct Figures {
     faults: BTreeMap<&'static str, u64>,
 }
 
+impl Figures {
+    fn add(&mut self, report: &Report) {
+        self.seeds += 1;
+        self.virtual_hours += report.virtual_time.as_secs_f64() / 3_600.0;
+        for (status, count) in &report.ended {
+            *self.ended.entry(status.clone()).or_default() += count;
+        }
+        for (fault, count) in &report.injected {
+            *self.faults.entry(fault).or_default() += count;
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.points.points {
@@ -68,61 +132,106 @@ fn main() -> ExitCode {
         return points::tell(&arguments.points, arguments.json, arguments.trace, broken_max);
     }
     match arguments.seed {
-        Some(seed) => one(seed, arguments.trace),
+        Some(seed) => one(&arguments, seed),
         None => many(&arguments),
     }
 }
 
-fn one(seed: u64, trace: bool) -> ExitCode {
-    let world = drawn(seed);
-    let report = if trace { world.traced(|line| println!("{line}")).run() } else { world.run() };
+fn one(arguments: &Arguments, seed: u64) -> ExitCode {
+    let world = arguments.world(seed);
+    let world = if arguments.trace { world.traced(|line| println!("{line}")) } else { world };
+    let report = world.run();
     println!("{report}");
     if report.is_sound() {
         return ExitCode::SUCCESS;
     }
-    let (cut, report) = shortest(seed);
-    println!("\nthe shortest that still breaks a rule, {cut:?}:\n{report}");
+    println!("\nCommit {}.\n{}", commit(), shortest_of(&|| arguments.world(seed)));
     ExitCode::FAILURE
 }
 
 fn many(arguments: &Arguments) -> ExitCode {
-    let (from, to) = arguments.seeds;
-    let until =
-        arguments.minutes.map(|minutes| Instant::now() + Duration::from_secs_f64(minutes * 60.0));
-    let (next, stops, figures) =
-        (AtomicU64::new(from), AtomicBool::new(false), Mutex::new(Figures::default()));
     let begun = Instant::now();
+    let until = arguments.minutes.map(|minutes| begun + Duration::from_secs_f64(minutes * 60.0));
+    let (from, to) = match (arguments.seeds, arguments.minutes) {
+        (Some(seeds), _) => seeds,
+        (None, Some(_)) => (0, u64::MAX),
+        (None, None) => SEEDS_DEFAULT,
+    };
+    let (next, stops) = (AtomicU64::new(from), AtomicBool::new(false));
+    let figures = Mutex::new(Figures { commit: commit(), ..Figures::default() });
+    let told_at = Mutex::new(begun);
     let work = || {
         while !stops.load(Ordering::Relaxed) && until.is_none_or(|until| Instant::now() < until) {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= to {
                 return;
             }
-            let report = drawn(seed).run();
-            let mut figures = figures.lock().unwrap_or_else(PoisonError::into_inner);
-            figures.seeds += 1;
-            figures.virtual_hours += report.virtual_time.as_secs_f64() / 3_600.0;
-            for (status, count) in &report.ended {
-                *figures.ended.entry(status.clone()).or_default() += count;
-            }
-            for (fault, count) in &report.injected {
-                *figures.faults.entry(fault).or_default() += count;
-            }
+            let report = arguments.world(seed).run();
+            let mut figures = lock(&figures);
+            figures.add(&report);
             if !report.is_sound() {
-                println!("{report}");
+                println!("commit {}, {report}", figures.commit);
                 figures.broken.push(seed);
                 stops.store(figures.broken.len() as u64 >= arguments.broken_max, Ordering::Relaxed);
             }
+            let mut told_at = lock(&told_at);
+            if told_at.elapsed() >= TELLS_EVERY {
+                *told_at = Instant::now();
+                progress(&figures, begun.elapsed(), (to < u64::MAX).then_some(to - from));
+            }
         }
     };
-    let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let jobs = arguments.jobs.map_or(cores, |jobs| jobs.get());
+    std::thread::scope(|scope| (0..jobs).for_each(|_| drop(scope.spawn(work))));
     let mut figures = figures.into_inner().unwrap_or_else(PoisonError::into_inner);
     figures.seconds = begun.elapsed().as_secs_f64();
     figures.virtual_per_real = figures.virtual_hours * 3_600.0 / figures.seconds;
+    figures.broken.sort_unstable();
+    if let Some(seed) = figures.broken.first().copied() {
+        println!("\nSeed {seed}, commit {}.", figures.commit);
+        println!("{}", shortest_of(&|| arguments.world(seed)));
+        let faults =
+            arguments.faults.as_ref().map(|names| format!(" --faults {}", names.join(",")));
+        println!("To repeat it: simulate --seed {seed} --trace{}\n", faults.unwrap_or_default());
+    }
     match serde_json::to_string(&figures).ok().filter(|_| arguments.json) {
         Some(json) => println!("{json}"),
         None => println!("{figures:#?}"),
     }
     if figures.broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Tells how far it is. Who does not listen misses nothing.
+fn progress(figures: &Figures, so_far: Duration, all: Option<u64>) {
+    let of = all.map_or_else(String::new, |all| format!(" of {all}"));
+    let (seeds, broken, hours) = (figures.seeds, figures.broken.len(), figures.virtual_hours);
+    let seconds = so_far.as_secs();
+    let line = format!(
+        "{seconds:>6} s: {seeds}{of} seeds, {hours:.0} h of virtual time, {broken} broken\n"
+    );
+    drop(std::io::stderr().write_all(line.as_bytes()));
+}
+
+/// What this was built of: as the build said, the commit of the checkout that it is run in, or the version.
+fn commit() -> String {
+    if let Some(said) = option_env!("DIRIGENT_COMMIT") {
+        return said.to_owned();
+    }
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).output().ok();
+        let output = output.filter(|output| output.status.success())?;
+        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]).filter(|it| !it.is_empty()) else {
+        return format!("unknown, version {}", env!("CARGO_PKG_VERSION"));
+    };
+    match git(&["status", "--porcelain", "--untracked-files=no"]) {
+        Some(changes) if changes.is_empty() => commit,
+        _ => format!("{commit} with changes"),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -11,7 +11,8 @@ mod moods;
 pub mod points;
 mod shrink;
 
-pub use shrink::{Cut, shortest};
+pub use dirigent::simulation::{Cut, Shortest};
+pub use shrink::{shortest, shortest_of};
 
 use dirigent::simulation::Simulation;
 use dirigent_connectors::{

@@ -48,6 +48,8 @@ mod start;
 mod table;
 #[cfg(test)]
 mod table_samples;
+#[cfg(feature = "simulation")]
+mod watched;
 mod wire;
 mod withdrawal;
 
@@ -89,6 +91,8 @@ pub(crate) use lanes::{names as names_of_lanes, replies_by};
 pub(crate) use readiness::Outbox;
 pub(crate) use repeats::span;
 pub(crate) use shard::{Fatal, ToShard};
+#[cfg(feature = "simulation")]
+pub(crate) use watched::watch;
 pub(crate) use withdrawal::Withdrawn;
 
 use crate::{

@@ -22,6 +22,8 @@ mod asked;
 mod fsck;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzed;
+#[cfg(feature = "simulation")]
+mod played;
 mod remembered;
 mod reply;
 mod rests;
@@ -39,6 +41,8 @@ mod tests;
 pub use crate::store::postgres::{Sql, SqlError};
 pub use asked::{Asked, Heard, Undoing};
 pub use fsck::{fsck, repair};
+#[cfg(feature = "simulation")]
+pub(crate) use played::{Instead, Interrupts, Invent};
 pub use remembered::Records;
 pub use running::Running;
 pub use tx::{CHANGES_BYTES_MAX, EVENTS_MAX, RECORD_KEY_BYTES_MAX, Tx};

@@ -25,6 +25,11 @@ impl SimClock {
     }
 }
 
+/// How long after the beginning this is.
+pub(super) fn since_the_beginning(at: Timestamp) -> std::time::Duration {
+    at.since(BEGINS)
+}
+
 impl Clock for SimClock {
     fn now(&self) -> Timestamp {
         BEGINS + self.elapsed()

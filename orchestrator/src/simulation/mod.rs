@@ -17,9 +17,12 @@
 mod clock;
 mod disk;
 mod judge;
+mod kit;
 mod points;
 mod process;
+mod shrink;
 mod told;
+mod watching;
 mod world;
 
 use crate::{
@@ -31,7 +34,7 @@ use dirigent_connectors::{
     Attributes, ChannelKind, Message, names,
     simulated::{Random, SimFaults, SimKind},
 };
-use dirigent_model::{definition::Plan, message::Event};
+use dirigent_model::{definition::Plan, message::Event, scenario::Coverage};
 use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet},
@@ -40,8 +43,10 @@ use std::{
     time::Duration,
 };
 
+pub use kit::{Simulate, Simulated, simulate};
 pub use points::Death;
 pub use process::APP as ORCHESTRATOR;
+pub use shrink::{Cut, Shortest, kinds, shortest};
 
 thread_local! {
     static RUNNING: Cell<bool> = const { Cell::new(false) };
@@ -50,6 +55,22 @@ thread_local! {
 /// Whether this thread runs a simulation, in which nothing may wait for another thread.
 pub(crate) fn is_running() -> bool {
     RUNNING.get()
+}
+
+/// Says that this thread runs one, however it ends.
+struct Running;
+
+impl Running {
+    fn begins() -> Self {
+        RUNNING.set(true);
+        Self
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        RUNNING.set(false);
+    }
 }
 
 /// How long everything may take to come to rest once the faults are over, unless said otherwise.
@@ -147,6 +168,7 @@ pub struct Simulation {
     pub(crate) shards: Option<usize>,
     pub(crate) kinds: Vec<(SimKind, Vec<String>)>,
     pub(crate) rests_within: Duration,
+    pub(crate) is_covered: bool,
     pub(crate) trace: Option<Tell>,
 }
 
@@ -168,6 +190,7 @@ impl Simulation {
             shards: None,
             kinds: vec![(kind, Vec::new())],
             rests_within: RESTS_WITHIN,
+            is_covered: false,
             trace: None,
         }
     }
@@ -289,6 +312,12 @@ impl Simulation {
         self
     }
 
+    /// Tells in its report which transitions of the sagas were crossed.
+    pub fn covered(mut self) -> Self {
+        self.is_covered = true;
+        self
+    }
+
     /// Tells what happens, line by line.
     pub fn traced(mut self, tell: impl FnMut(&str) + Send + 'static) -> Self {
         self.trace = Some(Arc::new(Mutex::new(tell)));
@@ -376,6 +405,8 @@ pub struct Report {
     pub runs: u64,
     /// How often each process crossed its border in each of its lives.
     pub crossings: BTreeMap<String, Vec<u64>>,
+    /// Which transitions were crossed, saga by saga in their order; of [covered](Simulation::covered) runs.
+    pub coverage: Vec<Coverage>,
 }
 
 impl Report {

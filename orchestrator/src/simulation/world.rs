@@ -15,6 +15,7 @@ use super::{
     points::{Deaths, Lives},
     process::{Process, lock},
     told::Told,
+    watching::Watching,
 };
 use crate::{
     engine::{Handle, ListFilter},
@@ -51,11 +52,11 @@ pub(super) fn run(simulation: Simulation) -> Report {
         .start_paused(true)
         .build()
         .unwrap_or_else(|error| panic!("making a runtime of one thread: {error}"));
-    super::RUNNING.set(true);
+    let _running = super::Running::begins();
     dirigent_connectors::retry::seeded(simulation.seed);
+    let watching = Watching::of(&simulation);
     let report = runtime.block_on(simulate(simulation));
-    super::RUNNING.set(false);
-    report
+    Report { coverage: watching.coverage(), ..report }
 }
 
 async fn simulate(simulation: Simulation) -> Report {
@@ -160,6 +161,7 @@ async fn simulate(simulation: Simulation) -> Report {
         runs: seen.as_ref().map(judge::Seen::runs).unwrap_or_default(),
         ended: seen.map(|seen| seen.ended()).unwrap_or_default(),
         crossings: lives.crossings(),
+        coverage: Vec::new(),
     }
 }
 

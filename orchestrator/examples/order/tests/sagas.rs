@@ -3,7 +3,7 @@
 // Clippy takes the helpers of an integration test for code that is no test.
 #![allow(clippy::unwrap_used)]
 
-use dirigent_model::scenario::{Scenario, scenario};
+use dirigent_model::scenario::{Coverage, Scenario, scenario};
 use order::{
     order::{Order, messages::*, order_saga},
     trip::{Trip, messages::*, trip_saga},
@@ -49,7 +49,7 @@ fn a_large_order_waits_for_a_person() {
 }
 
 #[test]
-fn a_declined_order_is_taken_back() {
+fn a_declined_order_is_taken_back() -> Scenario<Order> {
     secured(100_000)
         .says(&["publish ApprovalRequested"])
         .receives(OrderDeclined { order: 80, by: "eve".into() })
@@ -58,7 +58,7 @@ fn a_declined_order_is_taken_back() {
         .says(&[])
         .compensates("authorise-payment")
         .says(&["publish OrderFailed reason=declined by eve"])
-        .ends_compensated("declined by eve");
+        .ends_compensated("declined by eve")
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn an_order_nobody_decides_about_is_taken_back_after_a_day() {
 }
 
 #[test]
-fn a_refusal_waits_for_the_other_branch_and_then_compensates_it() {
+fn a_refusal_waits_for_the_other_branch_and_then_compensates_it() -> Scenario<Order> {
     placed(4_200)
         .rejects("authorise-payment", PaymentDeclined { reason: "card declined".into() })
         .says(&[])
@@ -82,11 +82,11 @@ fn a_refusal_waits_for_the_other_branch_and_then_compensates_it() {
         .says(&["compensate ReleaseStock reservation=3"])
         .compensates("reserve-stock")
         .says(&["publish OrderFailed reason=card declined"])
-        .ends_compensated("card declined");
+        .ends_compensated("card declined")
 }
 
 #[test]
-fn without_stock_only_the_hold_is_let_go() {
+fn without_stock_only_the_hold_is_let_go() -> Scenario<Order> {
     placed(4_200)
         .succeeds("authorise-payment", PaymentAuthorised { hold: 5 })
         .says(&[])
@@ -94,20 +94,21 @@ fn without_stock_only_the_hold_is_let_go() {
         .says(&["compensate VoidPayment hold=5"])
         .compensates("authorise-payment")
         .says(&["publish OrderFailed reason=no stock of brush"])
-        .ends_compensated("no stock of brush");
+        .ends_compensated("no stock of brush")
 }
 
 #[test]
-fn an_inventory_that_never_answers_is_compensated_without_knowing_the_reservation() {
+fn an_inventory_that_never_answers_is_compensated_without_knowing_the_reservation()
+-> Scenario<Order> {
     placed(4_200)
         .succeeds("authorise-payment", PaymentAuthorised { hold: 5 })
         .says(&[])
         .never_answers("reserve-stock")
-        .is_turning_back();
+        .is_turning_back()
 }
 
 #[test]
-fn a_hold_that_can_not_be_taken_turns_the_order_back() {
+fn a_hold_that_can_not_be_taken_turns_the_order_back() -> Scenario<Order> {
     secured(4_200)
         .says(&["CapturePayment"])
         .rejects("capture-payment", CaptureDeclined { reason: "hold expired".into() })
@@ -116,7 +117,7 @@ fn a_hold_that_can_not_be_taken_turns_the_order_back() {
         .says(&[])
         .compensates("reserve-stock")
         .says(&["publish OrderFailed reason=hold expired"])
-        .ends_compensated("hold expired");
+        .ends_compensated("hold expired")
 }
 
 #[test]
@@ -192,7 +193,7 @@ fn a_trip_is_booked_when_flight_hotel_and_car_are() {
 }
 
 #[test]
-fn without_a_car_seat_and_bed_are_given_back() {
+fn without_a_car_seat_and_bed_are_given_back() -> Scenario<Trip> {
     requested()
         .succeeds("book-flight", FlightBooked { booking: 1 })
         .says(&[])
@@ -204,11 +205,11 @@ fn without_a_car_seat_and_bed_are_given_back() {
         .says(&[])
         .compensates("book-flight")
         .says(&["publish TripFailed reason=no car in Walkville"])
-        .ends_compensated("no car in Walkville");
+        .ends_compensated("no car in Walkville")
 }
 
 #[test]
-fn a_car_in_doubt_is_returned_before_seat_and_bed() {
+fn a_car_in_doubt_is_returned_before_seat_and_bed() -> Scenario<Trip> {
     requested()
         .succeeds("book-flight", FlightBooked { booking: 1 })
         .says(&[])
@@ -217,5 +218,25 @@ fn a_car_in_doubt_is_returned_before_seat_and_bed() {
         .never_answers("rent-car")
         .is_turning_back()
         .compensates("rent-car")
-        .says(&["compensate CancelFlight", "compensate CancelHotel"]);
+        .says(&["compensate CancelFlight", "compensate CancelHotel"])
+}
+
+#[test]
+fn no_compensation_of_an_order_is_untested() {
+    Coverage::over([
+        a_refusal_waits_for_the_other_branch_and_then_compensates_it(),
+        without_stock_only_the_hold_is_let_go(),
+    ])
+    .assert_compensations_covered();
+}
+
+#[test]
+fn no_compensation_of_a_trip_is_untested() {
+    let all = [
+        without_a_car_seat_and_bed_are_given_back(),
+        a_car_in_doubt_is_returned_before_seat_and_bed(),
+    ];
+    let coverage = Coverage::over(all);
+    coverage.assert_compensations_covered();
+    assert!(coverage.missing().contains(&("book-hotel", "rejected")), "{coverage}");
 }

@@ -3,7 +3,10 @@
 //! [`Behaviour`] is what a transition asks. [`Declared`] answers with the author's functions; the explorer answers without
 //! any data, so that the very same transition can be driven through every order of inputs.
 
-use super::graph::{MessageRef, NodeId};
+use super::{
+    graph::{MessageRef, NodeId},
+    invented::InventAct,
+};
 use crate::message::{Body, Codec, CodecError, Contract, Format, Key, StatusQuery};
 use serde::{Serialize, de::DeserializeOwned};
 use std::any::Any;
@@ -80,7 +83,15 @@ pub(crate) struct StepAct {
     pub succeeded: HandleAct,
     pub rejected: HandleAct,
     pub undo: Option<UndoAct>,
+    pub invented: InventedActs,
     pub contracts: Vec<Contract>,
+}
+
+/// Its answers, made up from their types.
+pub(crate) struct InventedActs {
+    pub success: InventAct,
+    pub rejection: InventAct,
+    pub undone: Option<InventAct>,
 }
 
 impl Act {
@@ -102,6 +113,17 @@ pub(crate) struct EventAct {
     pub contract: Contract,
     pub key: KeyAct,
     pub handle: HandleAct,
+}
+
+/// Which answer to a step is made up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Invented {
+    /// It was done.
+    Success,
+    /// It was refused.
+    Rejection,
+    /// Its compensation was done.
+    Undone,
 }
 
 /// What a transition asks of a definition.
@@ -154,6 +176,10 @@ pub(crate) trait Behaviour: Send + Sync {
     /// The event to emit.
     fn publish(&self, node: NodeId, data: &dyn Data, codec: &dyn Codec)
     -> Result<Body, CodecError>;
+    /// Makes up an answer to a step; `None` where it has none such.
+    fn invented(&self, _node: NodeId, _answer: Invented) -> Option<InventAct> {
+        None
+    }
     /// The event that tells of the end, where one is declared.
     fn end(
         &self,
@@ -258,6 +284,15 @@ impl Behaviour for Declared {
         match &self.acts[node.index()] {
             Act::Publish(make, _) => make(data, codec),
             _ => unreachable!("only publishing nodes publish"),
+        }
+    }
+
+    fn invented(&self, node: NodeId, answer: Invented) -> Option<InventAct> {
+        let Act::Step(step) = self.acts.get(node.index())? else { return None };
+        match answer {
+            Invented::Success => Some(step.invented.success),
+            Invented::Rejection => Some(step.invented.rejection),
+            Invented::Undone => step.invented.undone,
         }
     }
 

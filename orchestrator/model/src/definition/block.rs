@@ -2,8 +2,9 @@
 //! where the block is written.
 
 use super::{
-    behaviour::{Act, Data, EventAct, StepAct, data_mut, data_ref},
+    behaviour::{Act, Data, EventAct, InventedActs, StepAct, data_mut, data_ref},
     graph::{AskStatus, MessageRef, OnTimeout, WayBack},
+    invented::{InventAct, invented},
 };
 use crate::{
     message::{Body, Channel, Codec, CodecError, Command, Contract, Event, Key, Message, Never},
@@ -245,7 +246,13 @@ impl<D: Data, C: Command, R, T> StepDraft<D, C, R, T> {
         self
     }
 
-    fn finish(self, way_back: WayBack, undo: Option<UndoAct>, undoing: Vec<Contract>) -> Block<D> {
+    fn finish(
+        self,
+        way_back: WayBack,
+        undo: Option<(UndoAct, InventAct)>,
+        undoing: Vec<Contract>,
+    ) -> Block<D> {
+        let (undo, undone) = undo.unzip();
         let mut contracts = Contract::asking::<C>();
         contracts.extend(undoing);
         if self.status.is_some() {
@@ -271,6 +278,11 @@ impl<D: Data, C: Command, R, T> StepDraft<D, C, R, T> {
                 Ok(())
             }),
             undo,
+            invented: InventedActs {
+                success: invented::<C::Success>,
+                rejection: invented::<C::Rejection>,
+                undone,
+            },
             contracts,
         };
         let step = super::graph::Step {
@@ -309,7 +321,7 @@ impl<D: Data, C: Command, R, T> StepDraft<D, C, R, T> {
                 let outcome = reply.as_ref().map_or(Outcome::InDoubt, Outcome::Done);
                 Body::write(&undo(data_ref(data), outcome), X::TO.format, codec)
             });
-        self.finish(way_back, Some(act), Contract::asking::<X>())
+        self.finish(way_back, Some((act, invented::<X::Success>)), Contract::asking::<X>())
     }
 
     /// There is nothing to undo. The written reason is kept with the definition and makes the exception an accepted one;

@@ -8,10 +8,11 @@ mod draw;
 mod errors;
 mod fingerprint;
 mod graph;
+mod invented;
 mod rules;
 
-pub use behaviour::Data;
 pub(crate) use behaviour::{BeginAct, Behaviour, Declared};
+pub use behaviour::{Data, Invented};
 pub use block::{
     AllDraft, Block, CanNotHappen, ChooseDraft, Handled, IntoBlock, Limited, Outcome,
     RejectionSettled, StepDraft, TimeLimited, Unhandled, Unlimited, WaitDraft, all, choose, pause,
@@ -129,6 +130,24 @@ impl Plan {
         codec: &dyn Codec,
     ) -> Option<Result<Key, CodecError>> {
         self.event_keys.iter().find(|(known, _)| known == name).map(|(_, key)| key(body, codec))
+    }
+
+    /// An answer to a step that is made up from its type alone, for participants that nobody wrote: in the format of the step's own channel, or of
+    /// its compensation's. `None` where the step has no such answer.
+    pub fn invented(
+        &self,
+        node: NodeId,
+        answer: Invented,
+        codec: &dyn Codec,
+    ) -> Option<Result<Body, CodecError>> {
+        let step = self.graph.step(node)?;
+        let format = match (answer, &step.way_back) {
+            (Invented::Undone, WayBack::Compensated { command, .. }) => command.format,
+            (Invented::Undone, _) => return None,
+            (Invented::Rejection, _) if step.rejection.is_none() => return None,
+            (Invented::Success | Invented::Rejection, _) => step.command.format,
+        };
+        self.behaviour.invented(node, answer).map(|make| make(format, codec))
     }
 
     /// The data an instance begins with.

@@ -3,6 +3,8 @@
 use super::{
     DECISION_BYTES_MAX, Fatal, Found, INSTANCE_BYTES_MAX, Live, PANICKED_TIMER_REST, Shard,
 };
+#[cfg(feature = "simulation")]
+use crate::engine::watched;
 use crate::{
     engine::{
         accounts::Count,
@@ -274,6 +276,8 @@ impl Shard {
                 Some(ended) => transition::start_again(plan, start, ended, now, &*codec),
                 None => transition::start(plan, start, now, &*codec),
             };
+            #[cfg(feature = "simulation")]
+            let decision = decision.inspect(|decision| watched::begun(plan, decision));
             decision.map(|decision| Decided::of(decision, 0))
         }));
         let letter = match decided {
@@ -314,8 +318,12 @@ impl Shard {
         let spare = self.batch.has_touched(id).then(|| instance.clone());
         let (now, codec) = (self.batch.now, Arc::clone(&self.shared.codec));
         let decided = catch_unwind(AssertUnwindSafe(|| {
-            transition::apply(&plan, instance, input, cause, now, &*codec)
-                .map(|decision| Decided::of(decision, bytes))
+            #[cfg(feature = "simulation")]
+            let was = watched::before(&instance);
+            let decision = transition::apply(&plan, instance, input, cause, now, &*codec);
+            #[cfg(feature = "simulation")]
+            let decision = decision.inspect(|decision| watched::decided(&plan, was, decision));
+            decision.map(|decision| Decided::of(decision, bytes))
         }));
         let letter = match decided {
             Ok(Ok(decided)) => match decided.too_large(&origin) {

@@ -36,7 +36,8 @@ pub(super) fn by(
             _ => {}
         }
     }
-    if let Some(node) = place(decision) {
+    // What an operator speaks of may be no place of this saga.
+    if let Some(node) = place(decision).filter(|node| node.index() < graph.nodes.len()) {
         let (was, is) = (before.state(node), after.state(node));
         said(&graph.node(node).kind, was, is, decision, &mut |what| tell(Some(node), what));
     }

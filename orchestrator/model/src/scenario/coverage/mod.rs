@@ -11,9 +11,10 @@
 mod crossed;
 mod possible;
 
+use super::Scenario;
 use crate::{
     decision::Decision,
-    definition::{NodeId, Plan},
+    definition::{Data, NodeId, Plan},
     instance::Core,
 };
 use std::{collections::BTreeMap, fmt};
@@ -51,16 +52,16 @@ const CANCELLED: &str = "cancelled by event";
 ///   …
 /// ```
 ///
-/// It holds no list of tests, so it is the same in whatever order, and on how many threads, they ran. One test asserts for all: it merges what the others
-/// return.
+/// It is the same in whatever order, and on how many threads, tests run. One test asserts for all: the others return their scenarios, and it plays them
+/// again.
 ///
 /// ```text
-/// fn no_stock() -> Scenario<Order> { placed().rejects("reserve-stock", ..) .. }          // and a #[test] that calls it
+/// #[test]
+/// fn without_stock_the_hold_is_let_go() -> Scenario<Order> { placed().rejects("reserve-stock", ..) .. }
 ///
 /// #[test]
 /// fn no_compensation_is_untested() {
-///     let all = [no_stock(), declined(), late()].map(|scenario| scenario.coverage());
-///     all.into_iter().reduce(|all, one| all.merge(&one)).unwrap().assert_compensations_covered();
+///     Coverage::over([without_stock_the_hold_is_let_go(), ..]).assert_compensations_covered();
 /// }
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +84,17 @@ impl Coverage {
         possible.retain(|(_, what)| !what.is_empty());
         let (definition, version) = (graph.name.clone(), graph.version);
         Self { definition, version, possible, crossed: BTreeMap::new() }
+    }
+
+    /// Of several tests of one definition, which return their scenarios.
+    ///
+    /// # Panics
+    /// There are none, or they are of different definitions.
+    #[track_caller]
+    pub fn over<D: Data>(scenarios: impl IntoIterator<Item = Scenario<D>>) -> Self {
+        let all = scenarios.into_iter().map(|scenario| scenario.coverage());
+        let all = all.reduce(|all, one| all.merge(&one));
+        all.expect("there is one scenario at least, whose definition tells what is possible")
     }
 
     /// Adds what other tests of the same definition have crossed.
