@@ -78,9 +78,10 @@ fn commands_that_nobody_carries_out_are_played() {
 #[test]
 fn a_command_that_can_not_be_played_is_named() {
     let half = || {
-        let reserves =
-            |_: &mut _, asked: Reserve, _: &_| Answer::Done(Reserved { ticket: asked.id });
-        vec![Participant::new("worker").on(reserves)]
+        vec![
+            Participant::new("worker")
+                .on(|_, asked: Reserve, _| Answer::Done(Reserved { ticket: asked.id })),
+        ]
     };
     let text = told(move || simulate(purchase(1)).participants(half).starts(begun).check());
     assert!(text.contains("nobody carries out `Release` of step `reserve`"), "{text}");

@@ -1,12 +1,12 @@
 //! Runs worlds drawn from seeds, and tells which rules were broken: `simulate --seeds 0..20000`. Or tries every crash point of small sagas: `simulate --points`.
 //!
-//! What goes in: seeds, for how long, on how many cores, and which faults. What comes out: figures on standard output and progress on standard error; of a world that
+//! What goes in: seeds, for how long, and on how many cores. What comes out: figures on standard output and progress on standard error; of a world that
 //! breaks a rule its seed, the commit, the shortest cut and its story. What must be true: a seed is the same world with the same faults, however it came to be run.
 
 #![allow(clippy::print_stdout, reason = "a program that tells people what it found")]
 
 use clap::Parser;
-use dirigent::simulation::{Cut, Report, Simulation, kinds};
+use dirigent::simulation::{Report, Simulation};
 use integration_tests::simulate::{drawn, points, shortest_of};
 use std::{
     collections::BTreeMap,
@@ -39,9 +39,6 @@ struct Arguments {
     /// Ends after so many minutes, wherever it is.
     #[arg(long, value_name = "MINUTES", value_parser = minutes)]
     minutes: Option<f64>,
-    /// Faults that are left in the worlds that draw them: `none`, or some of a list that a wrong name prints; all of them if not said.
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = fault)]
-    faults: Option<Vec<String>>,
     /// Worlds that run at the same time; as many as there are cores if not said.
     #[arg(long, value_name = "N")]
     jobs: Option<std::num::NonZeroUsize>,
@@ -74,29 +71,10 @@ fn minutes(text: &str) -> Result<f64, String> {
     }
 }
 
-/// As it is written on a command line.
-fn written(kind: &str) -> String {
-    kind.replace(' ', "-")
-}
-
-fn fault(text: &str) -> Result<String, String> {
-    let mut known = kinds().map(written);
-    if text == "none" || known.any(|kind| kind == text) {
-        return Ok(text.to_owned());
-    }
-    let all: Vec<String> = kinds().map(written).collect();
-    Err(format!("it is none of: none, {}", all.join(", ")))
-}
-
 impl Arguments {
+    /// The world of a seed, whoever asks for it.
     fn world(&self, seed: u64) -> Simulation {
-        match &self.faults {
-            None => drawn(seed),
-            Some(names) => {
-                let is_left = |kind: &str| names.iter().any(|name| *name == written(kind));
-                Cut::only(is_left).of(drawn(seed))
-            }
-        }
+        drawn(seed)
     }
 }
 
@@ -191,9 +169,7 @@ fn many(arguments: &Arguments) -> ExitCode {
     if let Some(seed) = figures.broken.first().copied() {
         println!("\nSeed {seed}, commit {}.", figures.commit);
         println!("{}", shortest_of(&|| arguments.world(seed)));
-        let faults =
-            arguments.faults.as_ref().map(|names| format!(" --faults {}", names.join(",")));
-        println!("To repeat it: simulate --seed {seed} --trace{}\n", faults.unwrap_or_default());
+        println!("To repeat it: simulate --seed {seed} --trace\n");
     }
     match serde_json::to_string(&figures).ok().filter(|_| arguments.json) {
         Some(json) => println!("{json}"),

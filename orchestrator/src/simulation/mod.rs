@@ -9,7 +9,9 @@
 //! same run; a sound system has no findings, whatever the seed.
 //!
 //! ```text
-//! // in a test of a saga's author
+//! // in a test of a saga's author: many worlds, all else drawn
+//! simulate(order()).participants(|| vec![inventory(), payment()]).starts(|number| OrderPlaced { order: number, .. }).check();
+//! // one world, each thing said
 //! let report = Simulation::new(seed).saga(order()).participant(inventory).participant(payment).starts("4711", &OrderPlaced { .. }).run();
 //! report.assert_sound();
 //! ```
@@ -46,7 +48,7 @@ use std::{
 pub use kit::{Simulate, Simulated, simulate};
 pub use points::Death;
 pub use process::APP as ORCHESTRATOR;
-pub use shrink::{Cut, Shortest, kinds, shortest};
+pub use shrink::{Cut, Shortest, shortest};
 
 thread_local! {
     static RUNNING: Cell<bool> = const { Cell::new(false) };

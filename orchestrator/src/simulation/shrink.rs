@@ -30,9 +30,6 @@ pub struct Cut {
 /// A kind of faults: its name, and how it is left out.
 type Without = (&'static str, fn(&mut Faults));
 
-/// So many of them are what brokers do, all of it together first.
-const OF_BROKERS: usize = 12;
-
 const KINDS: [Without; 19] = [
     ("faults of brokers", |it| it.brokers = SimFaults::none()),
     ("doubled", |it| it.brokers.doubled = 0),
@@ -62,22 +59,6 @@ const STORY_LINES_MAX: usize = 300;
 const LASTS_MIN: Duration = Duration::from_millis(500);
 
 impl Cut {
-    /// Without all kinds of faults but these. What brokers do all together is left out only where none of it is named.
-    pub fn only(is_left: impl Fn(&str) -> bool) -> Self {
-        let (brokers, others) = KINDS.split_at(OF_BROKERS);
-        let (whole, brokers) = (brokers[0].0, &brokers[1..]);
-        let mut out: Vec<&Without> = others.iter().collect();
-        let mut without = BTreeSet::new();
-        if !is_left(whole) {
-            match brokers.iter().any(|(name, _)| is_left(name)) {
-                true => out.extend(brokers),
-                false => without.extend([whole]),
-            }
-        }
-        without.extend(out.into_iter().map(|(name, _)| *name).filter(|name| !is_left(name)));
-        Self { without, ..Self::default() }
-    }
-
     /// What is left of a world.
     pub fn of(&self, world: Simulation) -> Simulation {
         let mut faults = world.drawn_faults();
@@ -115,16 +96,13 @@ impl fmt::Display for Cut {
     }
 }
 
-/// Kinds of faults, as [`Cut::without`] names them.
-pub fn kinds() -> impl Iterator<Item = &'static str> {
-    KINDS.iter().map(|(name, _)| *name)
-}
-
 /// The shortest cut of a run that breaks a rule.
 #[derive(Debug, Clone)]
 pub struct Shortest {
     /// What was left out.
     pub cut: Cut,
+    /// Kinds of faults that are left, each of which it needs.
+    pub left: Vec<&'static str>,
     /// The run without it.
     pub report: Report,
     /// What happened in it, line by line.
@@ -135,6 +113,8 @@ impl fmt::Display for Shortest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let before = self.story.len().saturating_sub(STORY_LINES_MAX);
         writeln!(f, "The shortest that was found and still breaks it: {}.", self.cut)?;
+        let left = if self.left.is_empty() { "nothing".to_owned() } else { self.left.join(", ") };
+        writeln!(f, "What still goes wrong in it: {left}.")?;
         writeln!(f, "{}", self.report)?;
         match before {
             0 => writeln!(f, "Its story:")?,
@@ -159,7 +139,17 @@ pub fn shortest(make: &dyn Fn() -> Simulation, within: Duration) -> Shortest {
     let told = cut.of(make()).traced(move |line| lock(&into).push(line.to_owned()));
     let report = run(told);
     let story = std::mem::take(&mut *lock(&story));
-    Shortest { cut, report, story }
+    let faults = cut.of(make()).drawn_faults();
+    // Behind the first one, which is all of what brokers do together.
+    let left = KINDS.into_iter().skip(1).filter(|kind| is_in(kind, &faults));
+    Shortest { left: left.map(|(name, _)| name).collect(), cut, report, story }
+}
+
+/// Whether any such fault is among these.
+fn is_in((_, without): &Without, faults: &Faults) -> bool {
+    let mut fewer = faults.clone();
+    without(&mut fewer);
+    format!("{fewer:?}") != format!("{faults:?}")
 }
 
 struct Search<'a> {
@@ -174,8 +164,8 @@ impl Search<'_> {
     /// Tries each thing once; whether anything was left out.
     fn pass(&mut self) -> bool {
         let before = self.cut.clone();
-        for (name, _) in KINDS {
-            self.leave_out(name);
+        for kind in KINDS {
+            self.leave_out(&kind);
         }
         if !self.cut.one_shard {
             self.tries(Cut { one_shard: true, ..self.cut.clone() });
@@ -185,10 +175,10 @@ impl Search<'_> {
         self.cut != before
     }
 
-    fn leave_out(&mut self, kind: &'static str) {
-        if !self.cut.without.contains(kind) {
+    fn leave_out(&mut self, kind: &Without) {
+        if is_in(kind, &self.cut.of((self.make)()).drawn_faults()) {
             let mut next = self.cut.clone();
-            next.without.insert(kind);
+            next.without.insert(kind.0);
             self.tries(next);
         }
     }

@@ -14,13 +14,20 @@ use dirigent_model::{
     instance::Leg,
     message::{Codec, Failure, FailureEffect, JsonOnly},
 };
+use dirigent_schemas::Bodies;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// How often there is trouble with one command, at the most: mostly less than any policy asks, now and then more than most do.
-const TROUBLES_MAX: [u32; 4] = [2, 3, 4, 15];
+/// How often there is trouble with one command, at the most.
+const TROUBLES_MAX: [u32; 3] = [2, 3, 5];
+
+/// In one world of so many, participants answer hardly anything at first, for longer than most policies ask.
+const STUBBORN_ONE_IN: u64 = 12;
+
+/// How often they do not answer one command then, at the most.
+const STUBBORN_TROUBLES_MAX: u32 = 15;
 
 /// Refusals that can be made up, by step.
 type Refusals = Arc<BTreeMap<String, (&'static str, Invent)>>;
@@ -93,7 +100,8 @@ impl Company {
             let (channel, all, mood) = (*channel, all.clone(), mood.clone());
             world = world.participant(move || {
                 let name = format!("played-{channel}");
-                let made = all.iter().fold(Participant::new(name), |made, it| {
+                let new = Participant::new(name).codec(Arc::new(Bodies::new()));
+                let made = all.iter().fold(new, |made, it| {
                     made.plays((channel, it.command), it.success, &it.answer, it.undoes)
                 });
                 in_mood(made, mood.as_ref())
@@ -144,8 +152,7 @@ fn fixed(plan: &Plan, name: &str) -> Option<&'static str> {
 
 /// How an answer is made up, if it can be.
 fn invents(plan: &Arc<Plan>, node: NodeId, answer: Invented) -> Option<Invent> {
-    let codec = dirigent_schemas::Bodies::new();
-    plan.invented(node, answer, &codec)?.ok()?;
+    plan.invented(node, answer, &Bodies::new())?.ok()?;
     let plan = Arc::clone(plan);
     Some(Arc::new(move |codec: &dyn Codec| {
         plan.invented(node, answer, codec).expect("the step has such an answer, as it had at first")
@@ -169,8 +176,11 @@ struct Mood {
 impl Mood {
     fn drawn(random: &mut Random, seed: u64, refusals: Refusals) -> Self {
         let mut rate = |most| if random.one_in(2) { random.below(most) as u16 } else { 0 };
-        let (refuses, fails, fails_for_good, silent) = (rate(300), rate(400), rate(100), rate(600));
-        let troubles_max = TROUBLES_MAX[random.below(4) as usize];
+        let (refuses, fails, fails_for_good) = (rate(300), rate(400), rate(100));
+        let (mut silent, mut troubles_max) = (rate(600), TROUBLES_MAX[random.below(3) as usize]);
+        if random.one_in(STUBBORN_ONE_IN) {
+            (silent, troubles_max) = (950, STUBBORN_TROUBLES_MAX);
+        }
         let troubles = Arc::default();
         Self { seed, refuses, fails, fails_for_good, silent, troubles_max, troubles, refusals }
     }

@@ -22,7 +22,8 @@ pub(super) fn by(
     let after = &decision.instance.core;
     for effect in &decision.effects {
         if let Effect::Command(command) = effect {
-            sent(command, after.state(command.node), &mut |what| tell(Some(command.node), what));
+            let (was, is) = (before.state(command.node), after.state(command.node));
+            sent(command, was, is, &mut |what| tell(Some(command.node), what));
         }
     }
     if before.status == Status::Running && after.status != Status::Running {
@@ -60,10 +61,12 @@ fn place(decision: &Decision) -> Option<NodeId> {
 }
 
 /// By what is sent.
-fn sent(command: &Command, is: &NodeState, tell: &mut dyn FnMut(&str)) {
+fn sent(command: &Command, was: &NodeState, is: &NodeState, tell: &mut dyn FnMut(&str)) {
     match (command.leg, command.attempt) {
         (Leg::Do, 2..) => tell(AGAIN),
         (Leg::Compensate, 2..) => tell(COMPENSATED_AGAIN),
+        // What was held is sent as the same attempt.
+        (Leg::Compensate, _) if matches!(was, NodeState::Undoing(..)) => {}
         (Leg::Compensate, _) if matches!(is, NodeState::Undoing(None, _)) => {
             tell(COMPENSATED_IN_DOUBT);
         }
