@@ -8,7 +8,8 @@ use dirigent::{
 };
 use std::{any::Any, panic::catch_unwind};
 use support::{
-    Begun, LIMIT, PANICS, Paid, Pay, Refused, Release, Released, Reserve, Reserved, purchase,
+    Begun, Finished, LIMIT, PANICS, Paid, Pay, Refused, Release, Released, Reserve, Reserved,
+    purchase,
 };
 
 fn worker() -> Participant {
@@ -92,6 +93,12 @@ fn a_command_that_can_not_be_played_is_named() {
 fn a_saga_without_a_beginning_is_told_how_to_begin() {
     let text = told(|| simulate(purchase(1)).check());
     assert!(text.contains("say how `purchase` begins: `.starts(|number| Begun { .. })`"), "{text}");
+}
+
+#[test]
+fn an_event_that_begins_no_such_saga_is_named() {
+    let text = told(|| simulate(purchase(1)).starts(|id| Finished { id }).check());
+    assert!(text.contains("`purchase` is started by `Begun`, not by `Finished`"), "{text}");
 }
 
 #[test]

@@ -224,6 +224,9 @@ impl Simulate {
             let (saga, start) = (&plan.graph().name, &plan.graph().start.name);
             return Err(format!("say how `{saga}` begins: `.starts(|number| {start} {{ .. }})`"));
         }
+        for says in self.starts.iter().chain(&self.heard) {
+            says(&plan, 0)?;
+        }
         if self.seeds.is_empty() {
             return Err("there are no seeds: say `.seeds(0..100)`".to_owned());
         }
