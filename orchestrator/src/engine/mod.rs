@@ -81,6 +81,10 @@ pub(crate) use aftermath::panic_letter;
 pub(crate) use application::belongs_to;
 #[cfg(feature = "simulation")]
 pub(crate) use assembly::{Assembly, Folder, Turns};
+#[cfg(feature = "simulation")]
+pub(crate) use group::decode as decode_group;
+#[cfg(all(test, feature = "simulation"))]
+pub(crate) use group::{GroupBody, GroupHead, InputDone};
 pub(crate) use group::{Lane, LaneSeq, Outgoing, Sender};
 pub(crate) use headroom::{HEADROOM_SHARE, give_up_ballast};
 pub(crate) use hold_up::HELD_UP_AFTER;

@@ -17,6 +17,8 @@ mod disk;
 mod error;
 #[cfg(test)]
 mod killed;
+#[cfg(feature = "simulation")]
+mod prefix;
 mod record;
 mod sim;
 mod spares;
@@ -34,6 +36,8 @@ use rustc_hash::FxBuildHasher;
 
 pub use disk::{Disk, DiskFile, FileDisk, Room};
 pub use error::JournalError;
+#[cfg(feature = "simulation")]
+pub(crate) use prefix::Prefix;
 pub use sim::{DiskFault, DiskOperation, SimDisk};
 
 use error::doing;

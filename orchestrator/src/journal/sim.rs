@@ -142,6 +142,29 @@ impl SimDisk {
         state.faults.clear();
     }
 
+    /// What a power cut at this very moment would leave for certain: of each file whose name was synced, in the order of names, the bytes that were.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn each_durable(&self, look: &mut dyn FnMut(&str, &[u8])) {
+        let state = self.state();
+        for (name, file) in &state.names_durable {
+            look(name, &state.files[*file].durable);
+        }
+    }
+
+    /// The folder once more, as a process would find it now: for whoever looks into it, which syncs, and leaves this one as it is.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn copied(&self) -> Self {
+        let state = self.state();
+        let mut copy = State::default();
+        for (name, file) in &state.names {
+            let seen = state.files[*file].seen.clone();
+            copy.names.insert(name.clone(), copy.files.len());
+            copy.files.push(Content { durable: seen.clone(), seen, pending: Vec::new() });
+        }
+        copy.names_durable = copy.names.clone();
+        Self { state: Arc::new(Mutex::new(copy)) }
+    }
+
     /// Forgets the faults that were planned and have not come.
     #[cfg(test)]
     pub(super) fn be_well(&self) {

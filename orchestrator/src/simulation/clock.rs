@@ -5,7 +5,7 @@ use dirigent_model::time::Timestamp;
 use tokio::time::Instant;
 
 /// When every simulation begins: the first second of 2026, by UTC.
-const BEGINS: Timestamp = Timestamp(1_767_225_600_000);
+pub(super) const BEGINS: Timestamp = Timestamp(1_767_225_600_000);
 
 /// Tells the virtual time.
 #[derive(Debug)]

@@ -11,6 +11,7 @@ use super::{
     Faults, Tell,
     clock::SimClock,
     disk::{LivingDisk, SimStore},
+    judge::Inquests,
     points::{Death, Deaths, Lives},
     told::Told,
 };
@@ -62,6 +63,7 @@ pub(super) struct Process {
     pub clock: Arc<SimClock>,
     pub random: Random,
     pub told: Arc<Told>,
+    pub inquests: Arc<Inquests>,
     /// The engine that runs now.
     pub handle: Arc<Mutex<Option<Handle>>>,
 }
@@ -160,6 +162,7 @@ impl Process {
             self.disk.crash(random.below(u64::MAX));
             self.told.count("power cut");
         }
+        self.inquests.died(&self.disk, &self.store);
     }
 
     async fn live(

@@ -71,6 +71,9 @@ async fn simulate(simulation: Simulation) -> Report {
         trace(&brokers, tell);
     }
     let (disk, store) = (SimDisk::new(), SimStore::default());
+    let is_close = judge::looks_closely(simulation.seed);
+    let watch = judge::Watch::begins(&brokers, &disk, is_close);
+    let inquests = Arc::new(judge::Inquests::new(&simulation.sagas, is_close));
     let handle = Arc::new(Mutex::new(None));
     let (stop, stopped) = watch::channel(false);
     let process = Process {
@@ -86,6 +89,7 @@ async fn simulate(simulation: Simulation) -> Report {
         clock: Arc::clone(&clock),
         random: random.fork(),
         told: Arc::clone(&told),
+        inquests: Arc::clone(&inquests),
         handle: Arc::clone(&handle),
     };
     let orchestrator = tokio::spawn(process.run(stopped));
@@ -139,6 +143,8 @@ async fn simulate(simulation: Simulation) -> Report {
     let judged = judge::Judged {
         simulation: &simulation,
         seen: seen.as_ref(),
+        watch,
+        inquests: &inquests,
         brokers: &brokers,
         places: &places,
         disk: &disk,
