@@ -1,7 +1,8 @@
 //! The durable prefix: what a power cut at this very moment would leave of the journal, read on as it grows.
 //!
 //! For whoever judges a simulation. What goes in: the disk, again and again. What comes out: each group once, in order, as soon as its bytes and
-//! the name of its segment are durable. What must be true: nothing is handed out that recovery would not find, and looking changes nothing.
+//! the name of its segment are durable. What must be true: nothing is handed out that recovery would not find, and looking changes nothing. What
+//! was given up before anybody looked is passed over, and told of.
 
 use super::{
     GroupSeq, SUFFIX, SimDisk,
@@ -24,14 +25,28 @@ impl Prefix {
         Self { operations: 0, next: GroupSeq::FIRST, segment: None }
     }
 
-    /// Hands out the groups that have become durable since.
-    pub(crate) fn read_on(&mut self, disk: &SimDisk, take_in: &mut dyn FnMut(GroupSeq, &[u8])) {
+    /// Hands out the groups that have become durable since. Says whether some were passed over.
+    pub(crate) fn read_on(
+        &mut self,
+        disk: &SimDisk,
+        take_in: &mut dyn FnMut(GroupSeq, &[u8]),
+    ) -> bool {
         let operations = disk.operations();
         if operations == self.operations {
-            return;
+            return false;
         }
         self.operations = operations;
-        disk.each_durable(&mut |name, bytes| self.read_segment(name, bytes, take_in));
+        let (mut is_first, mut passed_over) = (true, false);
+        disk.each_durable(&mut |name, bytes| {
+            if let Some(first) = name.strip_suffix(SUFFIX).and_then(|first| first.parse().ok()) {
+                if is_first && GroupSeq(first) > self.next {
+                    (self.next, passed_over) = (GroupSeq(first), true);
+                }
+                is_first = false;
+                self.read_segment(name, bytes, take_in);
+            }
+        });
+        passed_over
     }
 
     fn read_segment(
@@ -41,7 +56,7 @@ impl Prefix {
         take_in: &mut dyn FnMut(GroupSeq, &[u8]),
     ) {
         let known = self.segment.as_ref().filter(|(known, ..)| name <= known.as_str());
-        if !name.ends_with(SUFFIX) || known.is_some_and(|(known, ..)| name < known.as_str()) {
+        if known.is_some_and(|(known, ..)| name < known.as_str()) {
             return;
         }
         let Ok(SegmentHeader { nonce, .. }) = SegmentHeader::from_bytes(bytes) else { return };
@@ -108,5 +123,14 @@ mod tests {
         }
         assert_eq!(all.len(), 20);
         assert_eq!(all[19], "21 b");
+        // Others are given up before anybody looks.
+        for _ in 0..9 {
+            let seq = journal.append(&[&large]).unwrap();
+            journal.sync().unwrap();
+            journal.retire(seq).unwrap();
+        }
+        let mut last = None;
+        assert!(prefix.read_on(&disk, &mut |seq, _| last = Some(seq)), "some were passed over");
+        assert_eq!(last, Some(GroupSeq(30)));
     }
 }

@@ -127,7 +127,11 @@ async fn simulate(simulation: Simulation) -> Report {
     told.end_faults();
     brokers.iter().for_each(|(broker, _)| broker.faults(SimFaults::none()));
     let rested = rest(&handle, &brokers, &simulation.all_reads(), simulation.rests_within).await;
-    let seen = lock(&handle).clone().map(|handle| judge::Seen::of(&handle));
+    let running = lock(&handle).clone();
+    let seen = match &running {
+        Some(handle) => Some(judge::Seen::at_rest(handle).await),
+        None => None,
+    };
     stop.send_replace(true);
     let ended = match orchestrator.await {
         Ok(ended) => ended,

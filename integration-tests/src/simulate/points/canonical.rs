@@ -435,7 +435,7 @@ mod tests {
                 });
             }
         }
-        // A repeated start that is refused becomes a dead letter, which the judge takes for a fault.
+        // A repeated start that is refused is not among them.
         let wanted = [
             "a repeated start begins anew",
             "a repeated start is a duplicate",

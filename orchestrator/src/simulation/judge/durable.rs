@@ -116,7 +116,10 @@ impl Durable {
 
     fn read_on(&mut self) {
         let Self { disk, prefix, known, .. } = self;
-        prefix.read_on(disk, &mut |seq, record| known.take_in(seq, record));
+        // What was given up before anybody looked had no message that left, but may have settled something that is heard of only now.
+        if prefix.read_on(disk, &mut |seq, record| known.take_in(seq, record)) {
+            self.settled.values_mut().for_each(|(so_far, _)| *so_far = 0);
+        }
     }
 
     fn leaves(&mut self, message: &Message, life: u32) {

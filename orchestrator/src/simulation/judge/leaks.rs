@@ -6,14 +6,23 @@
 
 use super::{Findings, Judged, Seen};
 use crate::{
-    engine::InstanceView,
+    destinations::DestinationView,
+    engine::{Handle, InstanceView},
     envelope::{DEAD_CHANNEL, DEAD_REASON},
     simulation::process::APP,
 };
 use dirigent_connectors::{Message, names, simulated::Fate};
-use dirigent_model::{definition::Repeat, instance::InstanceId};
+use dirigent_model::{definition::Repeat, instance::InstanceId, time::Timestamp};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
 
 pub(super) const LEFT_OVER: &str = "nothing is left over";
+/// How long after its time something may still be there: whoever sees to it has its turns.
+const OVERDUE_MAX: Duration = Duration::from_secs(60);
+
+/// How long a destination may count a command that was held, or is not answered any more: the longest time of a reply, and more.
+const FORGETS_WITHIN: Duration = Duration::from_secs(20 * 60);
+
 pub(super) const DEAD_LETTERS: &str = "no message becomes a dead letter";
 
 impl Judged<'_> {
@@ -71,7 +80,7 @@ fn figures(seen: &Seen, findings: &mut Findings) {
     for kept in seen.kept.iter().filter(|kept| lives(kept.instance)) {
         findings.add(LEFT_OVER, format!("a message is kept from its saga: {kept:?}"));
     }
-    let is_over = |until| until < seen.at;
+    let is_over = |until: Timestamp| until + OVERDUE_MAX < seen.at;
     for kept in seen.kept.iter().filter(|kept| kept.standing == "parked") {
         if kept.until.is_some_and(is_over) {
             findings.add(LEFT_OVER, format!("a message is parked beyond its time: {kept:?}"));
@@ -79,7 +88,9 @@ fn figures(seen: &Seen, findings: &mut Findings) {
     }
     for ended in standing(false).filter(|it| it.kept_until.is_some_and(is_over)) {
         let (saga, key) = (&ended.saga, &ended.key);
-        findings.add(LEFT_OVER, format!("{saga} {key} is there beyond its retention"));
+        let (until, at) = (ended.kept_until, seen.at);
+        let what = format!("{saga} {key} is there at {at}, beyond its retention, {until:?}");
+        findings.add(LEFT_OVER, what);
     }
     for ended in standing(false).filter(|it| it.due.is_some() && it.due != it.kept_until) {
         let (saga, key, due) = (&ended.saga, &ended.key, ended.due);
@@ -90,12 +101,30 @@ fn figures(seen: &Seen, findings: &mut Findings) {
     }
     // Who is blocked may go on asking.
     for destination in seen.destinations.iter().filter(|_| live == 0) {
-        let counts = [destination.held, destination.queued, destination.in_flight.unwrap_or(0)];
+        let counts = counts(destination);
         if counts != [0; 3] {
             let channel = &destination.channel;
             let what = format!("{channel} has {counts:?} commands held, queued and in flight");
             findings.add(LEFT_OVER, what);
         }
+    }
+}
+
+/// Commands that a destination knows of: held, queued, in flight.
+fn counts(destination: &DestinationView) -> [usize; 3] {
+    [destination.held, destination.queued, destination.in_flight.unwrap_or(0)]
+}
+
+impl Seen {
+    /// What can be seen once destinations have forgotten what nobody asks for again, which they do in time.
+    pub(in crate::simulation) async fn at_rest(handle: &Handle) -> Self {
+        let begun = Instant::now();
+        while handle.destinations().iter().any(|destination| counts(destination) != [0; 3])
+            && begun.elapsed() < FORGETS_WITHIN
+        {
+            sleep(FORGETS_WITHIN / 20).await;
+        }
+        Self::of(handle)
     }
 }
 
@@ -106,8 +135,8 @@ fn is_live(instance: &InstanceView) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{destinations::DestinationView, engine::Snapshot};
-    use dirigent_model::{message::Key, time::Timestamp};
+    use crate::engine::Snapshot;
+    use dirigent_model::message::Key;
     use serde_json::json;
 
     fn seen(status: &str, due: u64, kept_until: u64) -> Seen {
@@ -122,7 +151,7 @@ mod tests {
             kept: vec![],
             destinations: vec![],
             concerns: vec![],
-            at: Timestamp(100),
+            at: Timestamp(100_000),
         }
     }
 
@@ -138,7 +167,7 @@ mod tests {
     }
 
     fn rests() -> Seen {
-        seen("completed", 500, 500)
+        seen("completed", 500_000, 500_000)
     }
 
     #[test]
@@ -157,8 +186,8 @@ mod tests {
 
     #[test]
     fn a_time_without_a_live_owner_and_a_saga_beyond_its_retention_are_found() {
-        finds(&seen("compensated", 400, 500), "has ended, and is due");
-        finds(&seen("completed", 50, 50), "beyond its retention");
+        finds(&seen("compensated", 400_000, 500_000), "has ended, and is due");
+        finds(&seen("completed", 39_999, 39_999), "beyond its retention");
     }
 
     #[test]

@@ -107,7 +107,7 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    pub(super) fn of(handle: &Handle) -> Self {
+    fn of(handle: &Handle) -> Self {
         let all = handle.list(&ListFilter::default()).unwrap_or_default();
         let whole = |it: &InstanceView| handle.show(it.id).ok().flatten();
         Self {

@@ -104,7 +104,7 @@ fn time_ran_out(case: &Case<'_, '_>, turned: Moment) -> bool {
     };
     let number = usize::try_from(case.number).unwrap_or(usize::MAX);
     let Some(start) = case.keyed.starts.get(number) else { return true };
-    let started = begins + millis(start.after);
+    let started = begins + marks::millis(start.after);
     let an_attempt = graph.ids().filter_map(|node| Some((node, graph.step(node)?))).any(
         |(node, step)| {
             let asked = made_first(case.run.of(graph.name_of(node), "do"));
@@ -120,10 +120,6 @@ fn time_ran_out(case: &Case<'_, '_>, turned: Moment) -> bool {
 
 fn made_first<'a, 's: 'a>(commands: impl Iterator<Item = &'a Command<'s>>) -> Option<u64> {
     commands.filter_map(|command| marks::made_at(command.message)).min()
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A step whose only attempt was answered in time by a refusal, or by a failure without effect, is not compensated.
@@ -142,8 +138,8 @@ fn may_have_taken_effect(case: &mut Case<'_, '_>, node: NodeId) {
         marks::step(reply.message) == name && marks::leg(reply.message) == "do"
     };
     let settled = case.run.replies.iter().filter(of_step).filter(is_certain).filter_map(|reply| {
-        let settled = begins + millis(reply.settled?.1);
-        let in_time = settled < asked + millis(step.reply_within) && settled < undone;
+        let settled = begins + marks::millis(reply.settled?.1);
+        let in_time = settled < asked + marks::millis(step.reply_within) && settled < undone;
         in_time.then(|| marks::named(reply.message))
     });
     let settled = settled.collect::<Vec<_>>().pop();

@@ -1,9 +1,15 @@
 //! Names: the same id is the same message, the same key the same effect, and attempts are counted.
 
-use super::{Case, marks, story::Story};
+use super::{
+    Case, marks,
+    story::{Moment, Story},
+};
 use crate::simulation::Findings;
 use dirigent_connectors::{Message, names};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 pub(super) const ONE_MESSAGE: &str = "a message id always means the same message";
 pub(super) const ONE_EFFECT: &str = "an idempotency key always means the same command";
@@ -42,12 +48,13 @@ fn is_same(first: &Message, second: &Message) -> bool {
             && says(first) == says(second)
 }
 
-/// Whether two commands ask for the same effect, whichever attempt they are.
+/// Whether two commands ask for the same effect, whichever attempt they are. What they say of it may change with what the saga has
+/// learnt meanwhile: see [`attempts`].
 fn is_one_effect(first: &Message, second: &Message) -> bool {
     let asks = |message: &Message| {
         let saga = marks::saga(message).map(|(saga, run)| (saga.to_owned(), run));
         let named = [marks::step(message), marks::leg(message), marks::name(message)];
-        (saga, named.map(ToOwned::to_owned), message.channel.clone(), message.body.clone())
+        (saga, named.map(ToOwned::to_owned), message.channel.clone())
     };
     asks(first) == asks(second)
 }
@@ -56,15 +63,31 @@ fn told(message: &Message) -> String {
     format!("{} {}", marks::named(message), String::from_utf8_lossy(&message.body))
 }
 
-/// Judges the attempts of one run.
+/// Judges the attempts of one run: each has the next number, and says what the one before said, unless the saga has learnt something since that was made.
 pub(super) fn attempts(case: &mut Case<'_, '_>) {
-    let mut last: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut last: BTreeMap<&str, &Message> = BTreeMap::new();
     for command in &case.run.commands {
-        let attempt = marks::attempt(command.message);
-        let before = last.insert(marks::effect(command.message), attempt).unwrap_or_default();
-        if attempt != before + 1 {
-            let named = marks::named(command.message);
-            case.find(COUNTED, format!("{named} was sent first behind attempt {before}"));
+        let message = command.message;
+        let before = last.insert(marks::effect(message), message);
+        let (attempt, number) = (marks::attempt(message), before.map_or(0, marks::attempt));
+        let named = marks::named(message);
+        if attempt != number + 1 {
+            case.find(COUNTED, format!("{named} was sent first behind attempt {number}"));
+        }
+        if let Some(before) = before.filter(|before| before.body != message.body)
+            && !has_learnt(case, marks::made_at(before), command.sent)
+        {
+            case.find(ONE_EFFECT, format!("{} and {}", told(before), told(message)));
         }
     }
+}
+
+/// Whether the saga may have heard anything after the first moment by its clock, and before the second.
+fn has_learnt(case: &Case<'_, '_>, from: Option<u64>, until: Moment) -> bool {
+    let (Some(begins), Some(from)) = (case.known.begins, from) else { return true };
+    let mut heard = case.run.replies.iter().chain(&case.keyed.events);
+    heard.any(|heard| {
+        let is_later = |settled: Duration| begins + marks::millis(settled) >= from;
+        heard.at < until && heard.settled.is_none_or(|(_, settled)| is_later(settled))
+    })
 }

@@ -5,6 +5,7 @@ use crate::{
     simulation::process::APP,
 };
 use dirigent_connectors::{Message, names};
+use std::time::Duration;
 
 /// Whether the orchestrator made it.
 pub(in crate::simulation::judge) fn is_ours(message: &Message) -> bool {
@@ -65,6 +66,11 @@ pub(super) fn effect(message: &Message) -> &str {
 /// When it was made, in milliseconds since 1970; none where it does not say.
 pub(super) fn made_at(message: &Message) -> Option<u64> {
     read_time(message.attributes.get(names::TIME)?)
+}
+
+/// A span as times count it.
+pub(super) fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What people call it.

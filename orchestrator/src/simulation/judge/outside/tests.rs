@@ -317,6 +317,17 @@ fn one_key_for_two_effects_is_found() {
     let mut other = story().command("pack", "do", 1);
     other.attributes.set(names::IDEMPOTENCY_KEY, "reserve/do/0");
     story().does("reserve").stored(other).breaks(keys::ONE_EFFECT, "pack");
+    let mut changed = story().command("reserve", "do", 2);
+    changed.body = "other".into();
+    story().asks("reserve").stored(changed).breaks(keys::ONE_EFFECT, "other");
+}
+
+#[test]
+fn a_further_attempt_may_say_what_its_saga_has_learnt_meanwhile() {
+    let both = || story().does("reserve").asks("pack").asks("label");
+    let mut changed = both().command("pack", "do", 2);
+    changed.body = "other".into();
+    both().done("label").stored(changed).stands("blocked").is_sound();
 }
 
 #[test]
