@@ -49,12 +49,7 @@ impl Prefix {
         passed_over
     }
 
-    fn read_segment(
-        &mut self,
-        name: &str,
-        bytes: &[u8],
-        take_in: &mut dyn FnMut(GroupSeq, &[u8]),
-    ) {
+    fn read_segment(&mut self, name: &str, bytes: &[u8], take_in: &mut dyn FnMut(GroupSeq, &[u8])) {
         let known = self.segment.as_ref().filter(|(known, ..)| name <= known.as_str());
         if known.is_some_and(|(known, ..)| name < known.as_str()) {
             return;

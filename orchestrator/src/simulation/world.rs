@@ -126,12 +126,10 @@ async fn simulate(simulation: Simulation) -> Report {
     sleep(faults.lasts.saturating_sub(begun.elapsed())).await;
     told.end_faults();
     brokers.iter().for_each(|(broker, _)| broker.faults(SimFaults::none()));
-    let rested = rest(&handle, &brokers, &simulation.all_reads(), simulation.rests_within).await;
-    let running = lock(&handle).clone();
-    let seen = match &running {
-        Some(handle) => Some(judge::Seen::at_rest(handle).await),
-        None => None,
-    };
+    let reads = simulation.all_reads();
+    let rested = rest(&handle, &brokers, &reads, simulation.rests_within).await;
+    let rested = forget(&handle, &brokers, &reads, rested).await;
+    let seen = lock(&handle).clone().map(|handle| judge::Seen::of(&handle));
     stop.send_replace(true);
     let ended = match orchestrator.await {
         Ok(ended) => ended,
@@ -375,6 +373,22 @@ async fn rest(
         sleep(look_after).await;
         look_after = (look_after * 2).min(LOOK_AFTER.1);
     }
+}
+
+/// Waits, once nothing goes on any more, until destinations have forgotten what nobody asks for again, or have had the time to.
+async fn forget(
+    handle: &Mutex<Option<Handle>>,
+    brokers: &[(SimBroker, Vec<String>)],
+    reads: &[(String, String)],
+    mut rested: Result<(), String>,
+) -> Result<(), String> {
+    let begun = Instant::now();
+    let has_forgotten = || lock(handle).as_ref().is_some_and(judge::have_destinations_forgotten);
+    while rested.is_ok() && !has_forgotten() && begun.elapsed() < judge::FORGETS_WITHIN {
+        sleep(judge::FORGETS_WITHIN / 20).await;
+        rested = rest(handle, brokers, reads, judge::FORGETS_WITHIN).await;
+    }
+    rested
 }
 
 /// What is still going on.

@@ -172,3 +172,23 @@ fn each_takes_place_once(who: &str, effects: &Effects, findings: &mut Findings) 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(done: u64, undone: u64) -> Vec<&'static str> {
+        let effect = |times| Effect { times, order: 0 };
+        let effects = Effects::from([("step".into(), (effect(done), effect(undone)))]);
+        let mut findings = Findings::default();
+        each_takes_place_once("a saga", &effects, &mut findings);
+        findings.0.into_iter().map(|finding| finding.rule).collect()
+    }
+
+    #[test]
+    fn an_effect_that_took_place_twice_and_one_undone_that_never_was_are_found() {
+        assert_eq!(found(1, 1), [""; 0]);
+        assert_eq!(found(2, 0), ["every effect takes place once"]);
+        assert_eq!(found(0, 1), ["only what was done is undone"]);
+    }
+}

@@ -14,14 +14,13 @@ use crate::{
 use dirigent_connectors::{Message, names, simulated::Fate};
 use dirigent_model::{definition::Repeat, instance::InstanceId, time::Timestamp};
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
 
 pub(super) const LEFT_OVER: &str = "nothing is left over";
 /// How long after its time something may still be there: whoever sees to it has its turns.
 const OVERDUE_MAX: Duration = Duration::from_secs(60);
 
 /// How long a destination may count a command that was held, or is not answered any more: the longest time of a reply, and more.
-const FORGETS_WITHIN: Duration = Duration::from_secs(20 * 60);
+pub(in crate::simulation) const FORGETS_WITHIN: Duration = Duration::from_secs(20 * 60);
 
 pub(super) const DEAD_LETTERS: &str = "no message becomes a dead letter";
 
@@ -86,7 +85,9 @@ fn figures(seen: &Seen, findings: &mut Findings) {
             findings.add(LEFT_OVER, format!("a message is parked beyond its time: {kept:?}"));
         }
     }
-    for ended in standing(false).filter(|it| it.kept_until.is_some_and(is_over)) {
+    // Those that ended at about the same time are forgotten together, with the last of them.
+    let last = standing(false).filter_map(|it| it.kept_until).max();
+    for ended in standing(false).filter(|_| last.is_some_and(is_over)) {
         let (saga, key) = (&ended.saga, &ended.key);
         let (until, at) = (ended.kept_until, seen.at);
         let what = format!("{saga} {key} is there at {at}, beyond its retention, {until:?}");
@@ -115,17 +116,9 @@ fn counts(destination: &DestinationView) -> [usize; 3] {
     [destination.held, destination.queued, destination.in_flight.unwrap_or(0)]
 }
 
-impl Seen {
-    /// What can be seen once destinations have forgotten what nobody asks for again, which they do in time.
-    pub(in crate::simulation) async fn at_rest(handle: &Handle) -> Self {
-        let begun = Instant::now();
-        while handle.destinations().iter().any(|destination| counts(destination) != [0; 3])
-            && begun.elapsed() < FORGETS_WITHIN
-        {
-            sleep(FORGETS_WITHIN / 20).await;
-        }
-        Self::of(handle)
-    }
+/// Whether destinations have forgotten what nobody asks for again, which they do in time.
+pub(in crate::simulation) fn have_destinations_forgotten(handle: &Handle) -> bool {
+    handle.destinations().iter().all(|destination| counts(destination) == [0; 3])
 }
 
 fn is_live(instance: &InstanceView) -> bool {

@@ -18,6 +18,7 @@ mod leaks;
 mod outside;
 
 pub(super) use folder::Inquests;
+pub(super) use leaks::{FORGETS_WITHIN, have_destinations_forgotten};
 
 use super::{
     Finding, Findings, Simulation, clock,
@@ -107,7 +108,7 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    fn of(handle: &Handle) -> Self {
+    pub(super) fn of(handle: &Handle) -> Self {
         let all = handle.list(&ListFilter::default()).unwrap_or_default();
         let whole = |it: &InstanceView| handle.show(it.id).ok().flatten();
         Self {

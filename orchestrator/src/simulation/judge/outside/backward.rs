@@ -13,7 +13,8 @@ use std::time::Duration;
 pub(super) const WITHOUT_REASON: &str = "nothing is compensated without a reason to turn back";
 pub(super) const NEVER_SENT: &str = "only what was sent is compensated";
 pub(super) const NO_EFFECT: &str = "what had no effect for certain is not compensated";
-pub(super) const ATTEMPT_BEHIND: &str = "no attempt of a step is sent first behind its compensation";
+pub(super) const ATTEMPT_BEHIND: &str =
+    "no attempt of a step is sent first behind its compensation";
 pub(super) const FORWARD_BEHIND: &str = "nothing forward is begun behind the first compensation";
 pub(super) const REVERSE: &str = "compensations begin in reverse order of dependency";
 pub(super) const BEHIND_PIVOT: &str = "behind the pivot nothing is compensated";
@@ -99,18 +100,16 @@ fn time_ran_out(case: &Case<'_, '_>, turned: Moment) -> bool {
     let Some(begins) = case.known.begins else { return true };
     let first = case.run.commands.iter().find(|command| command.sent == turned);
     let Some(made) = first.and_then(|command| marks::made_at(command.message)) else { return true };
-    let passed = |since: u64, span: Duration| {
-        Duration::from_millis(made.saturating_sub(since) + 1) >= span
-    };
+    let passed =
+        |since: u64, span: Duration| Duration::from_millis(made.saturating_sub(since) + 1) >= span;
     let number = usize::try_from(case.number).unwrap_or(usize::MAX);
     let Some(start) = case.keyed.starts.get(number) else { return true };
     let started = begins + marks::millis(start.after);
-    let an_attempt = graph.ids().filter_map(|node| Some((node, graph.step(node)?))).any(
-        |(node, step)| {
+    let an_attempt =
+        graph.ids().filter_map(|node| Some((node, graph.step(node)?))).any(|(node, step)| {
             let asked = made_first(case.run.of(graph.name_of(node), "do"));
             asked.is_some_and(|asked| passed(asked, step.reply_within))
-        },
-    );
+        });
     let a_wait = graph.nodes.iter().any(|node| match &node.kind {
         Kind::Wait { within, on_timeout: OnTimeout::Reject, .. } => passed(started, *within),
         _ => false,

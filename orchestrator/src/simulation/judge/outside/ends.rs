@@ -1,7 +1,11 @@
 //! Ends: each is told once, is true, and leaves the world as it says.
 
-use super::{Case, Known, Stand, is_compensatable, is_pivot, marks, paths, story::Keyed};
+use super::{
+    Case, Known, Stand, is_compensatable, is_pivot, marks, paths,
+    story::{Keyed, Moment},
+};
 use crate::simulation::Findings;
+use dirigent_connectors::Message;
 use dirigent_model::definition::{Graph, NodeId, WayBack};
 use std::collections::BTreeSet;
 
@@ -69,13 +73,34 @@ pub(super) fn judge(case: &mut Case<'_, '_>) {
     }
     if let Some((_, at)) = told {
         for command in case.run.commands.iter().filter(|command| command.sent > at) {
-            case.find(BEHIND_END, marks::named(command.message));
+            if !is_a_straggler(case, command.message, at) {
+                case.find(BEHIND_END, marks::named(command.message));
+            }
         }
     }
     match told.map(|(told, _)| told).or(seen) {
         Some(End::Completed) => completed(case),
         Some(End::Compensated) => compensated(case),
         None => {}
+    }
+}
+
+/// Whether a command waited for its turn, or was on its way, while what it asks for was answered: it may leave after its saga has ended, and is
+/// answered the same.
+fn is_a_straggler(case: &Case<'_, '_>, message: &Message, at: Moment) -> bool {
+    let graph = case.graph();
+    let (step, leg) = (marks::step(message), marks::leg(message));
+    let Some(node) = graph.find(step) else { return false };
+    let is_done = case.run.done(graph, node).is_some_and(|done| done < at);
+    match (leg, graph.step(node).map(|step| &step.way_back)) {
+        ("do", _) => is_done && marks::attempt(message) > 1,
+        ("status", _) => is_done,
+        (_, Some(WayBack::Compensated { success, .. })) => {
+            let told = [success.as_str()];
+            case.run.replies_to(step, leg, &told).any(|reply| reply.at < at)
+                && marks::attempt(message) > 1
+        }
+        _ => false,
     }
 }
 
@@ -132,8 +157,7 @@ fn compensated(case: &mut Case<'_, '_>) {
         {
             let is_done = case.run.done(graph, node).is_some();
             let is_undone = case.run.first(name, "compensate").is_some();
-            let is_answered =
-                case.run.replies_to(name, "compensate", &[success]).next().is_some();
+            let is_answered = case.run.replies_to(name, "compensate", &[success]).next().is_some();
             if (is_done || is_undone) && !is_answered {
                 case.find(COMPENSATED, format!("no compensation of {name} was answered"));
             }

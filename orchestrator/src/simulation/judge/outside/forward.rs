@@ -71,6 +71,16 @@ fn waits_for(case: &mut Case<'_, '_>, node: NodeId, asked: usize, before: NodeId
                 case.find(TOO_EARLY, format!("{step} was asked for, and {event} had not come"));
             }
         }
+        Kind::Pause { span } if is_certain => {
+            let number = usize::try_from(case.number).unwrap_or(usize::MAX);
+            let started = case.keyed.starts.get(number).map(|start| marks::millis(start.after));
+            let made = case.run.of(step, "do").next().and_then(|it| marks::made_at(it.message));
+            if let (Some(begins), Some(started), Some(made)) = (case.known.begins, started, made)
+                && made + 1 < begins + started + marks::millis(*span)
+            {
+                case.find(TOO_EARLY, format!("{step} was asked for, and {first} was not over"));
+            }
+        }
         _ => {}
     }
 }

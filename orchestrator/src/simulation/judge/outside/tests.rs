@@ -51,7 +51,7 @@ fn undone(name: &str) -> WayBack {
     }
 }
 
-/// reserve, then pack and label side by side, then the word that it is cleared, then charge, behind which nothing turns back, then ship or fetch.
+/// A pause of a second, then reserve, then pack and label side by side, then the word that it is cleared, then charge, behind which nothing turns back, then ship or fetch.
 fn graph() -> Graph {
     let sequence = |children: &[u16]| Kind::Sequence {
         children: children.iter().map(|child| NodeId(*child)).collect(),
@@ -65,7 +65,7 @@ fn graph() -> Graph {
     };
     let choice = Kind::Choose { arms: vec![arm(10), arm(12)], otherwise: None };
     let nodes = [
-        ("root", None, sequence(&[1, 2, 7, 8, 9])),
+        ("root", None, sequence(&[14, 1, 2, 7, 8, 9])),
         ("reserve", Some(0), step("reserve", undone("reserve"))),
         ("side-by-side", Some(0), Kind::All { branches: vec![NodeId(3), NodeId(5)] }),
         ("one", Some(2), sequence(&[4])),
@@ -79,6 +79,7 @@ fn graph() -> Graph {
         ("ship", Some(10), step("ship", WayBack::Retriable)),
         ("by-hand", Some(9), sequence(&[13])),
         ("fetch", Some(12), step("fetch", WayBack::Retriable)),
+        ("rest", Some(0), Kind::Pause { span: Duration::from_secs(1) }),
     ];
     let node = |(name, parent, kind): (&str, Option<u16>, Kind)| Node {
         name: name.into(),
@@ -111,7 +112,7 @@ struct Story {
 }
 
 fn story() -> Story {
-    Story::default().hears("Placed", "start")
+    Story::default().hears("Placed", "start").passes()
 }
 
 impl Story {
@@ -234,10 +235,15 @@ impl Story {
         self
     }
 
+    /// A second goes by.
+    fn passes(self) -> Self {
+        self.tell(What::Injected { fault: "time" })
+    }
+
     /// What goes by until it is too late for anything.
     fn later(mut self) -> Self {
-        while self.told.len() < 70 {
-            self = self.tell(What::Injected { fault: "time" });
+        for _ in 0..60 {
+            self = self.passes();
         }
         self
     }
@@ -290,9 +296,10 @@ fn a_saga_that_turns_back_breaks_no_rule() {
     let undone = || refused().takes_back("label").takes_back("pack").takes_back("reserve");
     undone().tells("Failed").stands("compensated").is_sound();
     // Asked again after a silence, and in doubt in the end.
-    let silent = || story().does("reserve").asks("pack").asks("label").done("label").later();
-    let again = || silent().asks_as("pack", "do", 2).later();
-    again().undoes("label").takes_back("pack").undone("label").takes_back("reserve");
+    let silent = story().does("reserve").asks("pack").asks("label").done("label").later();
+    let again = silent.asks_as("pack", "do", 2).later();
+    let undone = again.undoes("label").takes_back("pack").undone("label").takes_back("reserve");
+    undone.took_effect("pack", 0, 0).tells("Failed").is_sound();
     story().asks("reserve").later().takes_back("reserve").tells("Failed").is_sound();
     let objected = story().does("reserve").does("pack").does("label").hears("Objected", "no");
     let undone = objected.takes_back("pack").takes_back("label").takes_back("reserve");
@@ -307,9 +314,18 @@ fn a_saga_that_is_blocked_tells_of_no_end() {
 
 #[test]
 fn one_id_for_two_messages_is_found() {
-    let mut other = story().command("reserve", "do", 1);
+    let command = story().command("reserve", "do", 1);
+    let (mut other, mut elsewhere) = (command.clone(), command.clone());
     other.body = "other".into();
-    story().asks("reserve").stored(other).stands("blocked").breaks(keys::ONE_MESSAGE, "reserve");
+    elsewhere.channel = "elsewhere".into();
+    let breaks = |other| story().stored(command.clone()).stored(other);
+    breaks(other).breaks(keys::ONE_MESSAGE, "reserve");
+    breaks(elsewhere).breaks(keys::ONE_MESSAGE, "reserve");
+    let end = story().prepared().does("charge").tells("Completed");
+    let mut twice = story().message("events", "Completed", "end");
+    twice.attributes.set(names::SOURCE, format!("/dirigent/{APP}"));
+    twice.body = "other".into();
+    end.stored(twice).breaks(keys::ONE_MESSAGE, "other");
 }
 
 #[test]
@@ -324,16 +340,32 @@ fn one_key_for_two_effects_is_found() {
 
 #[test]
 fn a_further_attempt_may_say_what_its_saga_has_learnt_meanwhile() {
-    let both = || story().does("reserve").asks("pack").asks("label");
-    let mut changed = both().command("pack", "do", 2);
+    let learnt = story().does("reserve").asks("pack").asks("label").done("label").later();
+    let mut changed = learnt.command("pack", "do", 2);
     changed.body = "other".into();
-    both().done("label").stored(changed).stands("blocked").is_sound();
+    learnt.stored(changed).stands("blocked").is_sound();
 }
 
 #[test]
 fn an_attempt_that_is_left_out_is_found() {
     story().asks("reserve").asks_as("reserve", "do", 3).breaks(keys::COUNTED, "behind attempt 1");
     story().asks_as("reserve", "do", 2).breaks(keys::COUNTED, "behind attempt 0");
+}
+
+#[test]
+fn an_attempt_before_the_time_of_the_one_before_is_over_is_found() {
+    story().asks("reserve").asks_as("reserve", "do", 2).breaks(keys::IN_TIME, "too soon");
+    let failed = story().asks("reserve").answers("reserve", "do", "Failure");
+    failed.asks_as("reserve", "do", 2).stands("blocked").is_sound();
+    story().asks("reserve").later().asks_as("reserve", "do", 2).stands("blocked").is_sound();
+}
+
+#[test]
+fn a_step_before_its_pause_is_over_is_found() {
+    let early = Story::default().tell(What::Injected { fault: "none" });
+    let mut command = early.command("reserve", "do", 1);
+    command.attributes.set(names::TIME, Timestamp(BEGINS + 1_000).to_string());
+    early.hears("Placed", "start").stored(command).breaks(forward::TOO_EARLY, "rest was not over");
 }
 
 #[test]
@@ -473,4 +505,10 @@ fn a_saga_that_left_something_standing_is_found() {
 fn a_command_behind_the_end_is_found() {
     let done = story().prepared().does("charge").tells("Completed");
     done.asks("ship").breaks(ends::BEHIND_END, "ship");
+}
+
+#[test]
+fn an_attempt_that_waited_while_the_one_before_was_answered_may_leave_behind_the_end() {
+    let asked = story().prepared().asks("charge").later().done("charge").tells("Completed");
+    asked.asks_as("charge", "do", 2).is_sound();
 }
