@@ -1,7 +1,7 @@
 //! Backward: only with a reason, only what was sent, the latest first, and nothing forward any more.
 
 use super::{
-    Case, is_compensatable, is_pivot, marks, paths,
+    Case, ends, is_compensatable, is_pivot, marks, paths,
     story::{Command, Heard, Moment},
 };
 use dirigent_model::{
@@ -45,6 +45,8 @@ pub(super) fn judge(case: &mut Case<'_, '_>) {
         let named = marks::named(command.message);
         match leg {
             "do" if is_undone && behind => case.find(ATTEMPT_BEHIND, named),
+            // It waited while the one before was answered, and is answered the same.
+            "do" if ends::is_a_straggler(case, command.message, command.sent) => {}
             "do" | "status" => {
                 let step = first_step(case, turned);
                 case.find(FORWARD_BEHIND, format!("{named}, behind the compensation of {step}"));

@@ -85,9 +85,9 @@ pub(super) fn judge(case: &mut Case<'_, '_>) {
     }
 }
 
-/// Whether a command waited for its turn, or was on its way, while what it asks for was answered: it may leave after its saga has ended, and is
+/// Whether a command waited for its turn, or was on its way, while what it asks for was answered, before this moment: it may leave all the same, and is
 /// answered the same.
-fn is_a_straggler(case: &Case<'_, '_>, message: &Message, at: Moment) -> bool {
+pub(super) fn is_a_straggler(case: &Case<'_, '_>, message: &Message, at: Moment) -> bool {
     let graph = case.graph();
     let (step, leg) = (marks::step(message), marks::leg(message));
     let Some(node) = graph.find(step) else { return false };

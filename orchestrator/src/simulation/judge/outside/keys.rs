@@ -22,7 +22,13 @@ pub(super) const IN_TIME: &str =
 pub(super) fn judge(story: &Story<'_>, findings: &mut Findings) {
     let mut messages: BTreeMap<&str, &Message> = BTreeMap::new();
     let mut effects: BTreeMap<&str, &Message> = BTreeMap::new();
-    for message in &story.ours {
+    let twice: BTreeSet<&str> = story
+        .sagas
+        .values()
+        .filter(|keyed| keyed.may_be_two())
+        .map(|keyed| keyed.key.as_str())
+        .collect();
+    for message in story.ours.iter().filter(|message| !twice.contains(message.key.as_str())) {
         let first = *messages.entry(marks::id(message)).or_insert(message);
         if !is_same(first, message) {
             findings.add(ONE_MESSAGE, format!("{} and {}", told(first), told(message)));

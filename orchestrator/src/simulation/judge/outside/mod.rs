@@ -70,8 +70,7 @@ pub(super) fn judge(told: &[(usize, SimEvent)], known: &Known<'_>, findings: &mu
         findings.add(forward::NOT_BEGUN, marks::named(stray));
     }
     for (id, keyed) in &story.sagas {
-        // Forgotten and begun again, it is another saga with the same name for everything.
-        if keyed.graph.retention < known.lasted && keyed.starts.len() > 1 {
+        if keyed.may_be_two() {
             continue;
         }
         ends::of_key(known, id, keyed, findings);

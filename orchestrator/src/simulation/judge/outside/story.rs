@@ -36,8 +36,9 @@ pub(super) struct Heard<'a> {
     pub message: &'a Message,
     /// When first.
     pub at: Moment,
-    /// How long after the beginning.
+    /// How long after the beginning, and when last: a message may be said again.
     pub after: Duration,
+    pub again: Duration,
     /// When the orchestrator said that it had taken care of it, and how long after the beginning that was.
     pub settled: Option<(Moment, Duration)>,
 }
@@ -175,7 +176,7 @@ impl<'a> Story<'a> {
         message: &'a Message,
         graphs: &Graphs<'a>,
     ) {
-        let heard = || Heard { message, at, after, settled: None };
+        let heard = || Heard { message, at, after, again: after, settled: None };
         if let Some((saga, run)) = marks::saga(message) {
             if let Some(keyed) = self.sagas.get_mut(saga) {
                 keyed.runs.entry(run).or_default().replies.push(heard());
@@ -189,6 +190,10 @@ impl<'a> Story<'a> {
             let starts = &mut self.keyed(graph, &key).starts;
             if is_new(starts) {
                 starts.push(heard());
+            }
+            let id = marks::id(message);
+            for start in starts.iter_mut().filter(|start| marks::id(start.message) == id) {
+                start.again = after;
             }
         }
         for (graph, key) in graphs.awaiting(message) {
@@ -228,6 +233,14 @@ impl<'a> Story<'a> {
             is_confirmed: false,
             runs: BTreeMap::new(),
         })
+    }
+}
+
+impl Keyed<'_> {
+    /// Whether it may have been forgotten, and begun once more: that is another saga with the same name for everything.
+    pub(super) fn may_be_two(&self) -> bool {
+        let first = self.starts.iter().map(|start| start.after).min().unwrap_or_default();
+        self.starts.iter().any(|start| start.again > first + self.graph.retention)
     }
 }
 
