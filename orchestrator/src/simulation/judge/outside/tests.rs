@@ -24,7 +24,7 @@ use dirigent_model::{
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 const BEGINS: u64 = 1_767_225_600_000;
-const DAY: Duration = Duration::from_secs(86_400);
+const RETENTION: Duration = Duration::from_secs(600);
 
 fn on(channel: &str, name: &str) -> MessageRef {
     MessageRef { name: name.into(), channel: channel.into(), format: Format::Json }
@@ -92,7 +92,7 @@ fn graph() -> Graph {
         start: on("events", "Placed"),
         repeat: Repeat::Duplicate,
         deadline: None,
-        retention: DAY,
+        retention: RETENTION,
         cancelled_by: vec![on("events", "Withdrawn")],
         ends: Ends {
             completed: Some(on("events", "Completed")),
@@ -263,7 +263,7 @@ impl Story {
             stands: self.status.map(|status| (id.clone(), stand(status))).into_iter().collect(),
             effects: &BTreeMap::from([((id, self.run), self.effects)]),
             reads: &|channel| channel == "work",
-            lasted: Duration::from_secs(3_600),
+            lasted: RETENTION / 2,
             begins: Some(BEGINS),
         };
         let mut findings = Findings::default();
@@ -304,6 +304,15 @@ fn a_saga_that_turns_back_breaks_no_rule() {
     let objected = story().does("reserve").does("pack").does("label").hears("Objected", "no");
     let undone = objected.takes_back("pack").takes_back("label").takes_back("reserve");
     undone.tells("Failed").is_sound();
+}
+
+#[test]
+fn a_saga_that_was_forgotten_and_begun_again_breaks_no_rule() {
+    let mut done = story().prepared().does("charge").tells("Completed");
+    for _ in 0..RETENTION.as_secs() {
+        done = done.passes();
+    }
+    done.hears("Placed", "start").asks("reserve").stands("blocked").is_sound();
 }
 
 #[test]
