@@ -10,8 +10,11 @@ use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError, Weak,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
-use std::time::Duration;
-use tokio::time::{Instant, sleep_until};
+use std::{pin::pin, time::Duration};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
 
 /// Never reached by counting.
 const NEVER: u64 = u64::MAX;
@@ -26,6 +29,8 @@ pub struct Life {
     dies_behind: AtomicU64,
     /// Whether it ever stood still: asked before each call, and hardly ever so.
     froze: AtomicBool,
+    /// Told of its end.
+    over: Notify,
     state: Mutex<State>,
 }
 
@@ -98,6 +103,7 @@ impl Life {
             state.ended_at = Some(Instant::now());
             std::mem::take(&mut state.mourners)
         };
+        self.over.notify_waiters();
         for mourner in mourners.iter().filter_map(Weak::upgrade) {
             mourner.died(self);
         }
@@ -106,6 +112,15 @@ impl Life {
     /// Whether it has not ended.
     pub fn is_alive(&self) -> bool {
         !self.ended.load(Ordering::Acquire)
+    }
+
+    /// Returns once it has ended.
+    pub async fn over(&self) {
+        let mut over = pin!(self.over.notified());
+        over.as_mut().enable();
+        if self.is_alive() {
+            over.await;
+        }
     }
 
     /// How many crossings there were.
@@ -228,6 +243,16 @@ mod tests {
         life.kill();
         assert!(life.cross("send").now_or_never().is_none());
         assert_eq!(life.crossings(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_for_its_end_is_told_at_once_before_it_or_behind_it() {
+        let life = Life::new();
+        let (mut waits, mut waits_too) = (pin!(life.over()), pin!(life.over()));
+        assert!(waits.as_mut().now_or_never().is_none());
+        life.kill();
+        assert!(waits.now_or_never().is_some());
+        assert!(waits_too.as_mut().now_or_never().is_some(), "one that asks behind it");
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,6 +7,9 @@
 //! What goes in: an [`Assembly`] made for [`Turns::InTurn`], and dice. What comes out: why it ended. What must be true: every order in which
 //! real threads could take these turns can be drawn; a part that would wait for another one is not stepped; the same dice on the same
 //! virtual time give the same run. Intakes and relays wait for brokers, so they are futures, polled only when they were woken.
+//!
+//! On virtual time nothing costs as much as parts that wake up, again and again, to find that nothing has changed: most lives let them sleep for longer
+//! than threads would, as long as nobody has given them anything to find.
 
 use super::{
     Handle, Shared,
@@ -34,6 +37,13 @@ const TURNS_AT_ONCE: usize = 32;
 /// How long an idle shard sleeps at the most: less than what counts as having stood still.
 const SHARD_IDLE: Duration = Duration::from_secs(4);
 
+/// How long an intake and the committer sleep at the most in a life that lets them, while nothing happens. For an intake that is how late it hears
+/// that its broker is away or back: less than what a deadline is worth.
+const REST: Duration = Duration::from_secs(1);
+
+/// One life in so many has no such rest: each part wakes up as often as its thread would.
+const RESTLESS_ONE_IN: usize = 8;
+
 /// What decides whose turn it is.
 pub(crate) trait Dice: Send {
     /// A number below `bound`, which is at least one.
@@ -48,6 +58,8 @@ pub(crate) struct InTurn {
     shared: Arc<Shared>,
     handle: Handle,
     waiters: Vec<Waiter>,
+    /// Whose turn it may be, found anew before each.
+    could: Vec<Turn>,
     shards: Vec<Shard>,
     /// By shard: until when it sleeps, unless it is sent something.
     sleeps_until: Vec<Instant>,
@@ -55,6 +67,8 @@ pub(crate) struct InTurn {
     committer: Arc<Mutex<Committer>>,
     watcher: Watcher,
     dice: Box<dyn Dice>,
+    /// How long the committer sleeps while no watermark can have moved.
+    committer_rest: Duration,
     commits_at: Instant,
     looks_at: Instant,
     held_until: Option<Instant>,
@@ -97,8 +111,12 @@ enum Turn {
 }
 
 impl InTurn {
-    pub(crate) fn new(assembly: Assembly, dice: Box<dyn Dice>) -> Self {
-        let Assembly { handle, intakes, mut shards, committer, watcher, relays } = assembly;
+    pub(crate) fn new(assembly: Assembly, mut dice: Box<dyn Dice>) -> Self {
+        let Assembly { handle, mut intakes, mut shards, committer, watcher, relays } = assembly;
+        let rests = dice.below(RESTLESS_ONE_IN) > 0;
+        for intake in intakes.iter_mut().filter(|_| rests) {
+            intake.idle = REST;
+        }
         let shared = Arc::clone(&handle.shared);
         let committer = Arc::new(Mutex::new(committer));
         for shard in &mut shards {
@@ -128,12 +146,14 @@ impl InTurn {
         Self {
             shared,
             waiters: waiters.collect(),
+            could: Vec::new(),
             handle,
             sleeps_until: vec![now; shards.len()],
             shards,
             committer,
             watcher,
             dice,
+            committer_rest: if rests { REST } else { IDLE },
             commits_at: now + IDLE,
             looks_at: now,
             held_until: None,
@@ -184,11 +204,11 @@ impl InTurn {
                 return self.sleeps(context);
             }
             self.held_until = None;
-            let could = self.could_go_on(now);
-            if could.is_empty() {
+            self.find_who_could_go_on(now);
+            if self.could.is_empty() {
                 return self.sleeps(context);
             }
-            let turn = could[self.dice.below(could.len())];
+            let turn = self.could[self.dice.below(self.could.len())];
             if let Err(cause) = self.take(turn, now) {
                 self.shared.fail("A part of it failed", cause);
             }
@@ -204,8 +224,9 @@ impl InTurn {
     }
 
     /// Everybody who has something to do and would not wait for another one.
-    fn could_go_on(&self, now: Instant) -> Vec<Turn> {
-        let mut could = Vec::new();
+    fn find_who_could_go_on(&mut self, now: Instant) {
+        let could = &mut self.could;
+        could.clear();
         let inboxes_have_room = self.shards.iter().all(|shard| shard.waiting() < INBOX_MAX);
         for (index, waiter) in self.waiters.iter().enumerate() {
             let is_woken = waiter.woken.is_woken.load(Ordering::Acquire);
@@ -231,7 +252,6 @@ impl InTurn {
         if now >= self.looks_at {
             could.push(Turn::Watcher);
         }
-        could
     }
 
     fn take(&mut self, turn: Turn, now: Instant) -> Result<(), Fatal> {
@@ -239,6 +259,10 @@ impl InTurn {
             Turn::Waiter(index) => {
                 let waiter = &mut self.waiters[index];
                 waiter.woken.is_woken.store(false, Ordering::Release);
+                // A relay may have heard that something is confirmed.
+                if !waiter.is_intake {
+                    self.commits_at = self.commits_at.min(now + IDLE);
+                }
                 let waker = Waker::from(Arc::clone(&waiter.woken));
                 match waiter.work.poll_unpin(&mut Context::from_waker(&waker)) {
                     Poll::Pending => Ok(()),
@@ -256,12 +280,15 @@ impl InTurn {
             }
             Turn::Committer => {
                 let mut committer = lock(&self.committer);
+                let is_idle = committer.waiting() == 0;
                 committer.turn()?;
-                self.commits_at = now + committer.held_up().unwrap_or(IDLE);
+                let rest = if is_idle { self.committer_rest } else { IDLE };
+                self.commits_at = now + committer.held_up().unwrap_or(rest);
                 Ok(())
             }
             Turn::Checkpoint => {
                 lock(&self.committer).write_checkpoint();
+                self.commits_at = self.commits_at.min(now + IDLE);
                 Ok(())
             }
             Turn::Watcher => {

@@ -140,34 +140,12 @@ impl SimStore {
         for changes in pending.iter().take(usize::try_from(kept).unwrap_or_default()) {
             must(stored.durable.write(changes));
         }
-        stored.seen = Arc::new(copy(&stored.durable));
+        stored.seen = Arc::new(stored.durable.copy());
     }
 
     fn lock(&self) -> MutexGuard<'_, Stored> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn copy(store: &MemoryStore) -> MemoryStore {
-    let new = MemoryStore::new();
-    for space in Space::ALL {
-        let mut from = Vec::new();
-        loop {
-            let range = (std::ops::Bound::Included(&from[..]), std::ops::Bound::Unbounded);
-            let page = must(store.scan(space, range, usize::MAX));
-            let changes: Vec<Change> = page
-                .records
-                .into_iter()
-                .map(|(key, value)| Change::put(space, key, value))
-                .collect();
-            must(new.write(&changes));
-            match page.next {
-                Some(next) => from = next,
-                None => break,
-            }
-        }
-    }
-    new
 }
 
 /// A store in memory fails only for what it was asked to write, and that was written once before.

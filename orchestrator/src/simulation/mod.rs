@@ -41,7 +41,7 @@ use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
@@ -164,6 +164,7 @@ pub struct Simulation {
     pub(crate) sagas: Vec<Arc<Plan>>,
     pub(crate) mistakes: Vec<String>,
     pub(crate) participants: Vec<Arc<dyn Fn() -> Making + Send + Sync>>,
+    crew: OnceLock<Vec<(String, Vec<String>)>>,
     pub(crate) said: Vec<Said>,
     pub(crate) faults: Option<Faults>,
     pub(crate) deaths: points::Deaths,
@@ -186,6 +187,7 @@ impl Simulation {
             sagas: Vec::new(),
             mistakes: Vec::new(),
             participants: Vec::new(),
+            crew: OnceLock::new(),
             said: Vec::new(),
             faults: None,
             deaths: points::Deaths::new(),
@@ -209,6 +211,7 @@ impl Simulation {
     /// Adds a participant, made anew for each of its lives.
     pub fn participant(mut self, make: impl Fn() -> Participant + Send + Sync + 'static) -> Self {
         self.participants.push(Arc::new(move || Making(make().witnessed())));
+        self.crew = OnceLock::new();
         self
     }
 
@@ -334,7 +337,7 @@ impl Simulation {
         assert!(self.mistakes.is_empty(), "{}", self.mistakes.join("\n"));
         for process in self.deaths.keys() {
             let is_there = process == ORCHESTRATOR
-                || self.participants.iter().any(|make| make().name() == process);
+                || self.crew().iter().any(|(name, _)| name == process);
             assert!(is_there, "`{process}` is to die, but is no process of this simulation");
         }
         witness_begins();
@@ -343,6 +346,12 @@ impl Simulation {
 
     pub(crate) fn plan(&self, saga: &str) -> Option<&Arc<Plan>> {
         self.sagas.iter().find(|plan| plan.graph().name == saga)
+    }
+
+    /// The participants' names, and the channels that each reads, in their order. Kept, since telling it makes all of them.
+    pub(crate) fn crew(&self) -> &[(String, Vec<String>)] {
+        let of = |making: Making| (making.name().to_owned(), making.channels());
+        self.crew.get_or_init(|| self.participants.iter().map(|make| of(make())).collect())
     }
 
     /// Every channel that somebody reads, with the group that does.
@@ -357,16 +366,15 @@ impl Simulation {
             let awaited = plan.graph().events_awaited().chain([&plan.graph().start]);
             reads.extend(awaited.map(|event| (event.channel.clone(), process::APP.to_owned())));
         }
-        for participant in self.participants.iter().map(|make| make()) {
-            let name = participant.name().to_owned();
-            reads.extend(participant.channels().into_iter().map(|channel| (channel, name.clone())));
+        for (name, channels) in self.crew() {
+            reads.extend(channels.iter().map(|channel| (channel.clone(), name.clone())));
         }
         reads
     }
 
     /// Whether one of the participants reads this channel.
     pub(crate) fn reads(&self, channel: &str) -> bool {
-        self.participants.iter().any(|make| make().channels().iter().any(|own| own == channel))
+        self.crew().iter().any(|(_, channels)| channels.iter().any(|own| own == channel))
     }
 }
 

@@ -95,13 +95,13 @@ async fn simulate(simulation: Simulation) -> Report {
     let orchestrator = tokio::spawn(process.run(stopped));
     let mut others = JoinSet::new();
     let mut places = Vec::new();
-    for make in &simulation.participants {
-        let place = Arc::new(Place { name: make().name().to_owned(), store: SimStore::default() });
+    for (make, (name, reads)) in simulation.participants.iter().zip(simulation.crew()) {
+        let place = Arc::new(Place { name: name.clone(), store: SimStore::default() });
         places.push(Arc::clone(&place));
         let service = Service {
             make: Arc::clone(make),
             place,
-            broker: broker_of(&brokers, &make()),
+            broker: broker_of(&brokers, reads),
             clock: Arc::clone(&clock),
             faults: faults.clone(),
             deaths: simulation.deaths.clone(),
@@ -244,8 +244,7 @@ fn brokers(
         .collect()
 }
 
-fn broker_of(brokers: &[(SimBroker, Vec<String>)], making: &Making) -> SimBroker {
-    let reads = making.channels();
+fn broker_of(brokers: &[(SimBroker, Vec<String>)], reads: &[String]) -> SimBroker {
     let own = brokers.iter().find(|(_, own)| own.iter().any(|channel| reads.contains(channel)));
     own.unwrap_or(&brokers[0]).0.clone()
 }
@@ -311,15 +310,10 @@ impl Service {
             }
         };
         // One that died at a crossing waits for ever for what never answers.
-        let watches = async {
-            while life.is_alive() {
-                sleep(Duration::from_millis(500)).await;
-            }
-        };
         tokio::select! {
             biased;
             () = ends => {}
-            () = watches => {}
+            () = life.over() => {}
             ended = works => if let Err(error) = ended && life.is_alive() {
                 self.told.failed(&crate::describe(&error));
             },

@@ -1,7 +1,7 @@
 //! The store in memory: for tests, and the simplest reading of what a store owes.
 
 use std::collections::BTreeMap;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use super::{
     Change, KeyRange, Page, SCAN_BYTES_MAX, Space, Store, StoreError, check_bounds, is_empty_range,
@@ -12,13 +12,21 @@ type Records = BTreeMap<Vec<u8>, Vec<u8>>;
 /// Keeps everything in memory; a sync is nothing.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
-    records: RwLock<BTreeMap<Space, Records>>,
+    /// Shared with copies until either writes to a space.
+    records: RwLock<BTreeMap<Space, Arc<Records>>>,
 }
 
 impl MemoryStore {
     /// An empty store.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Another one that holds the same as of now.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn copy(&self) -> Self {
+        let records = self.records.read().unwrap_or_else(PoisonError::into_inner).clone();
+        Self { records: RwLock::new(records) }
     }
 }
 
@@ -32,7 +40,7 @@ impl Store for MemoryStore {
         check_bounds(changes)?;
         let mut records = self.records.write().unwrap_or_else(PoisonError::into_inner);
         for Change { space, key, value } in changes {
-            let space = records.entry(*space).or_default();
+            let space = Arc::make_mut(records.entry(*space).or_default());
             match value {
                 Some(value) => space.insert(key.clone(), value.clone()),
                 None => space.remove(key),
