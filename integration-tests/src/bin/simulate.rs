@@ -24,6 +24,7 @@ const SEEDS_DEFAULT: (u64, u64) = (0, 1_000);
 
 /// How often progress is told.
 const TELLS_EVERY: Duration = Duration::from_secs(15);
+
 /// A world is on one thread and lives of small pieces of memory.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

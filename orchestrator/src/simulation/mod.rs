@@ -336,8 +336,8 @@ impl Simulation {
     pub fn run(self) -> Report {
         assert!(self.mistakes.is_empty(), "{}", self.mistakes.join("\n"));
         for process in self.deaths.keys() {
-            let is_there = process == ORCHESTRATOR
-                || self.crew().iter().any(|(name, _)| name == process);
+            let is_there =
+                process == ORCHESTRATOR || self.crew().iter().any(|(name, _)| name == process);
             assert!(is_there, "`{process}` is to die, but is no process of this simulation");
         }
         witness_begins();
