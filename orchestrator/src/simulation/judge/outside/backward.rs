@@ -46,7 +46,8 @@ pub(super) fn judge(case: &mut Case<'_, '_>) {
         match leg {
             "do" if is_undone && behind => case.find(ATTEMPT_BEHIND, named),
             // It waited while the one before was answered, and is answered the same.
-            "do" if ends::is_a_straggler(case, command.message, command.sent) => {}
+            "do" | "status" if ends::is_a_straggler(case, command.message, command.sent) => {}
+            "do" | "status" if case.may_be_given_up(step, command.sent) => {}
             "do" | "status" => {
                 let step = first_step(case, turned);
                 case.find(FORWARD_BEHIND, format!("{named}, behind the compensation of {step}"));
@@ -63,7 +64,8 @@ fn first_step<'s>(case: &Case<'_, 's>, turned: Moment) -> &'s str {
 
 fn was_sent(case: &mut Case<'_, '_>, node: NodeId, at: Moment) {
     let step = case.graph().name_of(node);
-    if case.run.first(step, "do").is_none_or(|sent| sent > at) {
+    let was_sent = case.run.first(step, "do").is_some_and(|sent| sent < at);
+    if !was_sent && !case.may_be_given_up(step, at) {
         case.find(NEVER_SENT, format!("{step} was never asked for, and is compensated"));
     }
 }

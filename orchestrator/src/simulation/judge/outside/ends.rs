@@ -73,7 +73,10 @@ pub(super) fn judge(case: &mut Case<'_, '_>) {
     }
     if let Some((_, at)) = told {
         for command in case.run.commands.iter().filter(|command| command.sent > at) {
-            if !is_a_straggler(case, command.message, at) {
+            let step = marks::step(command.message);
+            let is_forward = marks::leg(command.message) != "compensate";
+            let given_up = is_forward && case.may_be_given_up(step, command.sent);
+            if !given_up && !is_a_straggler(case, command.message, at) {
                 case.find(BEHIND_END, marks::named(command.message));
             }
         }
@@ -91,10 +94,15 @@ pub(super) fn is_a_straggler(case: &Case<'_, '_>, message: &Message, at: Moment)
     let graph = case.graph();
     let (step, leg) = (marks::step(message), marks::leg(message));
     let Some(node) = graph.find(step) else { return false };
-    let is_done = case.run.done(graph, node).is_some_and(|done| done < at);
+    // However it was answered: it may lie in a window that its broker takes long for.
+    let is_answered = case.run.replies.iter().any(|reply| {
+        let of_step =
+            marks::step(reply.message) == step && marks::leg(reply.message) != "compensate";
+        of_step && reply.at < at
+    });
     match (leg, graph.step(node).map(|step| &step.way_back)) {
-        ("do", _) => is_done && marks::attempt(message) > 1,
-        ("status", _) => is_done,
+        ("do", _) => is_answered && marks::attempt(message) > 1,
+        ("status", _) => is_answered,
         (_, Some(WayBack::Compensated { success, .. })) => {
             let told = [success.as_str()];
             case.run.replies_to(step, leg, &told).any(|reply| reply.at < at)

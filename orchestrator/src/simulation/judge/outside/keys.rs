@@ -83,7 +83,9 @@ pub(super) fn attempts(case: &mut Case<'_, '_>) {
         let before = last.insert(marks::effect(message), message);
         let (attempt, number) = (marks::attempt(message), before.map_or(0, marks::attempt));
         let named = marks::named(message);
-        if attempt != number + 1 {
+        let is_gap = attempt > number + 1;
+        let given_up = is_gap && case.may_be_given_up(marks::step(message), command.sent);
+        if attempt != number + 1 && !given_up {
             case.find(COUNTED, format!("{named} was sent first behind attempt {number}"));
         }
         if let Some(before) = before.filter(|before| !is_over(case, before, command)) {

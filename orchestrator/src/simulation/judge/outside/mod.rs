@@ -28,7 +28,7 @@ use dirigent_model::{
     message::{Body, JsonOnly, Key},
 };
 use std::{collections::BTreeMap, time::Duration};
-use story::{Keyed, Run, Story};
+use story::{Keyed, Moment, Run, Story};
 
 /// The sagas that are run, as they are drawn.
 pub(super) struct Graphs<'a>(pub Vec<(&'a Graph, Option<&'a Plan>)>);
@@ -75,7 +75,8 @@ pub(super) fn judge(told: &[(usize, SimEvent)], known: &Known<'_>, findings: &mu
         }
         ends::of_key(known, id, keyed, findings);
         for (number, run) in &keyed.runs {
-            let mut case = Case { known, id, keyed, number: *number, run, findings };
+            let (number, unanswered) = (*number, &story.unanswered);
+            let mut case = Case { known, id, keyed, number, run, unanswered, findings };
             keys::attempts(&mut case);
             forward::judge(&mut case);
             backward::judge(&mut case);
@@ -91,6 +92,7 @@ struct Case<'a, 's> {
     keyed: &'a Keyed<'s>,
     number: u64,
     run: &'a Run<'s>,
+    unanswered: &'a BTreeMap<&'s str, Moment>,
     findings: &'a mut Findings,
 }
 
@@ -103,6 +105,14 @@ impl<'s> Case<'_, 's> {
         let (saga, key) = (&self.keyed.graph.name, &self.keyed.key);
         let (id, run) = (self.id, self.number);
         self.findings.add(rule, format!("{saga} {key} ({id}) in run {run}: {what}"));
+    }
+
+    /// Whether a saga that turned back may have given up a command of this step before this moment: where its broker confirms nothing
+    /// of a channel for a while, nobody waits for what lies in the relay. It is in doubt, and withdrawn; what was on its way then may arrive late.
+    fn may_be_given_up(&self, step: &str, at: Moment) -> bool {
+        let step = self.graph().find(step).and_then(|node| self.graph().step(node));
+        let since = step.and_then(|step| self.unanswered.get(step.command.channel.as_str()));
+        since.is_some_and(|since| *since < at)
     }
 
     /// How often the participant of a step did it, and undid it.

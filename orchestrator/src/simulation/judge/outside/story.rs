@@ -74,12 +74,19 @@ pub(super) struct Story<'a> {
     pub strays: Vec<&'a Message>,
     /// Every message of the orchestrator that was stored, in order.
     pub ours: Vec<&'a Message>,
+    /// Channels of whose messages a broker first said nothing, and when.
+    pub unanswered: BTreeMap<&'a str, Moment>,
 }
 
 impl<'a> Story<'a> {
     /// Takes the story apart.
     pub(super) fn of(told: &'a [(usize, SimEvent)], graphs: &'a Graphs<'a>) -> Self {
-        let mut story = Self { sagas: BTreeMap::new(), strays: Vec::new(), ours: Vec::new() };
+        let mut story = Self {
+            sagas: BTreeMap::new(),
+            strays: Vec::new(),
+            ours: Vec::new(),
+            unanswered: BTreeMap::new(),
+        };
         let mut open: BTreeMap<(usize, &Place), &Message> = BTreeMap::new();
         let mut handed: BTreeMap<(usize, &Place), &Message> = BTreeMap::new();
         for (at, (broker, event)) in told.iter().enumerate() {
@@ -165,6 +172,9 @@ impl<'a> Story<'a> {
                 }
             }
             Sent::Unsent { .. } | Sent::Unknown { .. } | Sent::Fenced { .. } => {
+                if matches!(sent, Sent::Unknown { .. }) {
+                    self.unanswered.entry(&message.channel).or_insert(at);
+                }
                 self.sent(at, message, false);
             }
         }
