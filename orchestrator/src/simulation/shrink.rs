@@ -113,7 +113,11 @@ impl fmt::Display for Shortest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let before = self.story.len().saturating_sub(STORY_LINES_MAX);
         writeln!(f, "The shortest that was found and still breaks it: {}.", self.cut)?;
-        let left = if self.left.is_empty() { "nothing".to_owned() } else { self.left.join(", ") };
+        let left = if self.left.is_empty() {
+            "only what participants and customers do".to_owned()
+        } else {
+            self.left.join(", ")
+        };
         writeln!(f, "What still goes wrong in it: {left}.")?;
         writeln!(f, "{}", self.report)?;
         match before {
