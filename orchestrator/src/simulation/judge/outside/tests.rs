@@ -272,7 +272,7 @@ impl Story {
     }
 
     #[track_caller]
-    fn is_sound(self) {
+    fn keeps_all(self) {
         assert_eq!(self.found(), []);
     }
 
@@ -286,24 +286,24 @@ impl Story {
 
 #[test]
 fn a_saga_that_completes_breaks_no_rule() {
-    story().prepared().does("charge").does("ship").tells("Completed").is_sound();
-    story().prepared().does("charge").tells("Completed").stands("completed").is_sound();
+    story().prepared().does("charge").does("ship").tells("Completed").keeps_all();
+    story().prepared().does("charge").tells("Completed").stands("completed").keeps_all();
 }
 
 #[test]
 fn a_saga_that_turns_back_breaks_no_rule() {
     let refused = || story().prepared().asks("charge").answers("charge", "do", "charge-refused");
     let undone = || refused().takes_back("label").takes_back("pack").takes_back("reserve");
-    undone().tells("Failed").stands("compensated").is_sound();
+    undone().tells("Failed").stands("compensated").keeps_all();
     // Asked again after a silence, and in doubt in the end.
     let silent = story().does("reserve").asks("pack").asks("label").done("label").later();
     let again = silent.asks_as("pack", "do", 2).later();
     let undone = again.undoes("label").takes_back("pack").undone("label").takes_back("reserve");
-    undone.took_effect("pack", 0, 0).tells("Failed").is_sound();
-    story().asks("reserve").later().takes_back("reserve").tells("Failed").is_sound();
+    undone.took_effect("pack", 0, 0).tells("Failed").keeps_all();
+    story().asks("reserve").later().takes_back("reserve").tells("Failed").keeps_all();
     let objected = story().does("reserve").does("pack").does("label").hears("Objected", "no");
     let undone = objected.takes_back("pack").takes_back("label").takes_back("reserve");
-    undone.tells("Failed").is_sound();
+    undone.tells("Failed").keeps_all();
 }
 
 #[test]
@@ -312,13 +312,13 @@ fn a_saga_that_was_forgotten_and_begun_again_breaks_no_rule() {
     for _ in 0..RETENTION.as_secs() {
         done = done.passes();
     }
-    done.hears("Placed", "start").asks("reserve").stands("blocked").is_sound();
+    done.hears("Placed", "start").asks("reserve").stands("blocked").keeps_all();
 }
 
 #[test]
 fn a_saga_that_is_blocked_tells_of_no_end() {
     let refused = story().prepared().asks("charge").answers("charge", "do", "charge-refused");
-    refused.undoes("label").answers("label", "compensate", "Failure").stands("blocked").is_sound();
+    refused.undoes("label").answers("label", "compensate", "Failure").stands("blocked").keeps_all();
 }
 
 #[test]
@@ -352,7 +352,7 @@ fn a_further_attempt_may_say_what_its_saga_has_learnt_meanwhile() {
     let learnt = story().does("reserve").asks("pack").asks("label").done("label").later();
     let mut changed = learnt.command("pack", "do", 2);
     changed.body = "other".into();
-    learnt.stored(changed).stands("blocked").is_sound();
+    learnt.stored(changed).stands("blocked").keeps_all();
 }
 
 #[test]
@@ -365,8 +365,8 @@ fn an_attempt_that_is_left_out_is_found() {
 fn an_attempt_before_the_time_of_the_one_before_is_over_is_found() {
     story().asks("reserve").asks_as("reserve", "do", 2).breaks(keys::IN_TIME, "too soon");
     let failed = story().asks("reserve").answers("reserve", "do", "Failure");
-    failed.asks_as("reserve", "do", 2).stands("blocked").is_sound();
-    story().asks("reserve").later().asks_as("reserve", "do", 2).stands("blocked").is_sound();
+    failed.asks_as("reserve", "do", 2).stands("blocked").keeps_all();
+    story().asks("reserve").later().asks_as("reserve", "do", 2).stands("blocked").keeps_all();
 }
 
 #[test]
@@ -436,7 +436,7 @@ fn an_attempt_that_is_sent_once_more_behind_its_compensation_is_none() {
     let command = story().does("reserve").command("pack", "do", 1);
     let early = story().does("reserve").stored(command.clone()).done("pack").does("label");
     let undone = early.hears("Objected", "no").takes_back("pack").stored(command);
-    undone.takes_back("label").takes_back("reserve").tells("Failed").is_sound();
+    undone.takes_back("label").takes_back("reserve").tells("Failed").keeps_all();
 }
 
 #[test]
@@ -477,7 +477,7 @@ fn an_end_that_is_not_told_and_one_told_twice_are_found() {
     twice.breaks(ends::TOLD_ONCE, "2 ends are told, and it was asked for 1 times");
     done().tells("Completed").tells("Failed").breaks(ends::TOLD_ONCE, "Completed and Failed");
     // The same message twice is one that was sent again.
-    done().tells("Completed").tells("Completed").is_sound();
+    done().tells("Completed").tells("Completed").keeps_all();
 }
 
 #[test]
@@ -519,5 +519,5 @@ fn a_command_behind_the_end_is_found() {
 #[test]
 fn an_attempt_that_waited_while_the_one_before_was_answered_may_leave_behind_the_end() {
     let asked = story().prepared().asks("charge").later().done("charge").tells("Completed");
-    asked.asks_as("charge", "do", 2).is_sound();
+    asked.asks_as("charge", "do", 2).keeps_all();
 }
