@@ -39,6 +39,8 @@ mod intake;
 #[cfg(test)]
 mod kept_forms;
 mod meters;
+#[doc(hidden)]
+pub mod planted;
 mod relay;
 #[cfg(feature = "simulation")]
 pub mod simulation;

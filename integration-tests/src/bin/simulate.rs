@@ -52,6 +52,10 @@ struct Arguments {
     /// Prints each message and each decision as they go, of one seed or point.
     #[arg(long, requires = "one_run")]
     trace: bool,
+    /// Plants a bug into the engine, by its name.
+    #[cfg(feature = "planted")]
+    #[arg(long, value_name = "NAME", value_parser = bug)]
+    bug: Option<dirigent::planted::Bug>,
     /// The figures as JSON.
     #[arg(long)]
     json: bool,
@@ -75,9 +79,21 @@ fn minutes(text: &str) -> Result<f64, String> {
     }
 }
 
+#[cfg(feature = "planted")]
+fn bug(text: &str) -> Result<dirigent::planted::Bug, String> {
+    let all = dirigent::planted::Bug::ALL;
+    let names = || all.iter().map(|bug| bug.name()).collect::<Vec<_>>().join(", ");
+    let found = all.iter().find(|bug| bug.name() == text);
+    found.copied().ok_or_else(|| format!("there are {}", names()))
+}
+
 impl Arguments {
     /// The world of a seed, whoever asks for it.
     fn world(&self, seed: u64) -> Simulation {
+        #[cfg(feature = "planted")]
+        if let Some(bug) = self.bug {
+            return integration_tests::simulate::world_for(bug, seed).planted(bug);
+        }
         drawn(seed)
     }
 }

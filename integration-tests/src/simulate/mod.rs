@@ -8,10 +8,14 @@
 //! come to an end: participants fail for a while, never for ever.
 
 mod moods;
+#[cfg(feature = "planted")]
+mod planted;
 pub mod points;
 mod shrink;
 
 pub use dirigent::simulation::{Cut, Shortest};
+#[cfg(feature = "planted")]
+pub use planted::{Found, UNFOUND, first_found, world_for};
 pub use shrink::{shortest, shortest_of};
 
 use dirigent::simulation::Simulation;
@@ -20,6 +24,7 @@ use dirigent_connectors::{
     simulated::{Random, SimKind},
 };
 use dirigent_model::{
+    definition::Repeat,
     generated::{
         BEGINNINGS, Generated, HAPPENINGS, Limits, OBJECTIONS, PARTICIPANTS, SLOTS,
         generated_within,
@@ -31,15 +36,24 @@ use std::time::Duration;
 /// Sagas that are begun in one run, at the most.
 const SAGAS_MAX: u64 = 12;
 
+/// How many times as long sagas wait and pause in some worlds: longer than an engine keeps times in memory.
+const PATIENCE: u64 = 40;
+
 /// A world drawn from a seed.
 pub fn drawn(seed: u64) -> Simulation {
+    drawn_with(seed, Random(seed ^ 0x5041_5449).one_in(6))
+}
+
+/// The same, with sagas that are patient or not.
+fn drawn_with(seed: u64, are_patient: bool) -> Simulation {
     let mut random = Random(seed ^ 0x5341_4741);
     let mut world = Simulation::new(seed).brokers(brokers(&mut random));
     let slots = 1 + random.below(SLOTS as u64) as usize;
+    let patience = if are_patient { PATIENCE } else { 1 };
     let sagas: Vec<Generated> = (0..slots)
         .map(|slot| {
             let steps_max = 1 + random.below(8) as usize;
-            let limits = Limits { steps_max, slot, ..Limits::default() };
+            let limits = Limits { steps_max, slot, patience, ..Limits::default() };
             generated_within(random.below(u64::MAX), limits)
         })
         .collect();
@@ -53,11 +67,37 @@ pub fn drawn(seed: u64) -> Simulation {
         world = world.participant(move || moods::participant(name, seed, &mood));
     }
     let within = Duration::from_millis(1 + random.below(30_000));
+    let mut begun: Vec<&Generated> = Vec::new();
     for key in 0..1 + random.below(SAGAS_MAX) {
         let saga = &sagas[random.below(sagas.len() as u64) as usize];
+        begun.push(saga);
         world = begins(world, saga, key, &mut random, within);
     }
+    for (key, saga) in begun.into_iter().enumerate() {
+        world = begins_again(world, saga, key as u64, &mut random, within);
+    }
     world
+}
+
+/// Sagas that are kept for so long after their end are begun anew now and then: what begins the next run comes before the former is forgotten.
+const KEPT_LONG_ENOUGH: Duration = Duration::from_secs(300);
+
+/// A customer asks for the same once more, by another message.
+fn begins_again(
+    world: Simulation,
+    saga: &Generated,
+    key: u64,
+    random: &mut Random,
+    within: Duration,
+) -> Simulation {
+    let graph = saga.plan.graph();
+    let (is_asked, at) = (random.one_in(3), random.between(&(within..within * 2)));
+    if !is_asked || graph.repeat == Repeat::Reject || graph.retention < KEPT_LONG_ENOUGH {
+        return world;
+    }
+    let body = saga.begins(key, random.below(8));
+    let start = message(BEGINNINGS.name, &graph.start.name, key, "begins-again", body);
+    world.message(at, start, None)
 }
 
 /// One broker of either kind, or one of each with the participants shared out among them.

@@ -18,6 +18,8 @@ pub mod generated;
 pub mod history;
 pub mod instance;
 pub mod message;
+#[doc(hidden)]
+pub mod planted;
 pub mod retry;
 pub mod scenario;
 pub mod time;

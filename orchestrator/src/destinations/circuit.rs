@@ -12,6 +12,7 @@ use super::{
     Key,
     outcomes::{Counts, Outcomes},
 };
+use crate::planted::{self, Bug};
 use dirigent_model::{instance::InstanceId, time::Timestamp};
 use std::time::Duration;
 
@@ -164,6 +165,9 @@ impl Circuit {
     pub(super) fn holds_until(&self, now: Timestamp) -> Option<Timestamp> {
         match &self.state {
             State::Closed => None,
+            State::Open { .. } if planted::is(Bug::CircuitNeverCloses) => {
+                Some(now + self.settings.open_max)
+            }
             State::Open { until, .. } => Some(*until).filter(|until| *until > now),
             State::HalfOpen { probes, until, .. } => {
                 let has_room = probes.len() < self.settings.probes.max(1) || *until <= now;

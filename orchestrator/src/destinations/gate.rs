@@ -6,6 +6,7 @@ use super::{
     circuit::{Change, Circuit},
     millis, scatter,
 };
+use crate::planted::{self, Bug};
 use dirigent_model::{decision::Hold, time::Timestamp};
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde::{Deserialize, Serialize};
@@ -185,7 +186,7 @@ impl Gate {
 
     /// Counts no more what nobody was heard of for too long.
     fn let_go(&mut self, now: Timestamp) {
-        if now < self.let_go_at {
+        if now < self.let_go_at || planted::is(Bug::InFlightLeaks) {
             return;
         }
         self.in_flight.retain(|_, until| *until > now);
@@ -244,7 +245,9 @@ impl Gate {
         left: Timestamp,
         now: Timestamp,
     ) -> Option<Change> {
-        self.in_flight.remove(&key);
+        if !planted::is(Bug::InFlightLeaks) {
+            self.in_flight.remove(&key);
+        }
         self.late.remove(&key);
         self.circuit.as_mut().and_then(|circuit| circuit.hear(key, well, left, now))
     }

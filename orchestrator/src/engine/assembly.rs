@@ -33,10 +33,11 @@ use crate::{
     envelope::Envelopes,
     intake::{IDLE, Intake},
     journal::{Disk, Journal, JournalOptions},
+    planted::{self, Bug},
     relay::{Relay, Surroundings},
 };
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use dirigent_connectors::SourceSpec;
+use dirigent_connectors::{Position, SourceSpec};
 use dirigent_model::instance::InstanceId;
 use rustc_hash::FxHashMap;
 use std::{
@@ -293,6 +294,10 @@ async fn connect(
                 .positions()
                 .into_iter()
                 .filter(|position| reads_it(&position.channel))
+                .map(|position| match planted::is(Bug::PositionsTooFar) {
+                    true => Position { next: position.next + 1, ..position },
+                    false => position,
+                })
                 .collect(),
             unsettled_max: reads.unsettled_max,
         };
@@ -385,6 +390,8 @@ async fn connect(
         is_full: false,
         is_heavy: false,
         backlog: outbox.into_iter().take(lanes.len()).map(Into::into).collect(),
+        #[cfg(feature = "planted")]
+        sent_early: None,
     };
     committer.hand_over_backlog();
     committer.publish_snapshot();
@@ -434,6 +441,9 @@ async fn connect(
 
 /// An instance that the store does not know as it is: its time has to be in memory.
 fn recall(shared: &Shared, schedule: &mut Schedule, id: InstanceId) -> Result<(), EngineError> {
+    if planted::is(Bug::TimersLostAtRecovery) {
+        return Ok(());
+    }
     let resting = shared.table.get(id).map_err(|error| EngineError::Recovery(error.into()))?;
     // Batch 1 is the first one of this process: no checkpoint before it lets this time go.
     schedule.set(id, None, resting.and_then(|resting| resting.due), 1);

@@ -8,7 +8,10 @@ use super::{
     table::Resting,
     withdrawal::Withdrawn,
 };
-use crate::telemetry::Fact;
+use crate::{
+    planted::{self, Bug},
+    telemetry::Fact,
+};
 use crossbeam_channel::Sender;
 use dirigent_model::{
     instance::{Instance, InstanceId},
@@ -146,7 +149,7 @@ impl Batch {
                 self.done.push(done);
             }
             Origin::Shelf(kept) => {
-                let moved = kept.moved(count);
+                let moved = kept.moved(count).filter(|_| !planted::is(Bug::ParkedNotMoved));
                 self.kept.push(KeptChange::Gone { number: kept.number, became: count, moved });
             }
         }

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     journal::GroupSeq,
+    planted::{self, Bug},
     relay::Stretch,
     store::{Change, Space, Store},
 };
@@ -233,6 +234,11 @@ fn write(shared: &Shared, checkpoint: Checkpoint) -> Result<(), Fatal> {
         table.store().sync()
     };
     let Checkpoint { layer, kept, floor, seq, keep_from, above, accounts, .. } = checkpoint;
+    if planted::is(Bug::MarkBeforeData) {
+        let (above, accounts) = (above.clone(), accounts.clone());
+        let mark = Mark { seq: seq.0, keep_from: keep_from.0, above, accounts }.encode()?;
+        write(&[Change::put(Space::Meta, MARK, mark)])?;
+    }
     // Ordered keys cost the store half of random ones.
     let mut entries: Vec<_> = layer.iter().collect();
     entries.sort_unstable_by_key(|(id, _)| **id);
@@ -240,6 +246,9 @@ fn write(shared: &Shared, checkpoint: Checkpoint) -> Result<(), Fatal> {
         write(&table.changes_of(part)?)?;
     }
     for part in kept.chunks(KEPT_PER_WRITE) {
+        if planted::is(Bug::KeptNotCheckpointed) {
+            break;
+        }
         write(&changes_of(part))?;
     }
     sync()?;
@@ -248,7 +257,9 @@ fn write(shared: &Shared, checkpoint: Checkpoint) -> Result<(), Fatal> {
     write(&gone_through)?;
     let heard = hearing::change_of(&shared.hearing, shared.clock.now());
     write(&[heard, Change::put(Space::Meta, MARK, mark)])?;
-    sync()?;
+    if !planted::is(Bug::CheckpointNotSynced) {
+        sync()?;
+    }
     drop(entries);
     drop(layer);
     table.let_go();

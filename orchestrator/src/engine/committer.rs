@@ -1,7 +1,9 @@
 //! The committer: makes the batches of all shards durable with one sync, and only then lets their effects happen.
 //!
 //! The order in [`Committer::commit`] is the promise of the whole process: append, sync, and only behind that the
-//! messages to the relay, the settlements to the brokers, the answers to operators.
+//! messages to the relay, the settlements to the brokers, the answers to operators ([`told`]).
+
+mod told;
 
 use super::{
     Shared,
@@ -18,14 +20,14 @@ use super::{
 };
 use crate::{
     journal::{GroupSeq, Journal, JournalError},
+    planted::{self, Bug},
     relay::{Confirmed, RelayHandle, Stretch},
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use dirigent_connectors::{Receipt, Settle, Settler};
 use dirigent_model::time::Timestamp;
 use std::{
     collections::VecDeque,
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 use tokio::time::Instant;
@@ -101,10 +103,13 @@ pub(crate) struct Committer {
     /// Too much waits for a checkpoint, which lacks room.
     pub(super) is_heavy: bool,
     pub(super) written: Written,
+    /// Batches whose messages have left, and that are not durable: where that bug is planted.
+    #[cfg(feature = "planted")]
+    pub(super) sent_early: Option<(Vec<Batch>, Vec<Appended>)>,
 }
 
 /// A group's place, each lane's first number in it, and what is kept of shared deliveries.
-type Appended = (GroupSeq, Vec<LaneSeq>, Vec<KeptChange>);
+pub(super) type Appended = (GroupSeq, Vec<LaneSeq>, Vec<KeptChange>);
 
 /// What a group's head says of its deliveries: those of several shards that it is the last to speak of, and how many are settled
 /// where the broker remembers.
@@ -194,6 +199,8 @@ impl Committer {
 
     /// Commits what is there, then does what is due.
     pub(super) fn turn(&mut self) -> Result<(), Fatal> {
+        #[cfg(feature = "planted")]
+        self.catch_up()?;
         // Stopping, the journal has it all.
         self.is_heavy &= !self.shared.is_stopping();
         if self.is_heavy {
@@ -218,6 +225,8 @@ impl Committer {
 
     /// Every shard is gone: writes down what there is to be written.
     pub(super) fn end(&mut self) -> Result<(), Fatal> {
+        #[cfg(feature = "planted")]
+        self.catch_up()?;
         self.write_watermarks()?;
         self.checkpoint(true)
     }
@@ -242,7 +251,13 @@ impl Committer {
         let mut appended = batches;
         self.gathered = appended.split_off(places.len());
         if !appended.is_empty() {
-            self.make_durable(appended.into(), places)?;
+            let appended: Vec<Batch> = appended.into();
+            #[cfg(feature = "planted")]
+            if planted::is(Bug::SendsBeforeDurable) {
+                self.send_early(appended, places);
+                return Ok(());
+            }
+            self.make_durable(appended, places)?;
         }
         match wanted {
             Some(bytes) => self.lacks_room(bytes),
@@ -251,50 +266,6 @@ impl Committer {
                 Ok(())
             }
         }
-    }
-
-    fn make_durable(
-        &mut self,
-        mut batches: Vec<Batch>,
-        places: Vec<Appended>,
-    ) -> Result<(), Fatal> {
-        {
-            let _asked = self.shared.disk.asks(Writer::Journal);
-            let began = Instant::now();
-            self.journal.sync()?;
-            let inputs = batches.iter().map(Batch::inputs).sum();
-            self.shared.meters.synced(began.elapsed(), inputs);
-        }
-        self.written.syncs += 1;
-        self.written.is_told = false;
-        // Everything of these batches is durable now; nothing of them has been seen outside yet. What is asked for comes first:
-        // whoever gets a message of theirs, and then asks, is to see what it came from.
-        let mut firsts = Vec::with_capacity(places.len());
-        for (batch, (seq, first, kept)) in batches.iter_mut().zip(places) {
-            self.shared.kept.apply(&kept);
-            self.shared.table.put(batch.take_resting(seq.0));
-            self.shared.kept.apply(&batch.group.kept);
-            firsts.push(first);
-        }
-        self.publish_snapshot();
-        for (batch, first) in batches.iter_mut().zip(firsts) {
-            self.send(batch, first);
-            self.shared.durable_batch[batch.shard].store(batch.number, Ordering::Release);
-            self.shared.floors[batch.shard].store(batch.floor.0, Ordering::Release);
-            self.shared.buffers.give_back(std::mem::take(&mut batch.encoded));
-        }
-        self.settle(&batches);
-        for batch in batches {
-            batch.answers.into_iter().for_each(|answer| answer());
-            if !batch.facts.is_empty() {
-                self.shared.observer.observe(batch.facts);
-            }
-            for confirm in batch.confirms {
-                self.relays[usize::from(confirm.lane)].confirm(&[confirm.seq]);
-            }
-            self.withdraw(batch.withdrawn);
-        }
-        Ok(())
     }
 
     /// Appends a batch's group; returns its place, each lane's first number in it, and what is kept of shared deliveries.
@@ -321,6 +292,10 @@ impl Committer {
     ) -> Result<(), Hindered> {
         let confirmed = self.relays.iter().map(RelayHandle::confirmed);
         head.lanes = self.accounts.lanes_next.iter().copied().zip(confirmed).collect();
+        if planted::is(Bug::WatermarkTooFar) {
+            let too_far = head.lanes.iter_mut().filter(|(next, confirmed)| confirmed < next);
+            too_far.for_each(|(_, confirmed)| *confirmed += 1);
+        }
         let head_bytes = head.encode();
         let empty;
         let encoded = if encoded.is_empty() {
@@ -351,57 +326,6 @@ impl Committer {
         Ok(())
     }
 
-    fn send(&mut self, batch: &mut Batch, mut next: Vec<LaneSeq>) {
-        let outgoing = std::mem::take(&mut batch.group.outgoing);
-        let room = if self.relays.len() == 1 { outgoing.len() } else { 0 };
-        let mut lanes: Vec<Vec<_>> = self.relays.iter().map(|_| Vec::with_capacity(room)).collect();
-        for outgoing in outgoing {
-            let lane = usize::from(outgoing.lane);
-            lanes[lane].push((next[lane], outgoing));
-            next[lane] += 1;
-        }
-        for ((relay, backlog), messages) in self.relays.iter().zip(&mut self.backlog).zip(lanes) {
-            match (backlog.is_empty(), messages.is_empty()) {
-                (_, true) => {}
-                (true, false) => relay.send(messages),
-                (false, false) => backlog.extend(messages),
-            }
-        }
-    }
-
-    /// Hands the relays what was to leave before the start, as far as each has room for it.
-    pub(super) fn hand_over_backlog(&mut self) {
-        let share = OUTBOX_MAX / self.relays.len().max(1);
-        for (relay, backlog) in self.relays.iter().zip(&mut self.backlog) {
-            let room = share.saturating_sub(relay.waiting()).min(backlog.len());
-            if room > 0 {
-                relay.send(backlog.drain(..room).collect());
-            }
-        }
-    }
-
-    fn settle(&mut self, batches: &[Batch]) {
-        let mut settler: Option<&Arc<dyn Settler>> = None;
-        let deliveries = batches.iter().map(|batch| batch.done.len()).sum();
-        let mut settlements: Vec<(Receipt, Settle)> = Vec::with_capacity(deliveries);
-        for done in batches.iter().flat_map(|batch| &batch.done) {
-            if !done.committed() {
-                continue;
-            }
-            if !settler.is_some_and(|settler| Arc::ptr_eq(settler, &done.settler)) {
-                if let Some(settler) = settler {
-                    settler.settle(&settlements);
-                }
-                settlements.clear();
-                settler = Some(&done.settler);
-            }
-            settlements.push(done.settlement());
-        }
-        if let Some(settler) = settler {
-            settler.settle(&settlements);
-        }
-    }
-
     /// Writes down what has moved without any batch: watermarks.
     fn write_watermarks(&mut self) -> Result<(), Fatal> {
         let confirmed = self.relays.iter().map(RelayHandle::confirmed);
@@ -419,28 +343,6 @@ impl Committer {
             self.publish_snapshot();
         }
         Ok(())
-    }
-
-    pub(super) fn publish_snapshot(&self) {
-        let mut snapshot = self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
-        snapshot.update(&self.accounts, self.journal.bytes_live());
-        snapshot.journal_bytes_written = self.written.bytes;
-        snapshot.syncs = self.written.syncs;
-        for (lane, relay) in self.relays.iter().enumerate() {
-            snapshot.confirmed[lane] = relay.confirmed().saturating_sub(1);
-        }
-    }
-
-    /// Tells what became of the inputs of each channel, if somebody wants to know: now and then, as it is a copy of all of them.
-    fn tell_meters(&mut self) {
-        if self.written.is_told
-            || !self.shared.meters.is_on()
-            || self.written.told_at.elapsed() < TELL_EVERY
-        {
-            return;
-        }
-        (self.written.is_told, self.written.told_at) = (true, Instant::now());
-        self.shared.meters.consumed(self.accounts.counted_by_channel());
     }
 
     /// Does what makes room. Nothing of what waits for it has been promised to anyone.
@@ -509,7 +411,10 @@ impl Committer {
                 .map(|floor| floor.load(Ordering::Acquire))
                 .min()
                 .map_or(Timestamp(0), Timestamp),
-            seq: self.written.last,
+            seq: match planted::is(Bug::MarkTooFar) {
+                true => self.written.last.next(),
+                false => self.written.last,
+            },
             above: self.written.above.clone(),
             accounts: self.accounts.clone(),
             batches: self
@@ -530,6 +435,9 @@ impl Committer {
         self.unconfirmed.retain(|(_, stretches)| {
             !stretches.iter().zip(confirmed).all(|(stretch, confirmed)| confirmed.covers(*stretch))
         });
+        if planted::is(Bug::UnconfirmedNotKept) {
+            return self.written.last.next();
+        }
         self.unconfirmed.front().map_or(self.written.last.next(), |(seq, _)| *seq)
     }
 

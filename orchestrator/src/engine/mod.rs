@@ -100,7 +100,11 @@ pub(crate) use watched::watch;
 pub(crate) use withdrawal::Withdrawn;
 
 use crate::{
-    destinations::Destinations, envelope::Envelopes, meters::Meters, registry::Registry,
+    destinations::Destinations,
+    envelope::Envelopes,
+    meters::Meters,
+    planted::{self, Bug},
+    registry::Registry,
     telemetry::Observer,
 };
 use dirigent_model::{
@@ -185,6 +189,10 @@ impl Shared {
     pub(crate) fn due_of(&self, core: &Core, plan: &Plan) -> Option<Timestamp> {
         match core.ended_at {
             Some(ended) => Some(ended + plan.graph().retention),
+            None if planted::is(Bug::RetentionRemovesLive) => {
+                let over = core.started_at + plan.graph().retention;
+                Some(core.next_due().map_or(over, |(due, _)| due.min(over)))
+            }
             None => core.next_due().map(|(due, _)| due),
         }
     }

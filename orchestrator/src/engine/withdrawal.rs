@@ -12,6 +12,7 @@ use super::{
     committer::Committer,
     group::{Lane, LaneSeq, Outgoing, Sender},
 };
+use crate::planted::{self, Bug};
 use dirigent_model::{
     definition::NodeId,
     instance::{Core, Leg, Next, NodeState},
@@ -71,6 +72,9 @@ pub(super) fn settled(
 impl Committer {
     /// Takes out what must not leave any more, now that it is durable why.
     pub(super) fn withdraw(&mut self, withdrawn: Vec<Withdrawn>) {
+        if planted::is(Bug::WithdrawalIgnored) {
+            return;
+        }
         for command in withdrawn {
             let lane = usize::from(command.lane);
             let gone = take_out(&mut self.backlog[lane], &command);
@@ -94,6 +98,9 @@ fn take_out(backlog: &mut VecDeque<(LaneSeq, Outgoing)>, command: &Withdrawn) ->
 /// Whether an instance counts on a command not leaving: it has been told that it did not, or had no effect, or it asks for nothing
 /// any more. Sent again now, the command might take effect after all, and nobody would take that back.
 pub(super) fn must_stay(core: &Core, sender: Sender) -> bool {
+    if planted::is(Bug::SendsWhatMustStay) {
+        return false;
+    }
     if core.run != sender.run || core.status.is_end() {
         // Of a later run than this one nobody knows: it is sent, and `fsck` tells of it.
         return core.run >= sender.run;

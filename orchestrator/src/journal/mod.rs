@@ -32,6 +32,7 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
+use crate::planted::{self, Bug};
 use rustc_hash::FxBuildHasher;
 
 pub use disk::{Disk, DiskFile, FileDisk, Room};
@@ -268,7 +269,11 @@ impl Journal {
     /// Any error is final: what was appended is durable or not, and the process has to end.
     pub fn sync(&mut self) -> Result<(), JournalError> {
         self.refuse_if_stopped()?;
-        let written = self.write_out(self.options.durability);
+        let durability = match planted::is(Bug::JournalNotSynced) {
+            true => Durability::ProcessCrash,
+            false => self.options.durability,
+        };
+        let written = self.write_out(durability);
         self.stop_on_error(written)?;
         let active = self.active_segment();
         if active.used > active.bytes / 2 {
@@ -355,7 +360,10 @@ impl Journal {
     /// Goes on in a new segment that has room for a record of `bytes`.
     fn roll(&mut self, bytes: u64) -> Result<(), JournalError> {
         // Whatever the durability: a segment behind the last one is always whole, which reading relies on.
-        let written = self.write_out(Durability::PowerLoss);
+        let written = self.write_out(match planted::is(Bug::RollsUnsynced) {
+            true => Durability::ProcessCrash,
+            false => Durability::PowerLoss,
+        });
         self.stop_on_error(written)?;
         let segment_bytes = self.options.segment_bytes.max(SEGMENT_HEADER_BYTES as u64 + bytes);
         // Until here nothing was changed that the next attempt would not find as it is.
@@ -388,7 +396,8 @@ impl Journal {
         let mut kept = Vec::new();
         let mut retired = 0;
         while let Some(after) = self.segments.get(1)
-            && after.first <= below
+            && (after.first <= below
+                || planted::is(Bug::RetiresTooEarly) && after.first.0 <= below.0 + 8)
         {
             let segment = self.segments.pop_front().expect("there are two");
             let name = &segment.name;
@@ -440,13 +449,18 @@ fn begin_segment(
     let beginning = "beginning segment";
     // Odd, hence never the zeros of a new file.
     let seeded = options.nonce_seed.map(|seed| FxBuildHasher.hash_one((seed, first.0)));
-    let nonce = seeded.unwrap_or_else(|| RandomState::new().hash_one(first.0)) | 1;
+    let nonce = match planted::is(Bug::NonceReused) {
+        true => 1,
+        false => seeded.unwrap_or_else(|| RandomState::new().hash_one(first.0)) | 1,
+    };
     let file = disk.open(spare).map_err(doing(beginning, &name))?;
     let header = SegmentHeader { first, nonce, bytes: Some(options.segment_bytes) }.to_bytes();
     file.write_at(0, &header).map_err(doing(beginning, &name))?;
     file.sync_data().map_err(doing(beginning, &name))?;
     disk.rename(spare, &name).map_err(doing(beginning, &name))?;
-    disk.sync_dir().map_err(doing(beginning, &name))?;
+    if !planted::is(Bug::NamesNotSynced) {
+        disk.sync_dir().map_err(doing(beginning, &name))?;
+    }
     Ok((file, nonce))
 }
 

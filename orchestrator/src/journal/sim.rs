@@ -177,6 +177,20 @@ impl SimDisk {
         self.state().dark
     }
 
+    /// Whether these bytes would outlive a power cut for certain, somewhere in a file.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn keeps(&self, bytes: &[u8]) -> bool {
+        let state = self.state();
+        let Some((first, rest)) = bytes.split_first() else { return true };
+        let begins = |content: &[u8], at: usize| content[at + 1..].starts_with(rest);
+        let holds = |content: &[u8]| {
+            let mut places = content.iter().enumerate().filter(|(_, byte)| *byte == first);
+            places.any(|(at, _)| begins(content, at))
+        };
+        // What was written last lies in the latest file as a rule.
+        state.files.iter().rev().any(|file| holds(&file.durable))
+    }
+
     /// Flips one bit of a file, as failing media do.
     ///
     /// # Panics

@@ -16,8 +16,10 @@
 //! report.assert_sound();
 //! ```
 
+mod causes;
 mod clock;
 mod disk;
+mod histories;
 mod judge;
 mod kit;
 mod points;
@@ -34,7 +36,7 @@ use crate::{
 };
 use dirigent_connectors::{
     Attributes, ChannelKind, Message, names,
-    simulated::{Random, SimFaults, SimKind},
+    simulated::{Random, SimBroker, SimFaults, SimKind},
 };
 use dirigent_model::{definition::Plan, message::Event, scenario::Coverage};
 use std::{
@@ -99,6 +101,10 @@ pub struct Faults {
     pub says_twice: bool,
     /// How long things go wrong.
     pub lasts: Duration,
+    /// So many commands are in flight at once at each destination, at the most. Not drawn.
+    pub in_flight_max: Option<usize>,
+    /// Within how long a participant's channel takes no commands for some seconds, again and again: they are unroutable.
+    pub unroutable_within: Option<Duration>,
 }
 
 impl Faults {
@@ -114,6 +120,8 @@ impl Faults {
             dawdles: None,
             says_twice: false,
             lasts: Duration::ZERO,
+            in_flight_max: None,
+            unroutable_within: None,
         }
     }
 
@@ -131,6 +139,8 @@ impl Faults {
             dawdles: random.one_in(2).then(|| 2 + random.below(40)),
             says_twice: random.one_in(2),
             lasts: seconds(random, 120),
+            in_flight_max: None,
+            unroutable_within: random.one_in(4).then(|| seconds(random, 30)),
         }
     }
 }
@@ -173,6 +183,9 @@ pub struct Simulation {
     pub(crate) rests_within: Duration,
     pub(crate) is_covered: bool,
     pub(crate) trace: Option<Tell>,
+    /// The bug that it is run with.
+    #[cfg(feature = "planted")]
+    pub(crate) bug: Option<crate::planted::Bug>,
 }
 
 /// Takes the lines of a trace.
@@ -196,7 +209,16 @@ impl Simulation {
             rests_within: RESTS_WITHIN,
             is_covered: false,
             trace: None,
+            #[cfg(feature = "planted")]
+            bug: None,
         }
+    }
+
+    /// Runs with a bug in the engine or the kit, which the judge does not have.
+    #[cfg(feature = "planted")]
+    pub fn planted(mut self, bug: crate::planted::Bug) -> Self {
+        self.bug = Some(bug);
+        self
     }
 
     /// Adds a saga.
@@ -341,6 +363,8 @@ impl Simulation {
             assert!(is_there, "`{process}` is to die, but is no process of this simulation");
         }
         witness_begins();
+        #[cfg(feature = "planted")]
+        crate::planted::plant(self.bug);
         world::run(self)
     }
 
@@ -370,6 +394,18 @@ impl Simulation {
             reads.extend(channels.iter().map(|channel| (channel.clone(), name.clone())));
         }
         reads
+    }
+
+    /// Every channel that a participant reads, with its broker.
+    pub(crate) fn commanded(
+        &self,
+        brokers: &[(SimBroker, Vec<String>)],
+    ) -> Vec<(SimBroker, String)> {
+        let read = self.crew().iter().flat_map(|(_, reads)| {
+            let broker = world::broker_of(brokers, reads);
+            reads.iter().map(move |channel| (broker.clone(), channel.clone()))
+        });
+        read.collect()
     }
 
     /// Whether one of the participants reads this channel.

@@ -238,6 +238,7 @@ impl Process {
         parts.journal.preparation = Preparation::OnDemand;
         parts.journal.nonce_seed = Some(self.random.below(u64::MAX));
         parts.headroom_bytes = 0;
+        parts.protections.all.in_flight_max = self.faults.in_flight_max;
         let failed = |error: EngineError| crate::describe(&error);
         let read = Folder::of(&parts).recover().map_err(failed)?;
         let assembly = Assembly::of(parts, read, Turns::InTurn).await.map_err(failed)?;

@@ -30,7 +30,7 @@ pub struct Cut {
 /// A kind of faults: its name, and how it is left out.
 type Without = (&'static str, fn(&mut Faults));
 
-const KINDS: [Without; 19] = [
+const KINDS: [Without; 20] = [
     ("faults of brokers", |it| it.brokers = SimFaults::none()),
     ("doubled", |it| it.brokers.doubled = 0),
     ("late", |it| it.brokers.late = 0),
@@ -47,6 +47,7 @@ const KINDS: [Without; 19] = [
     ("deaths at crossings", |it| it.dies_at_crossings = false),
     ("kills of participants", |it| it.participants_killed_within = None),
     ("power cuts", |it| it.power_cuts = false),
+    ("unroutable", |it| it.unroutable_within = None),
     ("dawdling", |it| it.dawdles = None),
     ("what is said twice", |it| it.says_twice = false),
     ("latency", |it| it.latency = Duration::ZERO),

@@ -8,12 +8,13 @@
 //! one thread, on virtual time, and nothing is drawn but from the seed.
 
 use super::{
-    Faults, Findings, Making, Report, Said, Simulation, Tell,
+    Faults, Findings, Making, Report, Said, Simulation, Tell, causes,
     clock::SimClock,
     disk::SimStore,
+    histories::Histories,
     judge,
     points::{Deaths, Lives},
-    process::{Process, lock},
+    process::{APP, Process, lock},
     told::Told,
     watching::Watching,
 };
@@ -74,6 +75,7 @@ async fn simulate(simulation: Simulation) -> Report {
     let is_close = judge::looks_closely(simulation.seed);
     let watch = judge::Watch::begins(&brokers, &disk, is_close);
     let inquests = Arc::new(judge::Inquests::new(&simulation.sagas, is_close));
+    let causes = causes::watch(&brokers, &disk);
     let handle = Arc::new(Mutex::new(None));
     let (stop, stopped) = watch::channel(false);
     let process = Process {
@@ -111,6 +113,11 @@ async fn simulate(simulation: Simulation) -> Report {
         };
         others.spawn(service.run());
     }
+    if let Some(within) = faults.unroutable_within {
+        let random = Random(simulation.seed ^ 3);
+        let told = Arc::clone(&told);
+        others.spawn(unroute(simulation.commanded(&brokers), within, random, told));
+    }
     // Queues for events are made by who listens: what is said before is said to nobody.
     while !told.has_opened() {
         sleep(LOOK_AFTER.0).await;
@@ -136,6 +143,9 @@ async fn simulate(simulation: Simulation) -> Report {
         Err(error) => Err(format!("the simulation's own task ended: {error}")),
     };
     others.shutdown().await;
+    // Whoever judges reads with the code as it is.
+    #[cfg(feature = "planted")]
+    crate::planted::plant(None);
     if let Err(why) = ended {
         findings.add("it starts again whatever happened before", why);
     }
@@ -154,6 +164,13 @@ async fn simulate(simulation: Simulation) -> Report {
         lasted: begun.elapsed(),
     };
     judged.judge(&mut findings);
+    causes.judge(&mut findings);
+    if let Some(seen) = &seen {
+        let had_one_life = lives.crossings().get(APP).is_some_and(|lives| lives.len() == 1);
+        let histories =
+            Histories { simulation: &simulation, seen, brokers: &brokers, faults: &faults };
+        histories.judge(had_one_life, &mut findings);
+    }
     let mut injected = told.counts();
     for (broker, _) in &brokers {
         for (fault, count) in broker.injected() {
@@ -244,9 +261,30 @@ fn brokers(
         .collect()
 }
 
-fn broker_of(brokers: &[(SimBroker, Vec<String>)], reads: &[String]) -> SimBroker {
+pub(super) fn broker_of(brokers: &[(SimBroker, Vec<String>)], reads: &[String]) -> SimBroker {
     let own = brokers.iter().find(|(_, own)| own.iter().any(|channel| reads.contains(channel)));
     own.unwrap_or(&brokers[0]).0.clone()
+}
+
+/// How long a channel takes nothing.
+const UNROUTABLE_FOR: std::ops::Range<Duration> =
+    Duration::from_millis(100)..Duration::from_secs(8);
+
+/// Lets one channel after another take nothing for a while.
+async fn unroute(
+    channels: Vec<(SimBroker, String)>,
+    within: Duration,
+    mut random: Random,
+    told: Arc<Told>,
+) {
+    while !channels.is_empty() {
+        sleep(random.between(&(Duration::from_millis(1)..within))).await;
+        if told.are_faults_over() {
+            return;
+        }
+        let (broker, channel) = &channels[random.below(channels.len() as u64) as usize];
+        broker.unroutable(channel, Some(random.between(&UNROUTABLE_FOR)));
+    }
 }
 
 /// A participant's process, life after life.

@@ -98,7 +98,7 @@ fn input(
 fn whatever_a_saga_comes_to_was_explored() {
     let (mut sagas, mut states) = (0, 0);
     for seed in 0..super::wrong::checks(30) {
-        let limits = Limits { steps_max: 4, nesting_max: 2, attempts_max: 2, slot: 0 };
+        let limits = Limits { steps_max: 4, nesting_max: 2, attempts_max: 2, ..Limits::default() };
         let saga = generated_within(seed, limits);
         let symbols = Symbols::new(saga.plan.graph(), 2, true);
         let Some(all) = explored(&symbols, &saga) else { continue };

@@ -374,7 +374,7 @@ pub(super) fn checks(plain: u64) -> u64 {
 }
 
 fn graph_of(seed: u64) -> Graph {
-    let limits = Limits { steps_max: 4, nesting_max: 2, attempts_max: 2, slot: 0 };
+    let limits = Limits { steps_max: 4, nesting_max: 2, attempts_max: 2, ..Limits::default() };
     generated_within(seed, limits).plan.graph().clone()
 }
 

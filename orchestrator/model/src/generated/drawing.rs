@@ -166,9 +166,9 @@ impl Drawing {
 
     /// A block that sends no command.
     fn plain(&mut self, side: Side) -> Block<Recorded> {
-        let slot = self.limits.slot;
+        let (slot, patience) = (self.limits.slot, self.limits.patience);
         match self.dice.below(5) {
-            0 => pause(&self.name("pause"), self.span(20, 3_000)),
+            0 => pause(&self.name("pause"), self.span(20 * patience, 3_000 * patience)),
             1 => blocks::note(slot, self.dice.below(NOTICES), &self.name("note")),
             _ => {
                 let may_fail = side == Side::Before;
@@ -176,7 +176,7 @@ impl Drawing {
                 let rejects = may_fail && self.dice.chance(50);
                 let on_timeout = if rejects { OnTimeout::Reject } else { OnTimeout::Proceed };
                 let (event, name) = (self.dice.below(EVENTS), self.name("wait"));
-                let within = self.span(100, 10_000);
+                let within = self.span(100 * patience, 10_000 * patience);
                 blocks::awaited((slot, event), &name, refusing, within, on_timeout)
             }
         }

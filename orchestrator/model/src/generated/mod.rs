@@ -81,11 +81,13 @@ pub struct Limits {
     pub attempts_max: u32,
     /// Whose events: sagas in different slots, below [`SLOTS`], neither begin nor wake each other.
     pub slot: usize,
+    /// Waits and pauses are so many times as long.
+    pub patience: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { steps_max: PLACES, nesting_max: 3, attempts_max: 4, slot: 0 }
+        Self { steps_max: PLACES, nesting_max: 3, attempts_max: 4, slot: 0, patience: 1 }
     }
 }
 

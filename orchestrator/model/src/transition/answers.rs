@@ -13,6 +13,7 @@ use crate::{
     history::{Verdict, What, Why},
     instance::{Ask, CauseKind, Leg, Next, NoEffect, NodeState, Question, Status},
     message::{Failure, FailureEffect, Message, StatusNotDone, StatusUnknown},
+    planted::{self, Mistake},
 };
 
 impl Turn<'_> {
@@ -26,6 +27,7 @@ impl Turn<'_> {
                 What::Succeeded
             }
             Leg::Status if step.status.is_none() => return Err(Unreadable::NoSuchCommand { leg }),
+            Leg::Status if planted::is(Mistake::StatusAnswerIgnored) => What::NotDone,
             Leg::Status if reply.name == step.success => What::Succeeded,
             Leg::Status if step.rejection.as_ref() == Some(&reply.name) => What::Rejected,
             Leg::Status if reply.name == StatusNotDone::NAME => What::NotDone,
@@ -118,6 +120,9 @@ impl Turn<'_> {
             (Leg::Status, NodeState::Idle | NodeState::Open(_)) => return Some(Why::NotAsked),
             (Leg::Status, _) => return Some(Why::AlreadySettled),
             (Leg::Compensate, NodeState::Undoing(_, ask) | NodeState::Stuck(_, ask)) => ask,
+            (Leg::Do, NodeState::Done(_)) if planted::is(Mistake::ReplyAcceptedTwice) => {
+                return None;
+            }
             (Leg::Do, NodeState::Idle) => return Some(Why::NotAsked),
             (Leg::Do, _) => return Some(Why::AlreadySettled),
             (Leg::Compensate, NodeState::Undone | NodeState::Resolved) => {
@@ -219,8 +224,8 @@ impl Turn<'_> {
 
     /// Does the first of what is due.
     pub(super) fn due(&mut self) -> Outcome {
-        let Some((at, place)) = self.instance.core.next_due().filter(|(at, _)| *at <= self.now)
-        else {
+        let is_due = |at| at <= self.now || planted::is(Mistake::TimerGenerationIgnored);
+        let Some((at, place)) = self.instance.core.next_due().filter(|(at, _)| is_due(*at)) else {
             return Told { what: What::Woke, node: None, note: None }.ignored(Why::NothingDue);
         };
         let Some(node) = place else {
@@ -237,7 +242,8 @@ impl Turn<'_> {
         };
         let what = match ask.next {
             Next::AskAgain(_) => {
-                let attempt = ask.attempt.saturating_add(1);
+                let further = u32::from(!planted::is(Mistake::AttemptNotCounted));
+                let attempt = ask.attempt.saturating_add(further);
                 match self.state(node) {
                     NodeState::InQuestion(question) => {
                         let mut question = (**question).clone();

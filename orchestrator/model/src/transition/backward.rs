@@ -9,6 +9,7 @@ use super::{
 use crate::{
     definition::{Graph, Kind, NodeId, WayBack},
     instance::{Cause, Leg, NoEffect, NodeState, Status},
+    planted::{self, Mistake},
 };
 
 impl Turn<'_> {
@@ -64,6 +65,9 @@ impl Turn<'_> {
     fn undo(&mut self, node: NodeId) -> bool {
         let graph = self.graph();
         match &graph.node(node).kind {
+            Kind::Sequence { children } if planted::is(Mistake::CompensatesForward) => {
+                children.iter().all(|child| self.undo(*child))
+            }
             Kind::Sequence { children } => children.iter().rev().all(|child| self.undo(*child)),
             // Every branch goes back, whether or not its siblings are through.
             Kind::All { branches } => {
@@ -77,7 +81,13 @@ impl Turn<'_> {
                 _ => true,
             },
             Kind::Step(step) => match self.state(node) {
+                NodeState::InDoubt if planted::is(Mistake::InDoubtNotCompensated) => true,
+                NodeState::Done(_) if planted::is(Mistake::CompensationNeverSent) => {
+                    self.set(node, NodeState::Undone);
+                    true
+                }
                 NodeState::Done(_) | NodeState::InDoubt => match step.way_back {
+                    WayBack::Pivot if planted::is(Mistake::PivotTurnedBack) => true,
                     WayBack::Compensated { .. } => {
                         self.ask_first(node, Leg::Compensate);
                         false

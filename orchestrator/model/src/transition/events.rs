@@ -11,6 +11,7 @@ use crate::{
         CauseKind, EARLY_EVENTS_MAX, EVENTS_TAKEN_MAX, Early, Leg, NodeState, Status, taken_id,
     },
     message::Body,
+    planted::{self, Mistake},
     time::Timestamp,
 };
 use std::time::Duration;
@@ -56,6 +57,9 @@ impl Turn<'_> {
             if early.len() >= EARLY_EVENTS_MAX {
                 return Ok(told.ignored(Why::TooManyEarly));
             }
+            if planted::is(Mistake::EarlyEventDropped) {
+                return Ok((Verdict::Deferred, told));
+            }
             early.push(Early { event: name.into(), body, since: self.now, cause });
             return Ok((Verdict::Deferred, told));
         }
@@ -64,6 +68,9 @@ impl Turn<'_> {
 
     fn has_seen(&self, id: &String) -> bool {
         let core = &self.instance.core;
+        if planted::is(Mistake::EventTakenTwice) {
+            return false;
+        }
         core.early.iter().any(|kept| kept.cause.as_ref() == Some(id)) || core.has_taken(id)
     }
 
@@ -114,7 +121,7 @@ impl Turn<'_> {
         self.settle_incident(node, Leg::Do);
         let lets_on =
             matches!(&self.graph().node(node).kind, Kind::Wait { event, .. } if event.name == name);
-        if lets_on {
+        if lets_on || planted::is(Mistake::RefusingEventIgnored) {
             self.complete(node);
         } else {
             self.set(node, NodeState::Ended);
@@ -165,7 +172,7 @@ impl Turn<'_> {
         if self.status() == Status::TurningBack {
             return Ok(told.ignored(Why::TurningBackAlready));
         }
-        if self.is_pivot_asked() {
+        if self.is_pivot_asked() || planted::is(Mistake::CancellationIgnored) {
             return Ok(told.ignored(Why::PastPivot));
         }
         self.plan.behaviour().event(None, name, &mut *self.instance.data, body, self.codec)?;

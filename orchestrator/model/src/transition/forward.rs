@@ -8,6 +8,7 @@ use crate::{
     definition::{Graph, Kind, MessageRef, NodeId, OnTimeout, Step, WayBack},
     history::What,
     instance::{Ask, CauseKind, Leg, Next, NoEffect, NodeState, Status},
+    planted::{self, Mistake},
     retry::Retry,
     time::Timestamp,
 };
@@ -169,7 +170,13 @@ impl Turn<'_> {
                 format: to.format,
                 name: to.name.clone(),
                 body,
-                idempotency_key: self.instance.core.idempotency_key(graph.name_of(node), leg),
+                idempotency_key: match attempt {
+                    2.. if planted::is(Mistake::NewKeyOnRetry) => {
+                        let name = format!("{}/{attempt}", graph.name_of(node));
+                        self.instance.core.idempotency_key(&name, leg)
+                    }
+                    _ => self.instance.core.idempotency_key(graph.name_of(node), leg),
+                },
             })),
             Err(error) => self.attempt_failed(
                 node,
@@ -210,7 +217,9 @@ impl Turn<'_> {
                     _ => unreachable!("only a compensation that is out can fail"),
                 };
                 self.set(node, NodeState::Stuck(done, ask));
-                self.raise(node, leg, trouble.text);
+                if !planted::is(Mistake::BlockedWithoutIncident) {
+                    self.raise(node, leg, trouble.text);
+                }
             }
             // Ask again instead of turning back: behind the pivot there is no way back.
             (Leg::Do, WayBack::Retriable) => {
@@ -224,7 +233,7 @@ impl Turn<'_> {
             _ if again && self.status() == Status::Running => self.rest(node, leg, ask, retry),
             (Leg::Do, _) if ask.doubt && step.status.is_some() => self.question(node, ask, trouble),
             // Ask again instead of turning back: a pivot in doubt can be neither compensated nor ignored.
-            (Leg::Do, WayBack::Pivot) if ask.doubt => {
+            (Leg::Do, WayBack::Pivot) if ask.doubt && !planted::is(Mistake::PivotTurnedBack) => {
                 self.raise(node, leg, trouble.text);
                 self.rest_at_least(node, leg, ask, retry, EXHAUSTED_DELAY_MIN);
             }

@@ -25,6 +25,7 @@ use crate::{
         Status, Trace, taken_id,
     },
     message::{Body, Codec, CodecError, Key},
+    planted::{self, Mistake},
     time::Timestamp,
 };
 
@@ -94,7 +95,8 @@ pub fn start_again(
     now: Timestamp,
     codec: &dyn Codec,
 ) -> Result<Decision, Unreadable> {
-    let run = ended.run.saturating_add(1);
+    let further = u32::from(!planted::is(Mistake::RunNotAdvanced));
+    let run = ended.run.saturating_add(further);
     let mut decision = self::start(plan, Start { run, ..start }, now, codec)?;
     let taken = &mut decision.instance.core.events_taken;
     taken.splice(0..0, ended.events_taken.iter().copied());

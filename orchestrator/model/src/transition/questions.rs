@@ -14,6 +14,7 @@ use crate::{
     history::What,
     instance::{Ask, CauseKind, Leg, Next, NoEffect, NodeState, Question},
     message::{Failure, FailureEffect, Message, StatusQuery, StatusUnknown},
+    planted::{self, Mistake},
 };
 use std::time::Duration;
 
@@ -92,7 +93,7 @@ impl Turn<'_> {
         about.questions = ask.attempt;
         let step = step_of(self.graph(), node);
         // Ask again instead of turning back: a pivot in doubt can be neither compensated nor ignored.
-        if step.way_back == WayBack::Pivot {
+        if step.way_back == WayBack::Pivot && !planted::is(Mistake::PivotTurnedBack) {
             self.set(node, NodeState::Open(about.clone()));
             self.raise(node, Leg::Do, &text);
             self.rest_at_least(node, Leg::Do, about, &step.retry, EXHAUSTED_DELAY_MIN);

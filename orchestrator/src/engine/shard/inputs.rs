@@ -16,13 +16,14 @@ use crate::{
         withdrawal::out_at,
     },
     envelope::{DeadLetter, dead_letter},
+    planted::{self, Bug},
     telemetry::Fact,
 };
 use dirigent_model::{
     decision::{Decision, Effect, Hold, Input, Reply},
-    definition::{Plan, Repeat},
+    definition::{NodeId, Plan, Repeat},
     history::{Verdict, Why},
-    instance::{Instance, InstanceId, Status},
+    instance::{Instance, InstanceId, NodeState, Status},
     transition::{self, Start},
 };
 use std::{
@@ -70,7 +71,13 @@ impl Shard {
             What::SettleOnly => {}
             What::SetAside(dead) => self.set_aside(origin, &dead),
             What::Start { plan, key, body, trace } => {
-                let known = self.find(id)?;
+                let known = match self.find(id)? {
+                    Found::Here if planted::is(Bug::StartBeginsTwice) => {
+                        self.live.remove(&id);
+                        Found::Nowhere
+                    }
+                    known => known,
+                };
                 let start = Start { key, run: 0, body: &body, cause, trace };
                 self.start(id, &plan, start, known, origin)?;
             }
@@ -103,12 +110,16 @@ impl Shard {
                     self.set_aside(origin, &DeadLetter { reason: "unknown-step", text });
                     return Ok(());
                 };
-                let leg = head.leg;
+                let (leg, is_misled) = (head.leg, planted::is(Bug::ReplyToWrongStep));
+                let node = match is_misled {
+                    true => self.first_open(id).unwrap_or(node),
+                    false => node,
+                };
                 let held_until = self.held_until(id, (node, leg), &name);
                 let reply = Reply {
                     node,
                     leg,
-                    key: head.key,
+                    key: head.key.filter(|_| !is_misled),
                     attempt: head.attempt,
                     held_until,
                     name,
@@ -182,6 +193,13 @@ impl Shard {
         Ok(())
     }
 
+    /// The first step of an instance that awaits a reply.
+    fn first_open(&self, id: InstanceId) -> Option<NodeId> {
+        let Live { instance, plan, .. } = self.live.get(&id)?;
+        let mut nodes = plan.graph().ids();
+        nodes.find(|node| matches!(instance.core.state(*node), NodeState::Open(_)))
+    }
+
     /// Whether an event belongs to a run that has not begun: its key begins anew, and the run that is here is over without having taken
     /// it. A cancellation that comes too late is for the run that it came too late for.
     fn is_for_the_next_run(
@@ -246,7 +264,8 @@ impl Shard {
         if let Some(live) = self.live.get(&id) {
             let core = &live.instance.core;
             // The event that began this run, or one before it, begins no other one and is not refused, however often it is delivered.
-            let is_again = start.cause.as_ref().is_some_and(|id| core.has_taken(id));
+            let is_again = start.cause.as_ref().is_some_and(|id| core.has_taken(id))
+                && !planted::is(Bug::RepeatBeginsRun);
             match plan.graph().repeat {
                 Repeat::RestartWhenFinished if core.status.is_end() && !is_again => {
                     ended = Some(core.clone());

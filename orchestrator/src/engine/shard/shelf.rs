@@ -13,6 +13,7 @@ use crate::{
     },
     envelope::DeadLetter,
     intake,
+    planted::{self, Bug},
 };
 use dirigent_connectors::names;
 use dirigent_model::{
@@ -97,6 +98,10 @@ impl Shard {
 
     /// Parks an event whose instance is not there.
     pub(super) fn park_orphan(&mut self, id: InstanceId, plan: &Plan, key: &Key, origin: Origin) {
+        if planted::is(Bug::ParkedDropped) {
+            self.batch.settle(origin, Count::Ignored);
+            return;
+        }
         let about = (Kind::Event, plan.graph().name.clone(), key.as_str().to_owned());
         let until = self.batch.now + self.shared.parked_for;
         self.park(id, origin, about, Standing::Orphan { until });
@@ -282,7 +287,10 @@ impl Shard {
     /// An instance has begun: offers what was parked for it, in order.
     pub(super) fn offer_orphans(&mut self, id: InstanceId) -> Result<(), Fatal> {
         // Within a release the one who releases offers the rest.
-        let orphans = self.shelves.get(&id).map(|shelf| shelf.orphans()).unwrap_or_default();
+        let mut orphans = self.shelves.get(&id).map(|shelf| shelf.orphans()).unwrap_or_default();
+        if planted::is(Bug::ParkedReversed) {
+            orphans.reverse();
+        }
         for number in orphans {
             if self.is_blocked(id) {
                 return Ok(());

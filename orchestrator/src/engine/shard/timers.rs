@@ -1,7 +1,10 @@
 //! What happens to a shard's instances by itself: something is due, or has been kept long enough.
 
 use super::{Fatal, Found, Shard};
-use crate::engine::{job::Origin, table::Resting};
+use crate::{
+    engine::{job::Origin, table::Resting},
+    planted::{self, Bug},
+};
 use dirigent_model::{decision::Input, instance::InstanceId};
 
 impl Shard {
@@ -30,8 +33,12 @@ impl Shard {
         let Some(live) = self.live.get_mut(&id) else { return Ok(()) };
         // The store may know of a due time that has moved since.
         live.due = self.shared.due_of(&live.instance.core, &live.plan);
-        let (due, has_ended) = (live.due, live.instance.core.status.is_end());
-        if due.is_none_or(|due| due > now) {
+        let (due, core) = (live.due, &live.instance.core);
+        let has_ended = core.status.is_end()
+            || planted::is(Bug::RetentionRemovesLive)
+                && core.started_at + live.plan.graph().retention <= now;
+        let is_stale = due.is_none_or(|due| due > now);
+        if is_stale && (has_ended || !planted::is(Bug::TimerGenerationIgnored)) {
             // It is to be kept for longer than its definition said when it ended. The store drops the former time once that is
             // over, so the new one has to get there.
             if has_ended {

@@ -15,6 +15,7 @@ use crate::{
         traced::Place,
         tx::{CHANGES_BYTES_MAX, Void},
     },
+    planted::{self, Bug},
     store::{Left, StoreError},
 };
 use dirigent_connectors::Message;
@@ -141,7 +142,9 @@ impl Worker {
                     return Ok(match nothing {
                         Ok(Answers::Done(name, Ok(reply))) => {
                             self.keep(making, &key, name, &reply, false);
-                            self.put_mark(making, &mark, Effect::Undone);
+                            if !planted::is(Bug::KitCompensationLoses) {
+                                self.put_mark(making, &mark, Effect::Undone);
+                            }
                             (name.to_owned(), reply)
                         }
                         other => {
@@ -276,6 +279,9 @@ impl Worker {
     }
 
     fn keep(&self, making: &mut Making<'_>, key: &[u8], name: &str, reply: &Body, rejected: bool) {
+        if planted::is(Bug::KitForgetsAnswers) {
+            return;
+        }
         self.remember(making, key, Answered::reply(name, reply, rejected));
     }
 

@@ -11,6 +11,7 @@ use crate::{
         asked::{Asked, Unanswerable, fitting},
         remembered::{Answered, Remembered, answer_key},
     },
+    planted::{self, Bug},
     store::StoreError,
 };
 use dirigent_connectors::{Message, names};
@@ -67,7 +68,9 @@ impl Worker {
                     step = asked.step,
                     "A command that was never carried out is refused from now on."
                 );
-                self.remember(making, &key, Answered::Sealed);
+                if !planted::is(Bug::KitSealForgotten) {
+                    self.remember(making, &key, Answered::Sealed);
+                }
                 making.counts.sealed += 1;
                 Ok(self.answered(message, &StatusNotDone {}))
             }

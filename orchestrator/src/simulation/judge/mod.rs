@@ -130,6 +130,16 @@ impl Seen {
         ended
     }
 
+    /// All instances that are kept.
+    pub(super) fn instances(&self) -> &[InstanceView] {
+        &self.instances
+    }
+
+    /// Messages that are kept.
+    pub(super) fn kept(&self) -> &[KeptView] {
+        &self.kept
+    }
+
     /// Runs of all keys, with those that others have followed.
     pub(super) fn runs(&self) -> u64 {
         self.instances.iter().map(|instance| u64::from(instance.run) + 1).sum()
