@@ -209,27 +209,3 @@ fn windows_keep_their_bounds_and_one_message_too_large_for_them_goes_alone() {
     departures.take_in(vec![large]);
     assert_eq!(seqs(&departures.next(NOW, at(), 100, usize::MAX)), [20]);
 }
-
-#[test]
-#[ignore = "a finding: an attempt that waits behind another command keeps its own place in flight, and both wait for ever"]
-fn a_further_attempt_that_waits_behind_another_command_does_not_keep_that_one_from_leaving() {
-    let one = Protection { in_flight_max: Some(1), ..Default::default() };
-    let mut departures = departures(&[("a", one)]);
-    departures.take_in(vec![command(0, "a", 1)]);
-    assert_eq!(seqs(&departures.next(NOW, at(), 10, usize::MAX)), [0]);
-    // Nobody answers it. Another saga's command comes, then the next attempt.
-    let mut again = command(0, "a", 1);
-    let sender = again.1.sender.as_mut().expect("it is a command");
-    sender.attempt = 2;
-    let asked = sender.asked();
-    again.0 = 2;
-    departures.take_in(vec![command(1, "a", 1), again]);
-    let mut left = Vec::new();
-    for seconds in (1..3_600).step_by(5) {
-        let now = NOW + Duration::from_secs(seconds);
-        left.extend(seqs(&departures.next(now, at(), 10, usize::MAX)));
-        let stage = Stage::UnderWay { asked_at: NOW, may_wait: true };
-        departures.destinations.of("a").unwrap().at_due(&asked, stage, now);
-    }
-    assert_eq!(left, [1, 2]);
-}
