@@ -233,8 +233,9 @@ impl Saga<'_> {
             };
             let Some(step) = self.graph.step(node) else { continue };
             let before = self.lines()[..at].iter().rev();
-            let sent = before.flat_map(|line| line.sent.iter().map(move |sent| (line.at, sent)));
-            let Some((asked, (_, leg, _))) = sent.filter(|(_, sent)| sent.0 == node).next() else {
+            let mut sent =
+                before.flat_map(|line| line.sent.iter().map(move |sent| (line.at, sent)));
+            let Some((asked, (_, leg, _))) = sent.find(|(_, sent)| sent.0 == node) else {
                 continue;
             };
             let within = match (leg, &step.way_back, &step.status) {

@@ -1,7 +1,7 @@
 //! Of the departures: whose turn it is, who waits, and who is told of it.
 
 use super::{super::present::NOTED_MIN, *};
-use crate::destinations::{Paused, Protection, Protections, Rate, Stage, WayOut};
+use crate::destinations::{Paused, Protection, Protections, Rate, WayOut};
 use dirigent_connectors::{Attributes, ChannelKind, Message};
 use dirigent_model::{
     definition::NodeId,
