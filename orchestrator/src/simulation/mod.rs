@@ -38,7 +38,9 @@ use dirigent_connectors::{
     Attributes, ChannelKind, Message, names,
     simulated::{Random, SimBroker, SimFaults, SimKind},
 };
-use dirigent_model::{definition::Plan, message::Event, scenario::Coverage};
+use dirigent_model::{
+    definition::Plan, instance::Leg, message::Event, scenario::Coverage, transition::destination,
+};
 use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet},
@@ -396,14 +398,21 @@ impl Simulation {
         reads
     }
 
-    /// Every channel that a participant reads, with its broker.
+    /// Every channel of commands that a participant reads, with its broker.
     pub(crate) fn commanded(
         &self,
         brokers: &[(SimBroker, Vec<String>)],
     ) -> Vec<(SimBroker, String)> {
+        let graphs = self.sagas.iter().map(|plan| plan.graph());
+        let commands = graphs.flat_map(|graph| {
+            let to = |node| [Leg::Do, Leg::Compensate].map(|leg| destination(graph, node, leg));
+            graph.ids().flat_map(to).flatten()
+        });
+        let commands: BTreeSet<&str> = commands.collect();
         let read = self.crew().iter().flat_map(|(_, reads)| {
             let broker = world::broker_of(brokers, reads);
-            reads.iter().map(move |channel| (broker.clone(), channel.clone()))
+            let commanded = reads.iter().filter(|channel| commands.contains(channel.as_str()));
+            commanded.map(move |channel| (broker.clone(), channel.clone()))
         });
         read.collect()
     }
